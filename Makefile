@@ -1,0 +1,36 @@
+# One line a target. Without make (Windows): README.md has the same steps.
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+export PYTHONUTF8 := 1
+
+.PHONY: book test lab serve refresh check bench
+
+book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
+	$(BIN)/jupyter-book build . --all -n -W --keep-going
+
+test: book  ## the helper's tests, the chapters' outputs (nbval), the built site in a browser
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n $(WORKERS) --dist loadscope
+
+lab: .venv/.stamp  ## JupyterLab on the chapters
+	$(BIN)/jupyter lab notebooks
+
+serve: book  ## the built book on http://localhost:8000
+	$(BIN)/python -m http.server --directory _build/html 8000
+
+refresh: .venv/.stamp  ## re-execute chapters, store outputs in canonical form; one: make refresh CHAPTER=notebooks/01_ten_minutes.ipynb
+	$(BIN)/python tools/chapters.py refresh $(CHAPTER)
+
+check: .venv/.stamp  ## lint, spelling, stored form of the chapters
+	$(BIN)/ruff check .
+	$(BIN)/codespell *.md *.txt *.toml *.yml Makefile book src tests tools
+	$(BIN)/python tools/chapters.py sources | $(BIN)/codespell -
+	$(BIN)/python tools/chapters.py check
+
+bench: .venv/.stamp  ## time the Shapes model on this machine
+	$(BIN)/python -m sana_lab.bench
+
+.venv/.stamp: requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@

@@ -1,0 +1,170 @@
+"""Sphinx extension: what the site needs and a static `_config.yml` cannot say.
+
+1. The execution cache. jupyter-cache finds a chapter's stored run by its code cells alone, so an edit in `src/`
+   would leave old outputs on the page. Here the cache folder's name is a hash of the package and of every installed
+   distribution; the chapter's own cells stay the key inside it, so editing one chapter re-runs one chapter.
+2. Reading offline. Pages load MathJax, require.js and the Jupyter widget manager from public CDNs by default. They
+   are fetched once with `npm pack`, checked by hash, and served from `_static`. Without npm the CDNs remain, and the
+   build says so in one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from fnmatch import fnmatchcase as fnmatch
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import NamedTuple
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util import logging
+
+from chapters import ROOT, quiet_kernels
+
+CACHE = ROOT / ".cache"
+logger = logging.getLogger(__name__)
+
+
+class Package(NamedTuple):
+    """An npm package: what to fetch, the sha256 of its tarball, and which of its files pages load."""
+
+    name: str
+    version: str
+    sha256: str
+    wanted: tuple[str, ...]  # patterns below the tarball's `package/`; `*` also matches a slash
+
+    @property
+    def root(self) -> str:
+        """Folder that stands for a CDN's root, below `_static`, e.g. `vendor/mathjax-3.2.2`."""
+        return f"vendor/{self.name.rpartition('/')[2]}-{self.version}"
+
+    @property
+    def folder(self) -> str:
+        """Where the files are, e.g. `vendor/mathjax-3.2.2/mathjax`."""
+        return f"{self.root}/{self.name}"
+
+
+MATHJAX = Package(
+    "mathjax",
+    "3.2.2",
+    "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09",
+    ("LICENSE", "es5/tex-mml-chtml.js", "es5/output/chtml/fonts/*", "es5/input/tex/extensions/*", "es5/ui/*"),
+)
+REQUIREJS = Package(
+    "requirejs",
+    "2.3.7",
+    "31f3330c978fb28684622fe71165dc946432cf0210b2ea8a1ca0233e70f2737d",
+    ("README.md", "require.js"),
+)
+WIDGETS = Package(
+    "@jupyter-widgets/html-manager",
+    "1.0.6",  # the version that MyST-NB 1.4.0 names in its own default
+    "6c198ceb99ba7e7526990a1de16e8147ad7d3a714e3fb06741183623c04b5f6e",
+    ("LICENSE", "dist/embed-amd.js", "dist/*.woff", "dist/*.woff2"),
+)
+
+
+def execution_key(root: Path = ROOT) -> str:
+    """Hash of everything outside a chapter's own cells that its outputs depend on.
+
+    Args:
+        root: the repository.
+
+    Returns:
+        Sixteen hexadecimal digits over `src/` (file names and bytes, caches left out) and the installed distributions.
+    """
+    digest = hashlib.sha256()
+    for path in sorted((root / "src").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update("\n".join(sorted({f"{d.name}=={d.version}" for d in distributions()})).encode())
+    return digest.hexdigest()[:16]
+
+
+def fetch(package: Package, folder: Path) -> None:
+    """Put the wanted files of an npm package below `folder`, unless they are there.
+
+    Args:
+        package: what to fetch.
+        folder: the parent; files land in `folder/package.folder/`.
+
+    Raises:
+        OSError: npm is missing, or has no network.
+        ValueError: the tarball's hash is not the expected one.
+    """
+    target = folder / package.folder
+    if target.exists():
+        return
+    npm = shutil.which("npm")
+    if npm is None:
+        raise OSError("npm is not installed")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        run = subprocess.run(
+            [npm, "pack", f"{package.name}@{package.version}"], cwd=work, capture_output=True, text=True, timeout=300
+        )
+        tarballs = list(Path(work).glob("*.tgz"))
+        if run.returncode != 0 or len(tarballs) != 1:
+            raise OSError(f"npm could not fetch {package.name}@{package.version}")
+        found = hashlib.sha256(tarballs[0].read_bytes()).hexdigest()
+        if found != package.sha256:
+            raise ValueError(f"{package.name}@{package.version} has sha256 {found}, expected {package.sha256}")
+        with tarfile.open(tarballs[0]) as tar:
+            names = {member.name: member.name.removeprefix("package/") for member in tar}
+            members = [name for name, inside in names.items() if any(fnmatch(inside, w) for w in package.wanted)]
+            tar.extractall(work, [tar.getmember(name) for name in members], filter="data")
+        (Path(work) / "package").rename(target)  # last, so that a broken fetch leaves nothing that looks whole
+
+
+def use_local_scripts(config: Config) -> None:
+    """Point Sphinx and MyST-NB to local copies; leave the CDNs where the copies cannot be had."""
+    static = CACHE / "site"
+    try:
+        for package in (MATHJAX, REQUIREJS, WIDGETS):
+            fetch(package, static)
+    except (OSError, subprocess.TimeoutExpired) as reason:
+        logger.info("pages will load MathJax and the widget manager from their CDNs: %s", reason)
+        return
+    config.html_static_path = [*config.html_static_path, str(static)]
+    config.mathjax_path = f"{MATHJAX.folder}/es5/tex-mml-chtml.js"
+    here = f"../_static/{WIDGETS.root}/"  # chapters lie one folder deep
+    config.nb_ipywidgets_js = {
+        "": {"body": f"window.require = {{baseUrl: '{here}'}};"},  # from where the manager takes its fonts
+        f"{REQUIREJS.folder}/require.js": {},
+        f"{WIDGETS.folder}/dist/embed-amd.js": {"data-jupyter-widgets-cdn": here},
+    }
+
+
+def leave_thebe_out(app: Sphinx) -> None:
+    """Unhook sphinx-thebe, which Jupyter Book always loads.
+
+    There is no public kernel to connect to, and sphinx-thebe 0.3.1 under Sphinx 7.4 declares its constant twice on
+    every page, which is an error in the browser's console.
+    """
+    for event in ("env-before-read-docs", "doctree-resolved"):
+        for listener in list(app.events.listeners[event]):
+            if listener.handler.__module__ == "sphinx_thebe":
+                app.disconnect(listener.id)
+
+
+def configure(app: Sphinx, config: Config) -> None:
+    """Fill in the computed settings, before MyST-NB reads its own (at `builder-inited`)."""
+    leave_thebe_out(app)
+    quiet_kernels()
+    current = CACHE / f"exec-{execution_key()}"
+    for old in CACHE.glob("exec-*"):
+        if old != current:
+            shutil.rmtree(old, ignore_errors=True)
+    config.nb_execution_cache_path = str(current)
+    use_local_scripts(config)
+
+
+def setup(app: Sphinx) -> dict[str, object]:
+    """Register the extension with Sphinx."""
+    app.connect("config-inited", configure)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
