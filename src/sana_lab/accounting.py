@@ -1,0 +1,344 @@
+"""Where a Sana keeps its bytes: by component, kind of layer and precision, counted and not typed in.
+
+`plan` and `predict` build the models of a checkpoint on the meta device, where tensors have a shape and no data, and
+say what loading would hold. `components` and `count` look at models that are really there.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
+COMPONENTS = ("text_encoder", "transformer", "vae")
+
+# Transformers: scripts/convert_sana_to_diffusers.py of diffusers at commit 58eb52c0 (model_kwargs, transformer_kwargs).
+_600M = {
+    "num_layers": 28,
+    "num_attention_heads": 36,
+    "attention_head_dim": 32,
+    "num_cross_attention_heads": 16,
+    "cross_attention_head_dim": 72,
+    "cross_attention_dim": 1152,
+}
+_1600M = {
+    "num_layers": 20,
+    "num_attention_heads": 70,
+    "attention_head_dim": 32,
+    "num_cross_attention_heads": 20,
+    "cross_attention_head_dim": 112,
+    "cross_attention_dim": 2240,
+}
+_V15 = {"qk_norm": "rms_norm_across_heads"}
+_SPRINT = {"qk_norm": "rms_norm_across_heads", "guidance_embeds": True}
+
+CHECKPOINTS: dict[str, dict[str, Any]] = {
+    "600M-512": _600M | {"sample_size": 16},
+    "600M-1024": _600M | {"sample_size": 32},
+    "1600M-512": _1600M | {"sample_size": 16},
+    "1600M-1024": _1600M | {"sample_size": 32},
+    "1600M-2K": _1600M | {"sample_size": 64, "interpolation_scale": 1.0},
+    "1600M-4K": _1600M | {"sample_size": 128, "interpolation_scale": 2.0},
+    "1.5-1.6B": _1600M | _V15 | {"sample_size": 32},
+    "1.5-4.8B": _1600M | _V15 | {"sample_size": 32, "num_layers": 60},
+    "sprint-0.6B": _600M | _SPRINT | {"sample_size": 32},
+    "sprint-1.6B": _1600M | _SPRINT | {"sample_size": 32},
+}
+"""What the released transformers differ in, as arguments of `SanaTransformer2DModel`. Chapter 4."""
+
+_TRANSFORMER = {
+    "in_channels": 32,
+    "out_channels": 32,
+    "caption_channels": 2304,
+    "mlp_ratio": 2.5,
+    "attention_bias": False,
+    "patch_size": 1,
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "interpolation_scale": None,
+}
+
+# Gemma-2-2b, the encoder of every checkpoint: the released configuration, which is also the default in transformers.
+_TEXT_ENCODER = {
+    "vocab_size": 256_000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+}
+
+# DC-AE f32c32: scripts/convert_dcae_to_diffusers.py of diffusers at commit 58eb52c0, "dc-ae-f32c32-sana-1.0".
+_VAE = {
+    "latent_channels": 32,
+    "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "encoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "decoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
+    "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
+    "encoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+    "decoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "decoder_norm_types": "rms_norm",
+    "decoder_act_fns": "silu",
+    "scaling_factor": 0.41407,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in memory.
+
+    Attributes:
+        layer: Name of the module that owns it, as in `named_modules`.
+        kind: "Linear", "Conv2d", "Embedding", "norm", "other" (parameters of no such layer) or "buffer".
+        tensor: Its name in the module: "weight", "bias"; for what bitsandbytes keeps beside a weight "SCB" (8 bits)
+            or "absmax" and "code" (4 bits).
+        dtype: Of the stored numbers, without "torch.".
+        parameters: How many of the model's parameters it holds; 0 for statistics and buffers.
+        bytes: Of the tensor itself, without an allocator's rounding.
+
+    Chapter 4.
+    """
+
+    layer: str
+    kind: str
+    tensor: str
+    dtype: str
+    parameters: int
+    bytes: int
+
+
+def held(module: nn.Module) -> Iterator[Stored]:
+    """Every tensor that a model keeps in memory, once each, what bitsandbytes keeps outside of parameters included.
+
+    An 8-bit layer has the codes as its weight, and one float32 a row, `SCB`, as an attribute of the weight until the
+    first call and of `layer.state` after it. A 4-bit weight has a `quant_state` with a float32 `absmax` for each 64
+    values and the 16 numbers of its `code`, a copy a layer. Neither shows in `parameters()` or `buffers()`. Source:
+    bitsandbytes 0.50.2, nn/modules.py (`Int8Params`, `init_8bit_state`), functional.py (`QuantState`).
+
+    Chapter 4.
+    """
+    seen = set()
+    for layer, owner in module.named_modules():
+        for name, tensor, kind, parameters in _tensors_of(owner):
+            key = tensor.data_ptr() or id(tensor)  # shared data counts once; on the meta device there is none
+            if key not in seen:
+                seen.add(key)
+                yield _stored(layer, kind, name, tensor.dtype, tensor.numel(), parameters)
+
+
+def _tensors_of(owner: nn.Module) -> Iterator[tuple[str, Tensor, str, int]]:
+    kind = _kind(owner)
+    for name, parameter in owner.named_parameters(recurse=False):
+        quant_state = getattr(parameter, "quant_state", None)
+        yield name, parameter, kind, parameter.numel() if quant_state is None else quant_state.shape.numel()
+        for keeper in (parameter, getattr(owner, "state", None)):
+            for statistic in ("CB", "SCB"):  # CB is the weight's own data again and counts only where it is a copy
+                if isinstance(tensor := getattr(keeper, statistic, None), Tensor):
+                    yield statistic, tensor, kind, 0
+        while quant_state is not None:  # a second one where the statistics are quantized too, "double quantization"
+            for statistic in ("absmax", "code", "offset"):
+                if isinstance(tensor := getattr(quant_state, statistic), Tensor):
+                    yield statistic, tensor, kind, 0
+            quant_state = getattr(quant_state, "state2", None)
+    for name, buffer in owner.named_buffers(recurse=False):
+        yield name, buffer, "buffer", 0
+
+
+def _kind(owner: nn.Module) -> str:
+    for kind, layer_type in (("Linear", nn.Linear), ("Conv2d", nn.Conv2d), ("Embedding", nn.Embedding)):
+        if isinstance(owner, layer_type):  # bitsandbytes' layers are Linear as well
+            return kind
+    return "norm" if "norm" in type(owner).__name__.lower() else "other"
+
+
+def _stored(layer: str, kind: str, tensor: str, dtype: torch.dtype, elements: int, parameters: int) -> Stored:
+    return Stored(layer, kind, tensor, str(dtype).removeprefix("torch."), parameters, elements * dtype.itemsize)
+
+
+def quantized(tensors: Iterator[Stored], module: nn.Module, precision: str) -> Iterator[Stored]:
+    """What `tensors` of a 16-bit `module` become when bitsandbytes replaces its `nn.Linear` layers.
+
+    In 8 bits a weight takes a byte a value and four bytes a row (`SCB`). In 4 bits (nf4 or fp4, blocks of 64, no double
+    quantization, as both libraries do unless told) it takes half a byte a value, four bytes a block (`absmax`) and 64
+    bytes a layer (`code`). Biases and all other layers stay. Nothing is left out by default: diffusers 0.42.1 has no
+    list of its own (quantizers/bitsandbytes/bnb_quantizer.py), and the one of transformers 5.23.0 (quantizers/base.py,
+    `get_keys_to_not_convert`: tied weights, the output layer, the last parameter) holds no Linear of a `Gemma2Model`.
+
+    Chapter 4.
+    """
+    for stored in tensors:
+        if stored.kind != "Linear" or stored.tensor != "weight":
+            yield stored
+            continue
+        weight = module.get_parameter(f"{stored.layer}.weight")
+        beside = (stored.layer, "Linear")
+        if precision == "int8":
+            yield _stored(*beside, "weight", torch.int8, weight.numel(), weight.numel())
+            yield _stored(*beside, "SCB", torch.float32, weight.shape[0], 0)
+        else:
+            yield _stored(*beside, "weight", torch.uint8, -(-weight.numel() // 2), weight.numel())
+            yield _stored(*beside, "absmax", torch.float32, -(-weight.numel() // 64), 0)
+            yield _stored(*beside, "code", torch.float32, 16, 0)
+
+
+def build(checkpoint: str | Path, dtype: torch.dtype = torch.bfloat16) -> dict[str, nn.Module]:
+    """The components of a checkpoint on the meta device: real classes, real shapes, no data and no download.
+
+    Args:
+        checkpoint: A name in `CHECKPOINTS`, or a folder in diffusers' pipeline format.
+        dtype: As in `from_pretrained`, which builds a model with `dtype` for torch's default. Buffers that ask for
+            float32 keep it: the position embedding of the 2K and 4K checkpoints, the encoder's rotary frequencies.
+
+    Returns:
+        Models by the names that a pipeline gives them: "text_encoder", "transformer", "vae".
+
+    Raises:
+        ValueError: if the checkpoint is neither; the text names the choices.
+
+    Chapter 4.
+    """
+    from diffusers import AutoencoderDC, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    folder = Path(checkpoint)
+    if str(checkpoint) in CHECKPOINTS:
+        transformer, vae = _TRANSFORMER | CHECKPOINTS[str(checkpoint)], _VAE
+        text_encoder = Gemma2Config(**_TEXT_ENCODER)
+    elif all((folder / component / "config.json").is_file() for component in COMPONENTS):
+        transformer = SanaTransformer2DModel.load_config(folder / "transformer")
+        vae = AutoencoderDC.load_config(folder / "vae")
+        text_encoder = Gemma2Config.from_pretrained(folder / "text_encoder")
+    else:
+        raise ValueError(
+            f"unknown checkpoint {str(checkpoint)!r}: choose from {', '.join(CHECKPOINTS)}, or pass a folder that "
+            "holds text_encoder, transformer and vae, each with its config.json"
+        )
+    with _default_dtype(dtype), torch.device("meta"):
+        return {
+            "text_encoder": Gemma2Model(text_encoder),
+            "transformer": SanaTransformer2DModel.from_config(transformer),
+            "vae": AutoencoderDC.from_config(vae),
+        }
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def plan(checkpoint: str | Path, precision: str | Mapping[str, str] = "bf16") -> "pd.DataFrame":
+    """Every tensor that loading a checkpoint will hold, a row each: `component` and the fields of `Stored`.
+
+    Args:
+        checkpoint: As in `build`.
+        precision: One of `PRECISIONS` for all, as the recipe of chapter 5 has it: "int8" and "nf4" mean text encoder
+            and transformer in bitsandbytes' format, everything else and the autoencoder in 16 bits. Or a precision for
+            each component, ``{"text_encoder": "bf16", "transformer": "int8", "vae": "bf16"}``.
+
+    Raises:
+        ValueError: for an unknown checkpoint, component or precision.
+
+    Chapter 4.
+    """
+    import pandas as pd
+
+    by_component = _by_component(precision)
+    built = {dtype: build(checkpoint, dtype) for dtype in map(_dtype, by_component.values())}
+    rows = []
+    for component, chosen in by_component.items():
+        module = built[_dtype(chosen)][component]
+        tensors = held(module)
+        if chosen in ("int8", "nf4"):
+            tensors = quantized(tensors, module, chosen)
+        rows += [{"component": component} | asdict(stored) for stored in tensors]
+    return pd.DataFrame(rows)
+
+
+def _by_component(precision: str | Mapping[str, str]) -> dict[str, str]:
+    if isinstance(precision, str):
+        precision = {c: "bf16" if c == "vae" and precision in ("int8", "nf4") else precision for c in COMPONENTS}
+    if set(precision) != set(COMPONENTS):
+        raise ValueError(f"precision names {', '.join(precision)}: give one each for {', '.join(COMPONENTS)}")
+    for component, chosen in precision.items():
+        if chosen not in PRECISIONS:
+            raise ValueError(f"unknown precision {chosen!r} for {component}: choose from {', '.join(PRECISIONS)}")
+    return {component: precision[component] for component in COMPONENTS}
+
+
+def _dtype(precision: str) -> torch.dtype:
+    return {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
+
+
+def predict(checkpoint: str | Path, precision: str | Mapping[str, str] = "bf16", *, granule: int = 1) -> dict[str, int]:
+    """Bytes that each component of a checkpoint will hold once loaded: weights and buffers, no activations.
+
+    Args:
+        checkpoint: As in `build`.
+        precision: As in `plan`.
+        granule: Round each tensor up to a multiple of so many bytes. CUDA's caching allocator counts in 512.
+
+    Raises:
+        ValueError: as in `plan`.
+
+    Chapter 4.
+    """
+    table = plan(checkpoint, precision)
+    size = -(-table["bytes"] // granule) * granule
+    return {component: int(size[table["component"] == component].sum()) for component in COMPONENTS}
+
+
+def components(pipeline: Any, *, granule: int = 1) -> dict[str, int]:
+    """Bytes that each model of a loaded pipeline really holds, wherever it is, quantized or not.
+
+    Args:
+        pipeline: A diffusers pipeline, or models by name. Parts that are no models (tokenizer, scheduler) are left out.
+        granule: As in `predict`.
+
+    Raises:
+        TypeError: if there are no models in it.
+
+    Chapter 4.
+    """
+    parts = pipeline if isinstance(pipeline, Mapping) else getattr(pipeline, "components", {})
+    models = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    if not models:
+        raise TypeError(f"{type(pipeline).__name__} holds no models: pass a diffusers pipeline, or models by name")
+    return {
+        name: sum(-(-stored.bytes // granule) * granule for stored in held(model)) for name, model in models.items()
+    }
+
+
+def count(module: nn.Module) -> "pd.DataFrame":
+    """Layers, parameters and bytes of a model by kind of layer, and each kind's share of all bytes.
+
+    Raises:
+        TypeError: if it is no `nn.Module`.
+
+    Chapter 4.
+    """
+    import pandas as pd
+
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"count needs an nn.Module, got {type(module).__name__}: pass pipe.transformer, for example")
+    table = pd.DataFrame([asdict(stored) for stored in held(module)], columns=list(Stored.__dataclass_fields__))
+    by_kind = table.groupby("kind").agg(
+        layers=("layer", "nunique"), parameters=("parameters", "sum"), bytes=("bytes", "sum")
+    )
+    return by_kind.assign(share=by_kind["bytes"] / by_kind["bytes"].sum()).sort_values("bytes", ascending=False)
