@@ -1,0 +1,402 @@
+"""Trains the Shapes model from nothing: first the autoencoder, then the transformer together with the text encoder.
+
+    sana-lab train --out runs/shapes                       # one GPU, or a CPU for a few steps
+    torchrun --nproc-per-node 4 -m sana_lab.shapes.train --out runs/shapes
+
+A stopped run goes on where its last checkpoint stands. `MODEL_CARD.md` has the command, hardware and curves of the
+run that made the weights in this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from .model import assemble, build_autoencoder, build_text_encoder, build_tokenizer, build_transformer
+from .render import JITTER, encode_scenes, render_codes
+from .scenes import Scene, all_scenes, paraphrase
+from .tokenizer import instruction
+
+
+@dataclass
+class Plan:
+    """What a run does; every number that shapes the result is here and is written beside the weights.
+
+    Batches count pictures on one device. The two step counts fix the learning-rate schedules.
+    """
+
+    seed: int = 0
+    autoencoder_steps: int = 2200
+    autoencoder_batch: int = 32
+    autoencoder_lr: float = 1.2e-3
+    latent_noise: float = 0.3  # the decoder learns to live with up to this much noise, in units of the latent's spread
+    latent_penalty: float = 1e-4  # keeps the latent small, so that the noise counts
+    probe_weight: float = 0.5  # a linear map of each latent cell must give that patch at 4 x 4 pixels: smooth latents
+    bank: int = 80_000  # encoded pictures per device
+    sentences: int = 6  # ways to ask for each of them
+    transformer_steps: int = 12_000
+    transformer_batch: int = 512
+    transformer_lr: float = 1e-3
+    text_tokens: int = 27  # prompt tokens kept in training; the longest sentence of the grammar has 25
+    two_objects: float = 0.65  # share of pictures with two objects
+    no_text: float = 0.1  # share of empty prompts, for classifier-free guidance
+    with_instruction: float = 0.7  # share of batches with the pipeline's instruction before the prompt
+    flow_shift: float = 3.0
+    ema: float = 0.999
+    save_every: int = 1000
+
+
+class Fleet:
+    """The processes of one run: device, rank, averaging of gradients. One process without torchrun."""
+
+    def __init__(self, device: str | None = None):
+        """Join the process group that torchrun announces, if any."""
+        self.world, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        self.device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+        if kind == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+
+    def average_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over all processes, in one message."""
+        if self.world == 1:
+            return
+        flat = torch.cat([p.grad.reshape(-1) for p in parameters])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad.copy_(g.view_as(p))
+
+    def autocast(self) -> torch.autocast:
+        """The bfloat16 autocast of the device."""
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 300) -> float:
+    """Linear warm-up, then half a cosine down to 2 % of the peak."""
+    wave = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
+    return peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * wave)
+
+
+def save(path: Path, **state: object) -> None:
+    """Write a checkpoint so that a stop in the middle of writing leaves the old one whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def gradients(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences between neighbors along both axes."""
+    return picture[..., 1:] - picture[..., :-1], picture[..., 1:, :] - picture[..., :-1, :]
+
+
+def train_autoencoder(plan: Plan, fleet: Fleet, out: Path, codes: torch.Tensor, compile: bool) -> nn.Module:
+    """Learn to squeeze pictures of scenes into 16 x 16 x 32 numbers and back.
+
+    The loss is absolute and squared error of pixels, absolute error of their gradients (crisp edges), the linear
+    probe and the size of the latent. Noise on the latent makes neighbors in latent space look alike.
+    """
+    torch.manual_seed(plan.seed)
+    model = build_autoencoder().to(fleet.device, memory_format=torch.channels_last)
+    probe = nn.Conv2d(32, 48, 1).to(fleet.device)  # 4 x 4 pixels x 3 colors for each latent cell
+    parameters = [*model.parameters(), *probe.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.autoencoder_lr, betas=(0.9, 0.95), fused=compile)
+    checkpoint, first = out / "autoencoder.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=fleet.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        probe.load_state_dict(state["probe"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    torch.manual_seed(plan.seed + 1000 * (fleet.rank + 1) + first)
+    encode = torch.compile(model.encoder) if compile else model.encoder
+    decode = torch.compile(model.decoder) if compile else model.decoder
+    bar = tqdm(range(first, plan.autoencoder_steps), "autoencoder", initial=first, total=plan.autoencoder_steps,
+               disable=fleet.rank > 0, mininterval=5)  # fmt: skip
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, plan.autoencoder_steps, plan.autoencoder_lr, warmup=100)
+        pick = torch.randint(len(codes), (plan.autoencoder_batch,), device=fleet.device)
+        x = render_codes(codes[pick], 2 * JITTER).contiguous(memory_format=torch.channels_last)
+        with fleet.autocast():
+            z = encode(x)
+            spread = z.detach().float().std()
+            level = plan.latent_noise * torch.rand(len(x), 1, 1, 1, device=fleet.device)
+            y = decode(z + (level * spread * torch.randn_like(z, dtype=torch.float32)).to(z.dtype))
+        y, z = y.float(), z.float()
+        small = F.pixel_unshuffle(F.avg_pool2d(x, 8), 4)
+        edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x), strict=True))
+        error = F.mse_loss(y, x)
+        loss = (
+            F.l1_loss(y, x)
+            + 2 * error
+            + 0.5 * edges
+            + plan.probe_weight * F.mse_loss(probe(z), small)
+            + plan.latent_penalty * z.square().mean()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        fleet.average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        done = step + 1
+        if fleet.rank == 0 and (done % 50 == 0 or done == plan.autoencoder_steps):
+            log(out, "autoencoder", done, loss=loss, psnr=10 * torch.log10(4 / error), spread=spread)
+            bar.set_postfix_str(f"{10 * math.log10(4 / error.item()):.1f} dB", refresh=False)
+        if fleet.rank == 0 and (done % plan.save_every == 0 or done == plan.autoencoder_steps):
+            states = {"model": model.state_dict(), "probe": probe.state_dict(), "optimizer": optimizer.state_dict()}
+            save(checkpoint, **states, step=done)
+    return model.eval().requires_grad_(False)
+
+
+def log(out: Path, stage: str, step: int, **values: torch.Tensor) -> None:
+    """Add one line to the run's log, from which the model card draws its curves."""
+    line = {"stage": stage, "step": step, "time": round(time.time(), 1)}
+    line |= {name: round(value.item(), 5) for name, value in values.items()}
+    with open(out / "log.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+@torch.no_grad()
+def fill_bank(
+    plan: Plan, fleet: Fleet, model: nn.Module, codes: torch.Tensor, compile: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode this process's share of the pictures once.
+
+    Returns:
+        Latents in bfloat16, (bank, 32, 16, 16), and the index of each one's scene, (bank,).
+    """
+    torch.manual_seed(plan.seed + 77 * (fleet.rank + 1))
+    encode = torch.compile(model.encoder) if compile else model.encoder
+    chosen = torch.randint(len(codes), (plan.bank,), device=fleet.device)
+    latents = torch.empty(plan.bank, 32, 16, 16, dtype=torch.bfloat16, device=fleet.device)
+    size = plan.autoencoder_batch
+    for at in tqdm(range(0, plan.bank, size), "latents", disable=fleet.rank > 0, mininterval=5):
+        x = render_codes(codes[chosen[at : at + size]], JITTER).contiguous(memory_format=torch.channels_last)
+        with fleet.autocast():
+            latents[at : at + size] = encode(x).to(torch.bfloat16)
+    return latents, chosen
+
+
+def sentences(plan: Plan, fleet: Fleet, tokenizer, scenes: list[Scene], chosen: torch.Tensor) -> torch.Tensor:
+    """Token rows (bank, 2 x sentences, text_tokens): first for prompts after the instruction, then for bare prompts.
+
+    The row starts with <bos>. After the instruction the first word of a prompt carries the space before it.
+    """
+    rng = random.Random(plan.seed + 13 * (fleet.rank + 1))
+    width, tail = plan.text_tokens, len(tokenizer.encode(instruction())) - 1
+    texts = [paraphrase(scenes[i], rng) for i in chosen.tolist() for _ in range(plan.sentences)]
+    fast, opening = tokenizer.backend_tokenizer, instruction()
+    alone = tokenizer.encode(opening)[:tail]
+    if any(e.ids[:tail] != alone for e in fast.encode_batch([opening + "a", opening + "red"])):
+        raise RuntimeError("the instruction and the prompt share a token: the tokenizer does not fit this diffusers")
+    fast.enable_truncation(width)
+    fast.enable_padding(length=width)
+    rows = [
+        torch.tensor([e.ids for e in fast.encode_batch([prefix + t for t in texts])], dtype=torch.int16)
+        for prefix in (" ", "")
+    ]
+    return torch.cat([r.view(len(chosen), plan.sentences, width) for r in rows], 1)
+
+
+def products_for_convolutions(transformer: nn.Module) -> None:
+    """Compute the 1 x 1 convolutions of the feed-forward as matrix products, which compile into fewer passes.
+
+    The function is that of `GLUMBConv.forward` (diffusers 0.42.1, sana_transformer.py); weights and names stay.
+    """
+
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        x = F.linear(x.permute(0, 2, 3, 1), self.conv_inverted.weight[:, :, 0, 0], self.conv_inverted.bias)
+        x = self.conv_depth(F.silu(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x, gate = x.chunk(2, dim=-1)
+        return F.linear(x * F.silu(gate), self.conv_point.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+
+    for block in transformer.transformer_blocks:
+        block.ff.forward = forward.__get__(block.ff)
+
+
+class Denoiser(nn.Module):
+    """Text encoder and transformer as the pipeline joins them, each compiled on its own."""
+
+    def __init__(self, text_encoder: nn.Module, transformer: nn.Module, opening: torch.Tensor, compile: bool = False):
+        """Keep the instruction's tokens (without <bos>) beside the two models."""
+        super().__init__()
+        self.text_encoder, self.transformer = text_encoder, transformer
+        self.register_buffer("opening", opening, persistent=False)
+        if compile:  # in place: names of the weights stay
+            products_for_convolutions(transformer)
+            text_encoder.compile(dynamic=False)
+            transformer.compile(dynamic=False)
+
+    def encode(self, ids: torch.Tensor, instructed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (b, t, width) and mask (b, t) of prompts given as tokens (b, t), <bos> first, zeros behind.
+
+        With the instruction, the encoder reads <bos> + instruction + prompt, and the transformer sees <bos> and the
+        prompt: what `SanaPipeline.encode_prompt` selects.
+        """
+        mask = ids != 0
+        full, keep, skip = ids, mask, 1
+        if instructed:
+            head = self.opening.expand(len(ids), -1)
+            full = torch.cat([ids[:, :1], head, ids[:, 1:]], 1)
+            keep = torch.cat([mask[:, :1], torch.ones_like(head, dtype=torch.bool), mask[:, 1:]], 1)
+            skip += self.opening.shape[0]
+        text = self.text_encoder(input_ids=full, attention_mask=keep.long()).last_hidden_state
+        return torch.cat([text[:, :1], text[:, skip:]], 1), mask
+
+    def forward(self, noisy: torch.Tensor, sigma: torch.Tensor, ids: torch.Tensor, instructed: bool) -> torch.Tensor:
+        """Predict the velocity, noise minus latent, from noisy latents (b, 32, 16, 16), sigma (b,), tokens (b, t)."""
+        text, mask = self.encode(ids, instructed)
+        out = self.transformer(
+            noisy,
+            encoder_hidden_states=text,
+            timestep=sigma * 1000,
+            encoder_attention_mask=mask.long(),
+            return_dict=False,
+        )
+        return out[0]
+
+
+def train_transformer(
+    plan: Plan, fleet: Fleet, out: Path, autoencoder: nn.Module, scenes: list[Scene], codes: torch.Tensor, compile: bool
+) -> None:
+    """Learn rectified flow from noise to latents: predict the velocity at a random sigma (Sana, section 2.3)."""
+    tokenizer = build_tokenizer()
+    latents, chosen = fill_bank(plan, fleet, autoencoder, codes, compile)
+    tokens = sentences(plan, fleet, tokenizer, scenes, chosen).to(fleet.device)
+    total = latents[:4096].float().square().mean()
+    if fleet.world > 1:
+        dist.all_reduce(total)
+    scaling = (total / fleet.world).rsqrt().item()
+    autoencoder.register_to_config(scaling_factor=scaling)
+
+    torch.manual_seed(plan.seed)
+    # The instruction without <bos> and without its last space, which joins the first word of the prompt.
+    opening = torch.tensor(tokenizer.encode(instruction())[1:-1], device=fleet.device)
+    model = Denoiser(build_text_encoder(len(tokenizer)), build_transformer(), opening, compile).to(fleet.device)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=plan.transformer_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=compile
+    )
+    average = [p.detach().clone() for p in parameters]
+    checkpoint, first = out / "transformer.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=fleet.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, first = state["average"], state["step"]
+    torch.manual_seed(plan.seed + 1000 * (fleet.rank + 1) + first)
+    coin = random.Random(plan.seed + first)  # the same on every process: all take the same branch
+    bar = tqdm(range(first, plan.transformer_steps), "transformer", initial=first, total=plan.transformer_steps,
+               disable=fleet.rank > 0, mininterval=5)  # fmt: skip
+    batch, mean_loss = plan.transformer_batch, torch.zeros((), device=fleet.device)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, plan.transformer_steps, plan.transformer_lr)
+        instructed = coin.random() < plan.with_instruction
+        pick = torch.randint(len(latents), (batch,), device=fleet.device)
+        which = torch.randint(plan.sentences, (batch,), device=fleet.device) + (0 if instructed else plan.sentences)
+        ids = tokens[pick, which].long()
+        ids[torch.rand(batch, device=fleet.device) < plan.no_text, 1:] = 0
+        z = latents[pick].float() * scaling
+        sigma = torch.sigmoid(torch.randn(batch, device=fleet.device))
+        shifted = plan.flow_shift * sigma / (1 + (plan.flow_shift - 1) * sigma)
+        sigma = torch.where(torch.rand_like(sigma) < 0.6, shifted, sigma)
+        noise = torch.randn_like(z)
+        noisy = torch.lerp(z, noise, sigma[:, None, None, None])
+        with fleet.autocast():
+            velocity = model(noisy, sigma, ids, instructed)
+        loss = F.mse_loss(velocity.float(), noise - z)
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        fleet.average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        decay = min(plan.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        mean_loss = mean_loss * 0.99 + loss.detach() * 0.01
+        done = step + 1
+        if fleet.rank == 0 and (done % 100 == 0 or done == plan.transformer_steps):
+            log(out, "transformer", done, loss=mean_loss / (1 - 0.99 ** (done - first)))
+        if fleet.rank == 0 and (done % plan.save_every == 0 or done == plan.transformer_steps):
+            save(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), average=average, step=done)
+            export(out, model, average, autoencoder)
+
+
+@torch.no_grad()
+def export(out: Path, model: Denoiser, average: list[torch.Tensor], autoencoder: nn.Module) -> None:
+    """Write the averaged weights as a pipeline folder in bfloat16; the models in training stay as they are."""
+    smooth = {name: value for (name, _), value in zip(model.named_parameters(), average, strict=True)}
+    text_encoder, transformer = build_text_encoder(model.text_encoder.config.vocab_size), build_transformer()
+    fresh = nn.ModuleDict({"text_encoder": text_encoder, "transformer": transformer})
+    fresh.load_state_dict({name: value.cpu() for name, value in smooth.items()}, strict=False)
+    pictures = build_autoencoder()
+    pictures.load_state_dict({name: value.cpu().contiguous() for name, value in autoencoder.state_dict().items()})
+    pictures.register_to_config(scaling_factor=autoencoder.config.scaling_factor)
+    assemble(out / "pipeline", pictures, transformer, text_encoder)
+
+
+def train(plan: Plan, out: str | Path, *, device: str | None = None, compile: bool | None = None) -> Path:
+    """Run both stages, or what is left of them, and return the pipeline folder.
+
+    Args:
+        plan: the numbers of the run. A folder that holds another plan's checkpoints is refused.
+        out: folder for checkpoints, log and, at the end, `pipeline/`.
+        device: "cuda" or "cpu"; by default whatever there is.
+        compile: use torch.compile; by default on CUDA only.
+
+    Raises:
+        ValueError: if `out` holds a run with another plan.
+    """
+    fleet, out = Fleet(device), Path(out)
+    compile = fleet.device.type == "cuda" if compile is None else compile
+    out.mkdir(parents=True, exist_ok=True)
+    note = out / "plan.json"
+    if note.exists() and json.loads(note.read_text()) != asdict(plan):
+        raise ValueError(f"{out} holds a run with another plan: give the options of its plan.json, or a new folder")
+    if fleet.rank == 0:
+        note.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+    if fleet.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    pools = [[s for s in all_scenes(k) if not s.held_out] for k in (1, 2)]
+    # Repeat the few scenes with one object until they have their share.
+    repeat = max(1, round(len(pools[1]) * (1 - plan.two_objects) / plan.two_objects / len(pools[0])))
+    scenes = pools[0] * repeat + pools[1]
+    codes = encode_scenes(scenes).to(fleet.device)
+    autoencoder = train_autoencoder(plan, fleet, out, codes, compile)
+    train_transformer(plan, fleet, out, autoencoder, scenes, codes, compile)
+    if fleet.world > 1:
+        dist.barrier()
+    return out / "pipeline"
+
+
+def main() -> None:
+    """Read the plan from the command line; every field of `Plan` is an option."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--device", choices=("cuda", "cpu"))
+    for name, value in asdict(Plan()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    given = vars(parser.parse_args())
+    out, device = given.pop("out"), given.pop("device")
+    train(Plan(**given), out, device=device)
+
+
+if __name__ == "__main__":
+    main()
