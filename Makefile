@@ -18,7 +18,7 @@ lab: .venv/.stamp  ## JupyterLab on the chapters
 serve: book  ## the built book on http://localhost:8000
 	$(BIN)/python -m http.server --directory _build/html 8000
 
-refresh: .venv/.stamp  ## re-execute chapters, store outputs in canonical form; one: make refresh CHAPTER=notebooks/01_ten_minutes.ipynb
+refresh: .venv/.stamp  ## re-execute chapters, store outputs in canonical form; one: make refresh CHAPTER=notebooks/02_eight_bits_from_scratch.ipynb
 	$(BIN)/python tools/chapters.py refresh $(CHAPTER)
 
 check: .venv/.stamp  ## lint, spelling, stored form of the chapters

@@ -1,0 +1,231 @@
+"""The one figure style of the book, and the three kinds of figure that chapters share.
+
+A page is read on white and on near-black, printed in grey, and read by people who see fewer colors. So the ground is
+transparent, text and axes are one mid grey that has contrast on both, the five colors differ in lightness as well as
+in hue, and fills carry a hatch as a second channel. Figures are SVG without a date or random identifiers: the same
+figure gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot's: a notebook would show a returned figure twice
+from PIL import Image
+
+INK = "#757c86"
+"""Text, axes and outlines: contrast 4.2 to 1 on white and on the dark pages (WCAG 2.2 formula)."""
+
+PALETTE = {"blue": "#354baf", "plum": "#a14784", "rust": "#c75d2b", "green": "#2ea476", "amber": "#de9e0d"}
+"""Five colors, dark to light: at least 8 apart in CIE L*, 25 in CIE76 under each simulated color blindness."""
+
+COLORS = tuple(PALETTE[name] for name in ("blue", "amber", "plum", "green", "rust"))  # neighbors far apart in lightness
+HATCHES = ("", "///", "...", "xx", "\\\\\\")
+MARKERS = ("o", "s", "^", "D", "v")
+GRID_BYTES = 200 * 1024
+"""What the pictures of one grid may take as PNG; base64 inside the SVG makes it a third more."""
+
+_STYLE = {
+    "figure.facecolor": "none",
+    "figure.figsize": (7.0, 3.4),
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": "medium",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": mpl.cycler(color=COLORS, marker=MARKERS),
+    "grid.color": INK,
+    "grid.alpha": 0.25,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "patch.edgecolor": INK,
+    "patch.force_edgecolor": True,
+    "hatch.color": "#ffffff90",
+    "hatch.linewidth": 0.7,
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a figure looks the same everywhere
+    "font.size": 10,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "8-bit Sana",  # fixed identifiers inside the file: same figure, same bytes
+}
+
+
+def use_style() -> None:
+    """Make every later figure of this process follow the book's style; in a notebook figures become SVG.
+
+    Calling it twice is harmless. It changes matplotlib's settings and nothing else.
+    """
+    mpl.rcParams.update(_STYLE)
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is not None and getattr(shell, "kernel", None) is not None:
+        from matplotlib_inline.config import InlineBackend
+
+        backend = InlineBackend.instance(parent=shell)
+        backend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": {"Date": None}}
+        backend.figure_formats = {"svg"}
+
+
+def picture_grid(
+    rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] | None = None, *, width: float = 7.0
+) -> Figure:
+    """Draw rows of pictures with a label for each row and a caption over each column.
+
+    Args:
+        rows: row label → pictures. Every row has the same number of pictures; a label may hold line breaks.
+        captions: one for each column, or None. Long ones are wrapped.
+        width: of the figure, in inches.
+
+    Returns:
+        The figure. Pictures are made smaller until all together take at most `GRID_BYTES` as PNG files.
+
+    Raises:
+        ValueError: no picture, rows of different length, or captions that do not match the columns.
+    """
+    lengths = {len(pictures) for pictures in rows.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"rows need the same number of pictures, at least one each; these have {sorted(lengths)}")
+    columns = lengths.pop()
+    if captions is not None and len(captions) != columns:
+        raise ValueError(f"{len(captions)} captions for {columns} columns: give one for each column")
+    small = _fit([picture for pictures in rows.values() for picture in pictures])
+    label = 1.0  # inches for the row labels
+    side = (width - label) / columns
+    lines = [_wrapped(caption, side) for caption in captions or ()]
+    head = 0.13 * max((line.count("\n") + 1 for line in lines), default=0) + 0.05
+    figure = Figure(figsize=(width, side * len(rows) + head))
+    height = figure.get_figheight()
+    for index, picture in enumerate(small):
+        row, column = divmod(index, columns)
+        bottom = height - head - side * (row + 1)
+        gap = 0.04
+        axes = figure.add_axes(
+            ((label + side * column + gap) / width, (bottom + gap) / height)
+            + ((side - 2 * gap) / width, (side - 2 * gap) / height)
+        )
+        axes.imshow(picture, interpolation="none")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, linewidth=0.6)
+        if row == 0 and captions is not None:
+            axes.set_title(lines[column], fontsize=7.5, pad=3)
+        if column == 0:
+            name = list(rows)[row]
+            figure.text(0, (bottom + side / 2) / height, name, va="center", ha="left", fontsize=9.5)
+    return figure
+
+
+def bars_with_intervals(
+    series: Mapping[str, Sequence[tuple[float, float, float]]], labels: Sequence[str], *, xlabel: str
+) -> Figure:
+    """Draw horizontal bars with their intervals, one group for each label, one bar for each series.
+
+    Args:
+        series: name → (value, low, high) for each label, in the units of `xlabel`.
+        labels: names of the groups, top to bottom.
+        xlabel: what the axis measures, with its unit.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a series of another length, or an interval that does not hold its value.
+    """
+    for name, values in series.items():
+        if len(values) != len(labels):
+            raise ValueError(f"series {name!r} has {len(values)} values for {len(labels)} labels")
+        for value, low, high in values:
+            if not low <= value <= high:
+                raise ValueError(f"series {name!r}: the interval [{low}, {high}] does not hold its value {value}")
+    thickness = 0.8 / len(series)
+    figure = Figure(figsize=(7.0, 0.9 + 0.3 * len(labels) * len(series)), layout="constrained")
+    axes = figure.subplots()
+    for position, (name, values) in enumerate(series.items()):
+        value, low, high = np.array(values, dtype=float).T
+        where = np.arange(len(labels)) + (position - (len(series) - 1) / 2) * thickness
+        style = {"color": COLORS[position % len(COLORS)], "hatch": HATCHES[position % len(HATCHES)], "ec": INK}
+        axes.barh(where, value, thickness * 0.92, label=name, linewidth=0.8, **style)
+        # A white line inside a mid-grey one: seen on the bar, on a white page and on a dark one.
+        axes.hlines(where, low, high, color=INK, linewidth=4.5)
+        axes.hlines(where, low, high, color="white", linewidth=1.8)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    axes.tick_params(axis="y", length=0)
+    _legend(axes, len(series))
+    return figure
+
+
+def stacked_bytes(parts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Draw bytes by component as one stacked bar for each row, with each row's total at its end.
+
+    Args:
+        parts: row label (for example a precision) → component → bytes.
+
+    Returns:
+        The figure; its axis is in MiB, or in GiB where the largest total exceeds four of them.
+
+    Raises:
+        ValueError: no row, or a negative number of bytes.
+    """
+    if not parts or any(size < 0 for sizes in parts.values() for size in sizes.values()):
+        raise ValueError("give at least one row, and no negative number of bytes")
+    totals = {row: sum(sizes.values()) for row, sizes in parts.items()}
+    unit, scale = ("GiB", 2**30) if max(totals.values()) > 4 * 2**30 else ("MiB", 2**20)
+    components = list(dict.fromkeys(component for sizes in parts.values() for component in sizes))
+    figure = Figure(figsize=(7.0, 0.95 + 0.42 * len(parts)), layout="constrained")
+    axes = figure.subplots()
+    start = np.zeros(len(parts))
+    for position, component in enumerate(components):
+        size = np.array([sizes.get(component, 0) / scale for sizes in parts.values()])
+        style = {"color": COLORS[position % len(COLORS)], "hatch": HATCHES[position % len(HATCHES)], "ec": INK}
+        axes.barh(range(len(parts)), size, 0.62, left=start, label=component, linewidth=0.8, **style)
+        start += size
+    for position, total in enumerate(totals.values()):
+        axes.annotate(
+            f"{total / scale:.1f} {unit}", (total / scale, position), (5, 0), textcoords="offset points", va="center"
+        )
+    axes.set_yticks(range(len(parts)), list(parts))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.14 * max(totals.values()) / scale or 1)
+    axes.set_xlabel(f"weights in memory ({unit})")
+    axes.tick_params(axis="y", length=0)
+    _legend(axes, len(components))
+    return figure
+
+
+def _legend(axes: Axes, entries: int) -> None:
+    """A legend in one row above the axes, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=entries, borderaxespad=0.2, handlelength=1.6)
+
+
+def _fit(pictures: list[Image.Image]) -> list[Image.Image]:
+    """The pictures at the largest common size at which their PNG files take at most `GRID_BYTES` together."""
+    for side in (192, 160, 128, 96, 64, 48, 32):
+        small = [picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for picture in pictures]
+        if sum(_png_bytes(picture) for picture in small) <= GRID_BYTES:
+            return small
+    raise ValueError(f"{len(pictures)} pictures are too many for one grid: split it")
+
+
+def _png_bytes(picture: Image.Image) -> int:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.tell()
+
+
+def _wrapped(caption: str, inches: float) -> str:
+    """A caption broken into lines that fit `inches` at 7.5 points (a letter is about 0.062 inches wide)."""
+    return "\n".join(textwrap.wrap(caption, max(8, int(inches / 0.062)))) or " "

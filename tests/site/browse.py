@@ -1,0 +1,133 @@
+"""What a browser notices on a page of the built book."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urldefrag, urlsplit
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@contextlib.contextmanager
+def served(folder: Path):
+    """Serve a folder on a free local port; yields the address, without a final slash."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@dataclass
+class Visit:
+    """What a browser noticed on one page."""
+
+    url: str
+    complaints: list[str] = field(default_factory=list)  # console errors, exceptions, failed and outside requests
+    links: list[str] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    text: str = ""
+    headings: int = 0
+    images: list[dict] = field(default_factory=list)  # src, alt, width as decoded
+    formulas: int = 0
+    typeset: int = 0
+    widgets: int = 0
+    drawn: int = 0
+    too_wide: list[str] = field(default_factory=list)  # elements that make a phone scroll sideways
+
+
+_LOOK = """() => ({
+    links: [...document.querySelectorAll('a[href]')].map(a => a.href),
+    ids: [...document.querySelectorAll('[id]')].map(e => e.id),
+    text: document.body.innerText,
+    headings: document.querySelectorAll('.bd-article h1, body > h1').length,
+    images: [...document.querySelectorAll('img')].map(i => ({src: i.src, alt: i.alt, width: i.naturalWidth})),
+    formulas: document.querySelectorAll('span.math, div.math').length,
+    typeset: [...document.querySelectorAll('span.math, div.math')].filter(
+        e => e.querySelector('mjx-container') && !e.querySelector('mjx-merror')).length,
+    widgets: document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length,
+})"""
+_DRAWN = "() => document.querySelectorAll('.cell_output .jupyter-widgets').length"
+_TOO_WIDE = """() => {
+    const room = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= room) return [];
+    const scrolls = e => e && (getComputedStyle(e).overflowX !== 'visible' || scrolls(e.parentElement));
+    return [...document.querySelectorAll('body *')]
+        .filter(e => e.getBoundingClientRect().right > room + 1 && !scrolls(e.parentElement))
+        .map(e => e.tagName + '.' + e.className).slice(0, 5).concat('page: ' + document.documentElement.scrollWidth);
+}"""
+
+
+def look(context, url: str) -> Visit:
+    """Open a page, wait until it has settled, and note what there is and what is wrong."""
+    from playwright.sync_api import TimeoutError as TooLong
+
+    page = context.new_page()
+    visit = Visit(url)
+    home = urlsplit(url).netloc
+
+    def note_request(request):
+        address = urlsplit(request.url)
+        if address.scheme not in ("data", "blob") and address.netloc != home:
+            visit.complaints.append(f"asks the internet for {request.url}")
+
+    def note_response(response):
+        if response.status >= 400:
+            visit.complaints.append(f"{response.status} for {response.url}")
+
+    page.on("request", note_request)
+    page.on("response", note_response)
+    page.on("requestfailed", lambda request: visit.complaints.append(f"failed to load {request.url}"))
+    page.on("console", lambda m: m.type == "error" and visit.complaints.append(f"console: {m.text}"))
+    page.on("pageerror", lambda error: visit.complaints.append(f"exception: {error}"))
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(url, wait_until="networkidle")
+    page.evaluate("() => window.MathJax?.startup?.promise")
+    seen = page.evaluate(_LOOK)
+    for name, value in seen.items():
+        setattr(visit, name, set(value) if name == "ids" else value)
+    if visit.widgets:
+        with contextlib.suppress(TooLong):
+            page.wait_for_function(f"n => ({_DRAWN})() >= n", arg=visit.widgets, timeout=20_000)
+        visit.drawn = page.evaluate(_DRAWN)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(150)
+    visit.too_wide = page.evaluate(_TOO_WIDE)
+    page.close()
+    return visit
+
+
+def dead_links(visits: list[Visit]) -> list[str]:
+    """Links between pages that lead nowhere: no such file, or no such place in it."""
+    by_url = {visit.url: visit for visit in visits}
+    home = urlsplit(visits[0].url).netloc
+    dead = []
+    for visit in visits:
+        for link in visit.links:
+            url, anchor = urldefrag(link)
+            if urlsplit(url).netloc != home:
+                continue
+            target = by_url.get(url.partition("?")[0])
+            if target is None and not _is_file(url):
+                dead.append(f"{visit.url} → {link}")
+            elif target is not None and anchor and anchor not in target.ids:
+                dead.append(f"{visit.url} → {link} (no such place on the page)")
+    return dead
+
+
+def _is_file(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200
+    except urllib.error.URLError:
+        return False

@@ -1,0 +1,60 @@
+"""A browser on the built book, with no way out to the internet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from browse import served
+
+HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+
+
+def _unavailable(reason: str):
+    """Skip at home, fail in CI: a check that silently does not run is no check."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        _unavailable(f"no browser found (looked for {', '.join(names)}): install Chromium to test the site")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def context(browser):
+    """A browser context that reaches this machine and nothing else."""
+    context = browser.new_context(color_scheme="light")
+    context.route(lambda url: urlsplit(url).hostname != "127.0.0.1", lambda route: route.abort())
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """The folder of the built book."""
+    if not (HTML / "book" / "intro.html").is_file():
+        _unavailable("the book is not built: make book")
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def site(built):
+    """Address of the built book."""
+    with served(built) as address:
+        yield address

@@ -1,0 +1,83 @@
+"""The built book, read in a real browser that cannot reach the internet."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from browse import dead_links, look
+from chapters import ROOT
+
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+
+
+@pytest.fixture(scope="module")
+def visits(site, context):
+    extra = ("genindex", "search")
+    return [look(context, f"{site}/{page}.html") for page in (*PAGES, *extra)]
+
+
+def test_pages_load_without_internet_and_without_complaints(visits):
+    assert [(visit.url, visit.complaints) for visit in visits if visit.complaints] == []
+
+
+def test_every_page_has_one_title(visits):
+    assert {visit.url: visit.headings for visit in visits[: len(PAGES)] if visit.headings != 1} == {}
+
+
+def test_links_between_pages_lead_somewhere(visits):
+    assert sum(len(visit.links) for visit in visits) > 10 * len(visits)
+    assert dead_links(visits) == []
+
+
+def test_formulas_are_typeset(visits):
+    assert sum(visit.formulas for visit in visits) > 0
+    assert {v.url: (v.formulas, v.typeset) for v in visits if v.formulas != v.typeset} == {}
+
+
+def test_pictures_are_there_and_described(visits):
+    images = [(visit.url, image) for visit in visits for image in visit.images]
+    assert len(images) > len(visits)
+    assert [(url, image["src"]) for url, image in images if image["width"] == 0] == []
+    assert [(url, image["src"]) for url, image in images if not image["alt"].strip()] == []
+
+
+def test_widgets_are_drawn_without_a_kernel(visits):
+    assert {v.url: (v.widgets, v.drawn) for v in visits if v.drawn < v.widgets} == {}
+
+
+def test_a_phone_need_not_scroll_sideways(visits):
+    assert {visit.url: visit.too_wide for visit in visits if visit.too_wide} == {}
+
+
+def test_sidebar_shows_the_parts(site, context):
+    page = context.new_page()
+    page.goto(f"{site}/{TOC['root']}.html")
+    shown = page.locator(".bd-sidebar-primary .caption-text").all_inner_texts()
+    page.close()
+    assert shown == [part["caption"] for part in TOC["parts"]]
+
+
+@pytest.mark.parametrize(("word", "page_found"), [("absmax", "book/glossary.html"), ("qqxzzy", None)])
+def test_search_finds_what_is_there(site, context, word, page_found):
+    page = context.new_page()
+    page.goto(f"{site}/search.html?q={word}")
+    summary = "document.querySelector('#search-results .search-summary')?.innerText"
+    page.wait_for_function(f"() => {summary}?.match(/found|did not/)")
+    found = page.locator("#search-results ul.search li > a").evaluate_all("all => all.map(a => a.href)")
+    page.close()
+    assert any(f"/{page_found}" in url for url in found) if page_found else found == []
+
+
+def test_dark_mode_toggles_and_changes_the_ground(site, context):
+    page = context.new_page()
+    page.goto(f"{site}/{TOC['root']}.html", wait_until="load")
+    seen = {}
+    for _ in range(3):  # the button goes round light, dark and "as the system says"
+        page.locator(".theme-switch-button:visible").first.click()
+        theme = page.evaluate("() => document.documentElement.dataset.theme")
+        seen[theme] = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    page.close()
+    assert set(seen) == {"light", "dark"}
+    assert seen["light"] != seen["dark"]

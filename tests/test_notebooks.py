@@ -1,0 +1,197 @@
+"""The chapters as they are stored, and the checks on them tried with chapters that are wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from chapters import NOTEBOOKS, ROOT, SETUP_CELL, as_text, canonical, comparable, counts, main, problems, stored, table
+
+CHECK = {"tags": ["nbval-check-output"]}
+
+
+def cell(source="1 + 1", text="2\n", *, count=1, metadata=None, outputs=None):
+    """An executed code cell that printed `text`."""
+    outputs = outputs if outputs is not None else [new_output("stream", name="stdout", text=text)]
+    return new_code_cell(source, outputs=outputs, execution_count=count, metadata=metadata or {})
+
+
+def chapter(*cells):
+    """A chapter in canonical form with the common setup cell in front."""
+    return canonical(new_notebook(cells=[new_markdown_cell("# Title"), cell(SETUP_CELL, outputs=[]), *cells]))
+
+
+def result(data, **metadata):
+    return new_output("execute_result", data=data, execution_count=7, metadata=metadata)
+
+
+# --- the chapters themselves -------------------------------------------------------------------------------------
+
+
+def test_the_book_lists_every_chapter_and_there_is_one():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {entry["file"] for part in toc["parts"] for entry in part["chapters"] if "notebooks/" in entry["file"]}
+    assert listed == {f"notebooks/{path.stem}" for path in NOTEBOOKS.glob("*.ipynb")}
+    assert listed
+
+
+def test_no_chapter_is_vacuous_or_stored_with_leftovers():
+    chapters = stored()
+    print(table({path.name: notebook for path, notebook in chapters.items()}))
+    wrong = {path.name: problems(notebook, path.read_text(encoding="utf-8")) for path, notebook in chapters.items()}
+    assert {name: found for name, found in wrong.items() if found} == {}
+
+
+# --- wrong chapters must be refused --------------------------------------------------------------------------------
+
+
+def test_a_good_chapter_passes():
+    good = chapter(cell(metadata=CHECK), cell())
+    assert problems(good, as_text(good)) == []
+    assert vars(counts(good)) == {"code": 3, "executed": 3, "compared": 1, "skipped": 0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (chapter(cell(metadata=CHECK), cell(count=None, outputs=[])), "no execution count"),
+        (chapter(cell(), cell()), "fewer than a third"),
+        (chapter(cell(text="", metadata=CHECK)), "fewer than a third"),
+        (chapter(cell(outputs=[result({"text/plain": "<Figure size 1x1>"})], metadata=CHECK)), "fewer than a third"),
+        (chapter(cell(outputs=[result({"text/html": "<b>2</b>"})], metadata=CHECK)), "fewer than a third"),
+        (chapter(cell(metadata={"tags": ["nbval-check-output", "nbval-skip"]})), "fewer than a third"),
+        (chapter(cell("# NBVAL_IGNORE_OUTPUT\n1", metadata=CHECK)), "fewer than a third"),
+        (chapter(cell(outputs=[new_output("stream", name="stderr", text="oh")]), cell(metadata=CHECK)), "stderr"),
+        (chapter(cell(outputs=[new_output("error", ename="E", evalue="")]), cell(metadata=CHECK)), "stored an error"),
+        (chapter(cell(text="<object at 0x7f12ab34cd>", metadata=CHECK)), "memory address"),
+        (chapter(cell(text="/home/someone/x", metadata=CHECK)), "folder of one machine"),
+        (chapter(cell(outputs=[result({"image/png": "eA=="})]), cell(metadata=CHECK)), "alt text"),
+        (chapter(cell("", outputs=[]), cell(metadata=CHECK)), "is empty"),
+        (canonical(new_notebook(cells=[cell(metadata=CHECK)])), "common setup cell"),
+        (new_notebook(cells=[new_markdown_cell("prose")]), "no code cell"),
+    ],
+)
+def test_a_wrong_chapter_is_refused(wrong, said):
+    assert any(said in line for line in problems(wrong)), problems(wrong)
+
+
+def test_another_form_of_the_same_chapter_is_refused():
+    good = chapter(cell(metadata=CHECK))
+    assert problems(good, as_text(good).replace('"cells"', '"cells" ')) == ["is not in canonical form: make refresh"]
+
+
+def test_what_is_shown_counts_only_when_it_says_something():
+    outputs = [
+        new_output("stream", name="stdout", text="seven\n"),
+        new_output("stream", name="stderr", text="warning\n"),
+        result({"text/plain": "<Figure size 640x480 with 1 Axes>", "image/png": "eA=="}),
+        result({"text/plain": "IntSlider(value=1)\n" "VBox(children=(IntSlider(value=0),))"}),
+        result({"text/plain": "VBox(children=(IntSlider(value=0),))"}),
+        new_output("display_data", data={"application/papermill.record/text/plain": "'0.97'"}),
+    ]
+    assert len(comparable(cell(outputs=outputs))) == 3
+
+
+# --- canonical form ----------------------------------------------------------------------------------------------
+
+
+def test_canonical_form_forgets_when_and_where_it_was_made():
+    noisy = new_notebook(
+        metadata={"kernelspec": {"name": "my-env", "display_name": "mine"}, "widgets": {"state": 1}, "colab": {}},
+        cells=[
+            cell("x = 1  \n\n", count=12, metadata={"execution": {"busy": "2026"}, "tags": ["a"]}, outputs=[]),
+            cell(
+                count=99,
+                outputs=[
+                    new_output("stream", name="stdout", text="10%\r20%\rdone\n"),
+                    new_output("stream", name="stdout", text="more\n"),
+                    new_output("display_data", data={"text/plain": "  0%|          | 0/3"}),
+                    result({"application/vnd.jupyter.widget-view+json": {"model_id": "f00"}, "text/plain": "Box()"}),
+                    new_output("error", ename="E", evalue="v", traceback=["\x1b[31m/x/lib/site-packages/a.py\x1b[0m"]),
+                ],
+            ),
+        ],
+    )
+    tidy = canonical(noisy)
+    assert "widgets" not in tidy.metadata and tidy.metadata.kernelspec.name == "python3"
+    first, second = tidy.cells
+    assert (first.source, first.metadata, first.execution_count) == ("x = 1", {"tags": ["a"]}, 1)
+    assert [o.output_type for o in second.outputs] == ["stream", "execute_result", "error"]
+    assert second.outputs[0].text == "done\nmore\n"
+    assert second.outputs[1].execution_count == second.execution_count == 2
+    assert second.outputs[1].data == {"text/plain": "Box()"}
+    assert second.outputs[2].traceback == ["site-packages/a.py"]
+    assert canonical(tidy) == tidy
+    assert noisy.cells[1].execution_count == 99  # the argument is left alone
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A chapter that was never run, on disk."""
+    path = tmp_path / "chapter.ipynb"
+    plain = [c.source for c in chapter(cell("print(2)", metadata=CHECK)).cells][1:]
+    cells = [new_code_cell(plain[0], id="a"), new_code_cell("print(2)", id="b", metadata=CHECK)]
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_refreshing_twice_gives_the_same_bytes(file, capsys):
+    assert main(["refresh", str(file)]) == 0
+    once = file.read_bytes()
+    assert main(["refresh", str(file)]) == 0
+    assert file.read_bytes() == once
+    assert main(["check", str(file)]) == 0
+    assert "ok" in capsys.readouterr().out
+
+
+def test_a_failing_cell_leaves_the_stored_chapter_alone(file, capsys):
+    notebook = nbformat.read(file, as_version=4)
+    notebook.cells.append(new_code_cell("raise ValueError('no')"))
+    nbformat.write(notebook, file)
+    before = file.read_bytes()
+    assert main(["refresh", str(file)]) == 1
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+    assert "ValueError: no" in capsys.readouterr().out
+
+
+def test_no_chapter_and_damaged_chapters_are_errors(tmp_path):
+    damaged = tmp_path / "damaged.ipynb"
+    damaged.write_text("{", encoding="utf-8")
+    for path in (damaged, tmp_path / "missing.ipynb"):
+        with pytest.raises(SystemExit, match="cannot read a chapter"):
+            main(["check", str(path)])
+
+
+# --- nbval, as we run it -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stored_cell", "passes"),
+    [
+        (cell("print(2)", "2\n", metadata=CHECK), True),
+        (cell("print(3)", "2\n", metadata=CHECK), False),
+        (cell("print(3)", "2\n"), True),  # not tagged: run, not compared
+        (cell("import sys; print(2); print('x', file=sys.stderr)", "2\n", metadata=CHECK), True),
+        (cell("raise ValueError('a')", outputs=[]), False),
+        (
+            cell(
+                "raise ValueError('a')",
+                outputs=[new_output("error", ename="ValueError", evalue="b")],
+                metadata={"tags": ["raises-exception", "nbval-check-output"]},
+            ),
+            False,
+        ),
+    ],
+)
+def test_nbval_compares_what_is_tagged(tmp_path, stored_cell, passes):
+    nbformat.write(new_notebook(cells=[stored_cell]), tmp_path / "x.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    command += ["--rootdir", str(ROOT), "--confcutdir", str(ROOT), "-p", "conftest", str(tmp_path / "x.ipynb")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode == 0) == passes, run.stdout + run.stderr
