@@ -46,13 +46,18 @@ _REPR = re.compile(r"<.*>|\w+\(children=.*", re.DOTALL)  # <Figure size …>, <P
 _KERNEL_FILES = {  # below IPython's profile_default
     "startup/00-quiet.py": """\
 # Written by tools/chapters.py: kernels that make pages draw no progress bars; people who run a chapter see them.
+import logging
+
 from tqdm.notebook import tqdm_notebook
+
+# Only CPUs with AVX512-BF16 hear that an optional package is missing (bitsandbytes 0.50.2, backends/cpu/ops.py).
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 def quiet(self, *args, _init=tqdm_notebook.__init__, **kwargs):
     _init(self, *args, **{**kwargs, "disable": True})
 
 tqdm_notebook.__init__ = quiet
-del quiet, tqdm_notebook
+del logging, quiet, tqdm_notebook
 """,
     "ipython_kernel_config.py": """\
 c.IPKernelApp.log_level = "ERROR"  # ipykernel 7.4 warns at every start that local TCP is not encrypted

@@ -101,11 +101,13 @@ def assemble(
     """Write a pipeline folder in diffusers' format, so that `SanaPipeline.from_pretrained(folder)` reads it."""
     from diffusers import SanaPipeline
 
+    for model in (autoencoder, transformer, text_encoder):
+        torch.nn.Module.to(model, dtype)  # not diffusers' own `to`, which warns of modules that none of these has
     pipe = SanaPipeline(
         tokenizer=build_tokenizer(),
-        text_encoder=text_encoder.to(dtype),
-        vae=autoencoder.to(dtype),
-        transformer=transformer.to(dtype),
+        text_encoder=text_encoder,
+        vae=autoencoder,
+        transformer=transformer,
         scheduler=build_scheduler(),
     )
     pipe.save_pretrained(folder, safe_serialization=True)
