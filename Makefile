@@ -10,7 +10,7 @@ book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
 
 test: book  ## the helper's tests, the chapters' outputs (nbval), the built site in a browser
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n $(WORKERS) --dist loadscope
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n $(WORKERS) --dist loadscope
 
 lab: .venv/.stamp  ## JupyterLab on the chapters
 	$(BIN)/jupyter lab notebooks
