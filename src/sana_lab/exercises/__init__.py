@@ -6,6 +6,7 @@ sentence. It never raises because of what the function does: a stub that is not 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -25,7 +26,8 @@ class Verdict:
     text: str
 
     def __repr__(self) -> str:
-        return f"{'Right' if self.passed else 'Not yet'}: {self.text}"
+        said = f"{'Right' if self.passed else 'Not yet'}: {self.text}"
+        return textwrap.fill(said, 76, break_long_words=False, break_on_hyphens=False)  # the width of a page's text
 
 
 class NotYet(Exception):

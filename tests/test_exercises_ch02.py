@@ -1,0 +1,131 @@
+"""Chapter 2's exercises: the stored solutions pass, and each named wrong answer is refused with its own hint."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from sana_lab.exercises import Verdict, exercise
+from sana_lab.exercises.ch02 import check_absmax_rows, check_affine, check_bits_per_value
+
+CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "02_eight_bits_from_scratch.ipynb"
+TINY = 1e-38
+
+
+def rows(x, *, dim=1, highest=127, rounding=torch.round, tiny=TINY, keepdim=True, returned=None):
+    """The right answer of exercise 1, with one thing changed at a time."""
+    absmax = x.abs().amax(dim=dim, keepdim=True) if dim is not None else x.abs().max().expand(x.shape[0], 1)
+    step = (absmax / highest).clamp(min=tiny)
+    codes = rounding(x / step).to(torch.int8)
+    step = absmax if returned == "absmax" else step
+    return codes, step if keepdim else step.flatten()
+
+
+def away(x):
+    return x.sign() * (x.abs() + 0.5).floor()
+
+
+def uneven(x, *, low=None, high=None, widen=True, symmetric=False, steps=255, round_zero=True, start=-128, wrap=None):
+    """The right answer of exercise 2, with one thing changed at a time."""
+    low, high = (x.min(), x.max()) if not widen else (x.min().clamp(max=0), x.max().clamp(min=0))
+    if symmetric:
+        step, zero_point = x.abs().max() / 127, torch.tensor(0.0)
+    else:
+        step = (high - low) / steps
+        zero_point = start - low / step
+        zero_point = zero_point.round() if round_zero else zero_point
+    codes = (x / step + zero_point).round().clamp(-128, 127)
+    return codes.to(wrap or torch.int8), step, zero_point
+
+
+def flipped(x):
+    codes, step, zero_point = uneven(x)
+    return codes, step, -zero_point - 1
+
+
+def block_bits(values, bits, block):
+    return bits + 32 * math.ceil(values / block) / values
+
+
+WRONG = {
+    "rows: stub": (check_absmax_rows, lambda x: None, "return 2 things"),
+    "rows: floats": (check_absmax_rows, lambda x: (rows(x)[0].float(), rows(x)[1]), "torch.int8"),
+    "rows: one step for all": (check_absmax_rows, lambda x: rows(x, dim=None), "lost .* each row's own"),
+    "rows: columns": (check_absmax_rows, lambda x: rows(x, dim=0), "five steps in a column"),
+    "rows: flat steps": (check_absmax_rows, lambda x: rows(x, keepdim=False), "keepdim=True"),
+    "rows: cut off": (check_absmax_rows, lambda x: rows(x, rounding=torch.trunc), "cuts off"),
+    "rows: floor": (check_absmax_rows, lambda x: rows(x, rounding=torch.floor), "lost (0.9|1.0)"),
+    "rows: 128": (check_absmax_rows, lambda x: rows(x, highest=128), "divide by 127"),
+    "rows: 100": (check_absmax_rows, lambda x: rows(x, highest=100), "half a step"),
+    "rows: absmax returned": (check_absmax_rows, lambda x: rows(x, returned="absmax"), "the step is absmax / 127"),
+    "rows: ties away": (check_absmax_rows, lambda x: rows(x, rounding=away), "even code"),
+    "rows: zeros": (check_absmax_rows, lambda x: rows(x, tiny=0), "row of zeros"),
+    "rows: raises": (check_absmax_rows, lambda x: x.nonsense(), "raised AttributeError"),
+    "affine: stub": (check_affine, lambda x: None, "return 3 things"),
+    "affine: unsigned": (check_affine, lambda x: uneven(x, start=0, wrap=torch.uint8), "torch.int8"),
+    "affine: zero point not rounded": (check_affine, lambda x: uneven(x, round_zero=False), "Round it"),
+    "affine: range not widened": (check_affine, lambda x: uneven(x, widen=False), "Widen the range"),
+    "affine: symmetric": (check_affine, lambda x: uneven(x, symmetric=True), "need not be symmetric"),
+    "affine: 256 steps": (check_affine, lambda x: uneven(x, steps=256), "255|half a step"),
+    "affine: zero point's sign": (check_affine, flipped, "exactly zero"),
+    "affine: -127": (check_affine, lambda x: uneven(x, start=-127), "half a step"),
+    "affine: two steps": (
+        check_affine,
+        lambda x: (uneven(x)[0], torch.ones(2), torch.zeros(1)),
+        "one step and one zero",
+    ),
+    "bits: stub": (check_bits_per_value, lambda values, bits, block: None, "return a number"),
+    "bits: no scales": (check_bits_per_value, lambda values, bits, block: bits, "brings a scale of 32 bits"),
+    "bits: bytes": (check_bits_per_value, lambda v, b, n: block_bits(v, b, n) / 8, "that is bytes"),
+    "bits: whole tensor": (check_bits_per_value, lambda v, b, n: block_bits(v, b, n) * v, "divide by the number"),
+    "bits: 4 for 32": (check_bits_per_value, lambda v, b, n: b + 4 * math.ceil(v / n) / v, "4 bytes, which are 32"),
+    "bits: blocks rounded down": (check_bits_per_value, lambda v, b, n: b + 32 * (v // n) / v, "round the number of"),
+    "bits: 32 / block": (check_bits_per_value, lambda v, b, n: b + 32 / n, "short last block"),
+    "bits: upside down": (check_bits_per_value, lambda v, b, n: b + n / 32, "cost 4.5 bits each, you say 6"),
+    "bits: not called": (check_bits_per_value, 4.5, "without calling it; this is float"),
+}
+
+
+@pytest.mark.parametrize(("check", "answer", "hint"), WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
+    verdict = check(answer)
+    assert not verdict.passed
+    assert repr(verdict).startswith("Not yet: ")
+    assert len(repr(verdict)) < 260
+    assert re.search(hint, verdict.text), verdict.text
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"), [(check_absmax_rows, rows), (check_affine, uneven), (check_bits_per_value, block_bits)]
+)
+def test_a_right_answer_passes(check, answer):
+    verdict = check(answer)
+    assert verdict.passed, verdict
+    assert repr(verdict).startswith("Right: ")
+
+
+def test_the_answer_may_change_its_argument():
+    assert check_absmax_rows(lambda x: rows(x.mul_(1))).passed
+    assert not check_absmax_rows(lambda x: rows(x.mul_(2))).passed
+
+
+def test_the_chapters_stubs_are_refused_and_its_solutions_pass():
+    cells = [c for c in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    names = ("absmax_rows", "affine", "bits_per_value")
+    checks = {n: c for n, c in zip(names, (check_absmax_rows, check_affine, check_bits_per_value), strict=True)}
+    for name in names:
+        *_, stub, solution = [
+            "".join(c["source"]) for c in cells if f"def {name}(" in "".join(c["source"])
+        ]  # the text may define it too
+        for source, passes in ((stub, False), (solution, True)):
+            namespace = {"torch": torch, "math": math, **{f"check_{n}": c for n, c in checks.items()}}
+            exec(source, namespace)
+            assert checks[name](namespace[name]).passed is passes, source
+
+
+def test_a_verdict_reads_as_a_sentence():
+    assert repr(Verdict(True, "good.")) == "Right: good."
+    assert exercise(lambda answer: answer())(lambda: "done.").text == "done."
