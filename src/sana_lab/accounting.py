@@ -260,7 +260,7 @@ def plan(checkpoint: str | Path, precision: str | Mapping[str, str] = "bf16") ->
     import pandas as pd
 
     by_component = _by_component(precision)
-    built = {dtype: build(checkpoint, dtype) for dtype in map(_dtype, by_component.values())}
+    built = {dtype: build(checkpoint, dtype) for dtype in {*map(_dtype, by_component.values())}}
     rows = []
     for component, chosen in by_component.items():
         module = built[_dtype(chosen)][component]

@@ -1,0 +1,139 @@
+"""Chapter 4's exercises: the stored solutions pass, and each named wrong answer is refused with its own hint."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import bitsandbytes
+import pytest
+import torch
+from torch import nn
+
+from sana_lab.accounting import build
+from sana_lab.exercises.ch04 import check_first_to_quantize, check_nf4_bytes, check_ratio_with_pointwise
+
+CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "04_where_the_bytes_are.ipynb"
+
+
+def ratio(model, *, kinds=nn.Linear | nn.Conv2d, kernel=True, groups=True, bias=False, saved=False):
+    """The right answer of exercise 1, with one thing changed at a time."""
+    reached = 0
+    for layer in model.modules():
+        if not isinstance(layer, kinds):
+            continue
+        if isinstance(layer, nn.Conv2d) and ((kernel and layer.kernel_size != (1, 1)) or (groups and layer.groups > 1)):
+            continue
+        reached += sum(p.numel() for p in layer.parameters()) if bias else layer.weight.numel()
+    share = reached / (2 * sum(p.numel() for p in model.parameters()))
+    return share if saved else 1 - share
+
+
+def everything(model):
+    return 0.5
+
+
+def nf4(rows, columns, *, up=True, code=64, absmax=4, each_row=False):
+    """The right answer of exercise 2, with one thing changed at a time."""
+    n, whole = rows * columns, (math.ceil if up else math.floor)
+    blocks = rows * math.ceil(columns / 64) if each_row else whole(n / 64)
+    return whole(n / 2) + absmax * blocks + code
+
+
+def weights(model):
+    return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+
+
+def size(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def first(key):
+    return lambda models: max(models, key=lambda name: key(models[name]))
+
+
+POINTWISE, NF4, FIRST = check_ratio_with_pointwise, check_nf4_bytes, check_first_to_quantize
+WRONG = {
+    "ratio: stub": (POINTWISE, lambda model: float("nan"), "return a number"),
+    "ratio: Linear only": (POINTWISE, lambda m: ratio(m, kinds=nn.Linear), "1 x 1 convolution: .*one matrix"),
+    "ratio: no Linear": (POINTWISE, lambda m: ratio(m, kinds=nn.Conv2d), "only the weights of the Linear layer shrink"),
+    "ratio: biases too": (POINTWISE, lambda m: ratio(m, bias=True), "the bias stays"),
+    "ratio: all convolutions": (POINTWISE, lambda m: ratio(m, kernel=False), "reads neighbors"),
+    "ratio: groups": (POINTWISE, lambda m: ratio(m, groups=False), "Look at `groups`"),
+    "ratio: what is saved": (POINTWISE, lambda m: ratio(m, saved=True), "share that is saved"),
+    "ratio: a half": (POINTWISE, everything, "only the weights of the Linear layer shrink"),
+    "nf4: stub": (NF4, lambda rows, columns: 0, "you say 0$"),
+    "nf4: codes only": (NF4, lambda r, c: nf4(r, c, absmax=0, code=0), "to read the values back"),
+    "nf4: no code": (NF4, lambda r, c: nf4(r, c, code=0), "sixteen levels"),
+    "nf4: no absmax": (NF4, lambda r, c: nf4(r, c, absmax=0), "brings its absmax"),
+    "nf4: a byte a value": (NF4, lambda r, c: nf4(r, c) + math.floor(r * c / 2), "two codes share one"),
+    "nf4: absmax of one byte": (NF4, lambda r, c: nf4(r, c, absmax=1), "an absmax is a float32"),
+    "nf4: code of bytes": (NF4, lambda r, c: nf4(r, c, code=16), "a level is a float32"),
+    "nf4: bits": (NF4, lambda r, c: 8 * nf4(r, c), "that is bits"),
+    "nf4: a scale each row": (NF4, lambda r, c: -(-r * c // 2) + 4 * r + 64, "the 8-bit format"),
+    "nf4: blocks in rows": (NF4, lambda r, c: nf4(r, c, each_row=True), "do not stop at the end of a row"),
+    "nf4: rounded down": (NF4, lambda r, c: nf4(r, c, up=False), "round up"),
+    "nf4: not rounded": (NF4, lambda r, c: r * c / 2 + 4 * r * c / 64 + 64, "round up"),
+    "nf4: codes rounded down": (NF4, lambda r, c: r * c // 2 + 4 * -(-r * c // 64) + 64, "one more byte"),
+    "nf4: blocks rounded down": (NF4, lambda r, c: -(-r * c // 2) + 4 * (r * c // 64) + 64, "the last block"),
+    "first: stub": (FIRST, lambda models: None, "return a name, one of painter, reader"),
+    "first: the largest": (FIRST, first(size), "the largest model need not"),
+    "first: the most linear": (FIRST, first(lambda m: weights(m) / size(m)), "a share is not a saving"),
+    "first: the most layers": (
+        FIRST,
+        first(lambda m: sum(isinstance(layer, nn.Linear) for layer in m.modules())),
+        "do not count layers",
+    ),
+    "first: always the encoder": (
+        FIRST,
+        lambda models: "text_encoder" if "text_encoder" in models else "reader",
+        "4.8B: 'text_encoder' is not it; .*not at its name",
+    ),
+    "first: always the transformer": (
+        FIRST,
+        lambda models: "transformer" if "transformer" in models else "reader",
+        "600M-512: 'transformer' is not it",
+    ),
+    "first: raises": (FIRST, lambda models: models[0], "your function raised KeyError"),
+}
+
+
+@pytest.mark.parametrize(("check", "answer", "hint"), WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
+    verdict = check(answer)
+    assert not verdict.passed
+    assert re.search(hint, verdict.text), verdict.text
+
+
+@pytest.mark.parametrize(("check", "answer"), [(POINTWISE, ratio), (NF4, nf4), (FIRST, first(weights))])
+def test_a_right_answer_passes(check, answer):
+    verdict = check(answer)
+    assert verdict.passed, verdict.text
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 64), (3, 100), (5, 13), (1, 1), (130, 7)])
+def test_the_nf4_answer_is_what_bitsandbytes_keeps(rows, columns):
+    codes, state = bitsandbytes.functional.quantize_4bit(torch.ones(rows, columns), blocksize=64, quant_type="nf4")
+    assert nf4(rows, columns) == codes.nbytes + state.absmax.nbytes + state.code.nbytes
+
+
+def test_the_invented_pipeline_agrees_with_counting_every_tensor():
+    """The right names of exercise 3, with scales and all."""
+    from sana_lab.accounting import predict
+
+    for checkpoint, right in (("600M-512", "text_encoder"), ("1.5-4.8B", "transformer")):
+        before, after = predict(checkpoint), predict(checkpoint, "int8")
+        assert max(before, key=lambda name: before[name] - after[name]) == right
+    assert ratio(build("600M-512")["transformer"]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_stored_solutions_pass_and_the_stubs_do_not():
+    cells = [cell for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    for check in (POINTWISE, NF4, FIRST):
+        function = check.__name__.removeprefix("check_")
+        sources = ["".join(cell["source"]) for cell in cells if f"def {function}(" in "".join(cell["source"])]
+        stub, solution = (source[: source.rindex("    return") + 200].split("\n\n\n")[0] for source in sources)
+        for source, passes in ((stub, False), (solution, True)):
+            names = {"nn": nn}
+            exec(source, names)
+            assert check(names[function]).passed == passes, function
