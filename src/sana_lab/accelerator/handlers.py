@@ -1,0 +1,400 @@
+"""Functions that speak of devices themselves: moving, asking, making, printing, drawing random numbers.
+
+Each handler receives the function, its positional and its named arguments, with the mode switched off. `by_name` at the
+end says which function gets which handler; everything else gets `VirtualGPUMode.compute`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._device import _device_constructors
+
+from . import words
+from .devices import CPU
+from .mismatch import CONVOLUTIONS, settle, tensors_in, type_name
+from .mode import Handler, VirtualGPUMode, _real_device, _storage_of, passing
+
+PASSING = """
+    shape.__get__ dtype.__get__ layout.__get__ requires_grad.__get__ requires_grad.__set__ grad_fn.__get__
+    is_leaf.__get__
+    ndim.__get__ names.__get__ _version.__get__ is_sparse.__get__ is_meta.__get__ is_quantized.__get__ data.__get__
+    data.__set__ T.__get__ H.__get__ mT.__get__ mH.__get__ real.__get__ output_nr.__get__ itemsize.__get__
+    nbytes.__get__ is_nested.__get__ is_mkldnn.__get__ is_sparse_csr.__get__ is_xla.__get__ is_mps.__get__
+    is_xpu.__get__ is_hpu.__get__ is_ipu.__get__ is_vulkan.__get__ is_maia.__get__ is_mtia.__get__ name.__get__
+    volatile.__get__ retains_grad.__get__ _base.__get__ _backward_hooks.__get__ _backward_hooks.__set__ _cdata.__get__
+    _grad_fn.__get__ grad_dtype.__get__ _post_accumulate_grad_hooks.__get__
+    size dim stride numel nelement ndimension data_ptr is_contiguous storage_offset element_size is_floating_point
+    is_complex is_signed is_tensor is_storage untyped_storage storage _typed_storage is_inference is_conj is_neg
+    is_same_size is_nonzero is_set_to __len__ __bool__ __int__ __float__ __index__ __complex__ __hash__ item tolist
+    view view_as expand expand_as transpose swapaxes swapdims permute movedim unsqueeze squeeze detach detach_
+    requires_grad_ narrow select unbind chunk split unflatten t diagonal unfold as_strided alias view_as_real
+    view_as_complex broadcast_to expand_copy split_with_sizes adjoint
+    register_hook register_post_accumulate_grad_hook retain_grad backward has_names
+    copy_ zero_ fill_ result_type can_cast promote_types get_default_dtype broadcast_shapes
+    _has_compatible_shallow_copy_type has_torch_function __instancecheck__ __reduce_ex__ __setstate__ __iter__
+    _is_view _use_count is_shared share_memory_ is_grad_enabled from_numpy frombuffer from_file
+    compute_should_use_set_data _is_zerotensor tensor_split refine_names align_to __dir__ get_default_device
+""".split()
+"""Functions that make no storage and compare no devices. Views are here: their storage is known already."""
+
+SIZED = frozenset(
+    """
+    empty zeros ones full rand randn randint randperm empty_strided arange linspace eye zeros_like ones_like
+    empty_like full_like new_empty new_zeros new_ones new_full
+    """.split()
+)
+"""Factories whose size is asked on the meta device first, so that nothing is allocated that would not fit."""
+
+RANDOM = """
+    rand randn randint randperm normal bernoulli multinomial uniform_ normal_ random_ exponential_ geometric_ cauchy_
+    log_normal_ bernoulli_ poisson
+""".split()
+"""Functions that take a `generator`."""
+
+RANDOM_LIKE = ["rand_like", "randn_like", "randint_like"]
+"""Functions that draw from the default generator of the device."""
+
+
+def by_name(mode: VirtualGPUMode) -> dict[str, Handler]:
+    """The table: bare name of a function -> its handler, bound to `mode`."""
+    handlers = Handlers(mode)
+    table: dict[str, Handler] = dict.fromkeys(PASSING, passing)
+    table.update({constructor.__name__: handlers.make for constructor in _device_constructors()})
+    table.update(dict.fromkeys([*SIZED], handlers.make))
+    table.update(dict.fromkeys(RANDOM, handlers.draw))
+    table.update(dict.fromkeys(RANDOM_LIKE, handlers.draw_like))
+    table.update(dict.fromkeys(CONVOLUTIONS, handlers.convolve))
+    table.update(
+        {
+            "device": handlers.make_device,
+            "device.__get__": handlers.get_device,
+            "is_cuda.__get__": handlers.is_cuda,
+            "is_cpu.__get__": handlers.is_cpu,
+            "get_device": handlers.get_device_index,
+            "grad.__get__": handlers.get_grad,
+            "_grad.__get__": handlers.get_grad,
+            "grad.__set__": handlers.set_grad,
+            "to": handlers.to,
+            "_to_copy": handlers.to,
+            "cuda": handlers.cuda,
+            "cpu": handlers.cpu,
+            "type": handlers.type,
+            "type_as": handlers.type_as,
+            "tensor": handlers.tensor,
+            "as_tensor": handlers.tensor,
+            "asarray": handlers.tensor,
+            "numpy": handlers.numpy,
+            "__array__": handlers.numpy,
+            "__repr__": handlers.show,
+            "__str__": handlers.show,
+            "__format__": handlers.format,
+            "pin_memory": handlers.pin_memory,
+            "is_pinned": handlers.is_pinned,
+            "record_stream": handlers.record_stream,
+            "_parse_to": handlers.parse_to,
+            "resize_": handlers.resize,
+            "resize_as_": handlers.resize,
+            "resize_as_sparse_": handlers.resize,
+            "__cuda_array_interface__.__get__": handlers.cuda_array_interface,
+        }
+    )
+    return table
+
+
+class Handlers:
+    """The handlers, all with the signature `(func, args, kwargs)`."""
+
+    def __init__(self, mode: VirtualGPUMode):
+        """Keep books in `mode`."""
+        self.mode = mode
+        self.devices = mode.devices
+
+    # ---- asking
+
+    def make_device(self, func: Callable, args: tuple, kwargs: dict) -> torch.device:
+        """`torch.device(0)` is the first GPU; everything else is as it is."""
+        if len(args) == 1 and type(args[0]) is int:
+            return torch.device("cuda", args[0])
+        return func(*args, **kwargs)
+
+    def get_device(self, func: Callable, args: tuple, kwargs: dict) -> torch.device:
+        """`tensor.device`."""
+        try:
+            block = self.mode.blocks.get(_storage_of(args[0])._cdata)
+        except (NotImplementedError, RuntimeError):
+            return self.mode.device_of(args[0])
+        return _real_device(args[0]) if block is None else self.devices.handles[block.index]
+
+    def is_cuda(self, func: Callable, args: tuple, kwargs: dict) -> bool:
+        """`tensor.is_cuda`."""
+        return self.mode.index_of(args[0]) >= 0 or func(*args)
+
+    def is_cpu(self, func: Callable, args: tuple, kwargs: dict) -> bool:
+        """`tensor.is_cpu`."""
+        return self.mode.index_of(args[0]) < 0 and func(*args)
+
+    def get_device_index(self, func: Callable, args: tuple, kwargs: dict) -> int:
+        """`tensor.get_device()`: the index of the GPU, -1 for the CPU."""
+        index = self.mode.index_of(args[0])
+        return index if index >= 0 else func(*args, **kwargs)
+
+    def get_grad(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor | None:
+        """`tensor.grad`: the backward pass runs inside PyTorch; its results get their device when first looked at."""
+        grad = func(*args)
+        index = self.mode.index_of(args[0])
+        if grad is not None and index >= 0:
+            self.mode.place(grad, index)
+        return grad
+
+    def set_grad(self, func: Callable, args: tuple, kwargs: dict) -> None:
+        """`tensor.grad = g`: both on one device."""
+        tensor, grad = args
+        if isinstance(grad, torch.Tensor) and self.mode.device_of(grad) != self.mode.device_of(tensor):
+            raise words.gradient_device(self.mode.device_of(grad), self.mode.device_of(tensor))
+        return func(*args)
+
+    def cuda_array_interface(self, func: Callable, args: tuple, kwargs: dict) -> dict:
+        """Refused: there is no CUDA memory to point to."""
+        raise AttributeError("The virtual GPU has no CUDA memory to share: move the tensor with .cpu() first.")
+
+    # ---- moving
+
+    def to(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`tensor.to(...)` in all its forms."""
+        if len(args) == 2 and type(args[1]) is torch.dtype and not kwargs:
+            return self.mode.compute(func, args, kwargs)  # by far the most frequent
+        tensor, *rest = args
+        device, dtype = kwargs.get("device"), kwargs.get("dtype")
+        flags = []
+        for value in rest:
+            if isinstance(value, torch.Tensor):
+                device, dtype = self.mode.device_of(value), value.dtype
+            elif isinstance(value, torch.dtype):
+                dtype = value
+            elif isinstance(value, bool):
+                flags.append(value)
+            elif value is not None:
+                device = value
+        other = kwargs.get("other")
+        if other is not None:
+            device, dtype = self.mode.device_of(other), other.dtype
+        copy = kwargs.get("copy", len(flags) > 1 and flags[1])
+        return self.move(tensor, device, dtype, copy, kwargs.get("memory_format"))
+
+    def cuda(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`tensor.cuda(device)`."""
+        device = args[1] if len(args) > 1 else kwargs.get("device")
+        target = "cuda" if device is None else device
+        return self.move(args[0], target, None, False, kwargs.get("memory_format"))
+
+    def cpu(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`tensor.cpu()`."""
+        return self.move(args[0], CPU, None, False, kwargs.get("memory_format"))
+
+    def type(self, func: Callable, args: tuple, kwargs: dict) -> str | torch.Tensor:
+        """`tensor.type()` names the type, `tensor.type("torch.cuda.HalfTensor")` converts."""
+        target = args[1] if len(args) > 1 else kwargs.get("dtype")
+        tensor = args[0]
+        if target is None:
+            return type_name(tensor, self.mode.device_of(tensor))
+        if isinstance(target, torch.dtype):
+            return self.move(tensor, None, target, False, None)
+        name = target if isinstance(target, str) else f"{target.__module__}.{target.__name__}"
+        device = "cuda" if name.startswith("torch.cuda.") else CPU
+        dtype = torch.Tensor.type(torch.empty(0), name.replace("torch.cuda.", "torch.")).dtype
+        return self.move(tensor, device, dtype, False, None)
+
+    def type_as(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`tensor.type_as(other)` follows device and dtype."""
+        other = args[1] if len(args) > 1 else kwargs["other"]
+        return self.move(args[0], self.mode.device_of(other), other.dtype, False, None)
+
+    def move(self, tensor: torch.Tensor, device: Any, dtype: Any, copy: bool, memory_format: Any) -> torch.Tensor:
+        """`tensor` on `device` as `dtype`: itself where nothing changes, else a new storage."""
+        mode = self.mode
+        options = {} if memory_format is None else {"memory_format": memory_format}
+        here = mode.index_of(tensor)
+        target = None if device is None else self.devices.resolve(device)
+        there = here if target is None else (target.index if target.type == "cuda" else -1)
+        if _real_device(tensor).type != "cpu" or (target is not None and target.type not in ("cpu", "cuda")):
+            # from or to a meta tensor, or some other real device: PyTorch itself knows what to say
+            real = None if target is None else CPU if target.type == "cuda" else target
+            result = torch.Tensor.to(tensor, device=real, dtype=dtype, copy=copy, **options)
+            if there >= 0 and _real_device(result).type == "cpu":
+                mode.place(result, there)
+            return result
+        if here != there:
+            copy = True
+            if there >= 0:
+                size = tensor.numel() * (tensor.element_size() if dtype is None else dtype.itemsize)
+                mode.memory.check_room(size, there)
+        result = torch.Tensor.to(tensor, dtype=dtype, copy=copy, **options)
+        if there >= 0 and result is not tensor:
+            mode.place(result, there)
+        return result
+
+    def parse_to(self, func: Callable, args: tuple, kwargs: dict) -> tuple:
+        """`torch._C._nn._parse_to`, the argument parser of `Module.to`: an index means a GPU."""
+        args = tuple(torch.device("cuda", value) if type(value) is int else value for value in args)
+        if type(kwargs.get("device")) is int:
+            kwargs = {**kwargs, "device": torch.device("cuda", kwargs["device"])}
+        if args and isinstance(args[0], torch.Tensor):
+            return (self.mode.device_of(args[0]), *func(*args, **kwargs)[1:])
+        return func(*args, **kwargs)
+
+    # ---- making
+
+    def make(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """Factories: `torch.zeros`, `torch.arange`, `zeros_like`, `tensor.new_zeros`, ..."""
+        if kwargs.pop("pin_memory", False):
+            return self.mark_pinned(self.mode.compute(func, args, kwargs))
+        if kwargs.get("device") is None:
+            kwargs.pop("device", None)
+            return self.mode.compute(func, args, kwargs)
+        target = self.devices.resolve(kwargs["device"])
+        if target.type == "cuda" and func.__name__ in SIZED:
+            size = self.size_of(func, args, kwargs)
+            self.mode.memory.check_room(size, target.index)
+        return self.mode.create(func, args, kwargs)
+
+    @staticmethod
+    def size_of(func: Callable, args: tuple, kwargs: dict) -> int:
+        """The bytes that a factory would allocate; 0 where the meta device cannot tell."""
+        options = {key: value for key, value in kwargs.items() if key not in ("device", "generator", "out")}
+        try:
+            sketch = func(*args, **options, device="meta")
+        except (NotImplementedError, RuntimeError, TypeError):
+            return 0
+        return sketch.untyped_storage().nbytes()
+
+    def tensor(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`torch.tensor`, `as_tensor`, `asarray`: from data, to where the data is unless told otherwise."""
+        data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+        device = kwargs.pop("device", None)
+        pin = kwargs.pop("pin_memory", False)
+        here = self.mode.index_of(data) if isinstance(data, torch.Tensor) else -1
+        target = None if device is None else self.devices.resolve(device)
+        if target is None and here >= 0:
+            target = self.devices.handles[here]
+        if target is None or target.type != "cuda":
+            if here >= 0:
+                data = self.move(data, CPU, None, False, None)
+                args = (data, *args[1:])
+            result = func(*args, **kwargs, **({} if target is None else {"device": target}))
+            return self.mark_pinned(result) if pin else result
+        result = func(*args, **kwargs, device=CPU)
+        if isinstance(data, torch.Tensor) and here != target.index and result is not data:
+            return self.move(result, target, None, False, None)
+        if here == target.index:
+            self.mode.place(result, target.index)  # shares the storage, or is new
+            return result
+        if result is data or _shares(result, data):
+            return self.move(result, target, None, True, None)
+        self.mode.place(result, target.index)
+        return result
+
+    def draw(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """Random numbers from a generator, which must belong to the kind of device that the numbers are for."""
+        device = kwargs.get("device")
+        if device is not None:
+            target = self.devices.resolve(device)
+            index = target.index if target.type == "cuda" else -1
+        else:
+            index = max(self.mode.home((*args, *kwargs.values())), -1)
+        generator = kwargs.get("generator")
+        if generator is not None:
+            expected, found = ("cuda" if index >= 0 else "cpu"), generator.device.type
+            if expected != found:
+                raise words.generator_device(expected, found)
+        elif index >= 0:
+            kwargs = {**kwargs, "generator": self.devices.generators[index]}
+        return self.make(func, args, kwargs)
+
+    def draw_like(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`rand_like` and its kin: from the default generator of the device."""
+        device = kwargs.get("device")
+        index = self.devices.resolve(device).index if device is not None else self.mode.index_of(args[0])
+        if kwargs.get("generator") is not None or index is None or index < 0:
+            return self.make(func, args, kwargs)
+        generator, real = self.devices.generators[index], torch.default_generator
+        state = real.get_state()
+        real.set_state(generator.get_state())
+        try:
+            return self.make(func, args, kwargs)
+        finally:
+            generator.set_state(real.get_state())
+            real.set_state(state)
+
+    def resize(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`tensor.resize_()`: the storage may have grown."""
+        result = func(*args, **kwargs)
+        self.mode.memory.recount(_storage_of(args[0]))
+        return result
+
+    def convolve(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """Convolutions compare types also on one device, in words that name the device."""
+        try:
+            return self.mode.compute(func, args, kwargs)
+        except RuntimeError:
+            tensors = tensors_in((args, kwargs))
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            if bias is not None and bias.dtype != tensors[0].dtype and not func.__name__.startswith("conv_transpose"):
+                return func(*args, **kwargs)  # PyTorch compares these two first, in words that name no device
+            if any(tensor.dtype != tensors[0].dtype for tensor in tensors) and self.mode.home(tensors) >= 0:
+                settle(func, func.__name__, args, kwargs, self.mode.device_of)
+            raise
+
+    # ---- leaving PyTorch: numbers, text, pinned memory
+
+    def numpy(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """`tensor.numpy()` and `np.asarray(tensor)`: from the CPU only."""
+        if self.mode.index_of(args[0]) < 0:
+            return func(*args, **kwargs)
+        if kwargs.get("force"):
+            return func(args[0].detach(), **kwargs)
+        raise words.to_numpy(self.mode.device_of(args[0]))
+
+    def show(self, func: Callable, args: tuple, kwargs: dict) -> str:
+        """`repr(tensor)`: printed by PyTorch with the mode on, so that it asks for the device."""
+        with self.mode:
+            return torch._tensor_str._str(args[0], **kwargs)
+
+    def format(self, func: Callable, args: tuple, kwargs: dict) -> str:
+        """`f"{tensor}"`."""
+        tensor, spec = args
+        if tensor.dim() == 0 and not tensor.is_meta and type(tensor) is torch.Tensor:
+            return tensor.item().__format__(spec)
+        with self.mode:
+            return object.__format__(tensor, spec)
+
+    def pin_memory(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`tensor.pin_memory()`: a copy that says it is pinned."""
+        tensor = args[0]
+        if self.mode.index_of(tensor) >= 0:
+            name = type_name(tensor, self.mode.device_of(tensor))
+            raise RuntimeError(f"cannot pin '{name}' only dense CPU tensors can be pinned")
+        return tensor if self._is_pinned(tensor) else self.mark_pinned(tensor.clone())
+
+    def is_pinned(self, func: Callable, args: tuple, kwargs: dict) -> bool:
+        """`tensor.is_pinned()`."""
+        return self._is_pinned(args[0])
+
+    def mark_pinned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Remember that `tensor` was pinned; nothing else is different about it."""
+        _storage_of(tensor)._pinned_for = self.devices
+        return tensor
+
+    def _is_pinned(self, tensor: torch.Tensor) -> bool:
+        return getattr(_storage_of(tensor), "_pinned_for", None) is self.devices
+
+    def record_stream(self, func: Callable, args: tuple, kwargs: dict) -> None:
+        """Nothing runs later, so nothing has to be kept for later."""
+
+
+def _shares(result: torch.Tensor, data: Any) -> bool:
+    return any(_storage_of(result)._cdata == _storage_of(t)._cdata for t in tensors_in(data)) or not isinstance(
+        data, (torch.Tensor, int, float, bool, complex, list, tuple)
+    )

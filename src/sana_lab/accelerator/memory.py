@@ -1,0 +1,186 @@
+"""Who lives where: the device of every storage, and the bytes that each virtual GPU holds.
+
+A device belongs to a *storage*, as it does in life: a view, a `.data`, a `Parameter` made from a tensor all share one
+storage and so agree about their device, and no byte is counted twice. PyTorch keeps one Python object per storage for
+as long as the storage lives, so a weak reference to it tells the moment the memory is given back.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import threading
+import weakref
+
+import torch
+
+from . import words
+
+ALLOCATION_STEP = 512
+"""Bytes. CUDA's caching allocator rounds each block up to this (`kMinBlockSize`, c10/cuda/CUDACachingAllocator.cpp)."""
+
+SEGMENT_STEP = 2 * 2**20
+"""Bytes. Memory is reserved from the driver in steps of 2 MiB (`kSmallBuffer`, `kRoundLarge`, same file)."""
+
+OWN_SEGMENT = 10 * 2**20
+"""Bytes. From this size on a block gets a segment of its own (`kMinLargeAlloc`, same file)."""
+
+KEPT_REMAINDER = 2**20
+"""Bytes. What is left of such a segment belongs to the block, up to this size (`kSmallSize` in `should_split`)."""
+
+
+def rounded(nbytes: int, step: int = ALLOCATION_STEP) -> int:
+    """`nbytes` rounded up to a multiple of `step`; an empty tensor takes nothing. In bytes."""
+    return -(-nbytes // step) * step
+
+
+def block_size(nbytes: int) -> int:
+    """The bytes that CUDA's caching allocator counts for a storage of `nbytes`, cut from fresh memory."""
+    block = rounded(nbytes)
+    if block < OWN_SEGMENT:
+        return block
+    segment = rounded(block, SEGMENT_STEP)
+    return segment if segment - block <= KEPT_REMAINDER else block
+
+
+class Block(weakref.ref):
+    """A weak reference to one storage, with where it lives. Its callback gives the bytes back.
+
+    `index` of the GPU, `nbytes` as counted (rounded), `key` in `Memory.blocks`. `Memory.place` sets them: a constructor
+    in Python would take longer than all the rest of it.
+    """
+
+    __slots__ = ("index", "key", "nbytes")
+
+
+class Memory:
+    """The memory of all virtual GPUs: a map from storage to device; current, peak and reserved bytes of each GPU."""
+
+    def __init__(self, gpus: int, vram: int):
+        """`gpus` devices of `vram` bytes each, all empty."""
+        self.vram = vram
+        self.blocks: dict[int, Block] = {}  # by address of the C++ storage
+        self.used = [0] * gpus
+        self.peak = [0] * gpus
+        self.reserved_bytes = [0] * gpus
+        self.peak_reserved = [0] * gpus
+        self.allocations = [0] * gpus
+        # A weak reference's callback may run in the middle of any line, also while the lock is held, so it only takes
+        # the storage off the map and leaves a note here. Whoever next needs a count reads the notes under the lock.
+        self._freed: collections.deque[Block] = collections.deque()
+        self._lock = threading.Lock()
+        self._callback = self._on_free
+
+    def resize(self, gpus: int, vram: int) -> None:
+        """Change the number of GPUs and their size; what lives on a GPU that stays is kept."""
+        with self._lock:
+            self._settle()
+            for counts in (self.used, self.peak, self.reserved_bytes, self.peak_reserved, self.allocations):
+                counts[gpus:] = []
+                counts.extend([0] * (gpus - len(counts)))
+            self.vram = vram
+
+    def index_of(self, storage: torch.UntypedStorage) -> int:
+        """The GPU that `storage` lives on, or -1 for the CPU (or any real device)."""
+        block = self.blocks.get(storage._cdata)
+        return -1 if block is None else block.index
+
+    def place(self, storage: torch.UntypedStorage, index: int) -> None:
+        """Say that `storage` lives on GPU `index` from now on.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: it does not fit.
+        """
+        key = storage._cdata
+        size = storage.nbytes()
+        nbytes = (size + 511) & -512 if size < OWN_SEGMENT - 512 else block_size(size)
+        with self._lock:
+            if self._freed:
+                self._settle()
+            used = self.used[index] + nbytes
+            if used > self.vram:
+                raise self._out_of_memory(size, index)
+            self.used[index] = used
+            self.allocations[index] += 1
+            if used > self.peak[index]:
+                self.peak[index] = used
+                if used > self.reserved_bytes[index]:
+                    self._reserve(index, used)
+            elif used > self.reserved_bytes[index]:
+                self._reserve(index, used)
+            block = self.blocks[key] = Block(storage, self._callback)
+            block.index, block.nbytes, block.key = index, nbytes, key
+
+    def check_room(self, size: int, index: int) -> None:
+        """Raise what CUDA raises if `size` more bytes do not fit on GPU `index`; ask before the host allocates them."""
+        with self._lock:
+            self._settle()
+            if self.used[index] + block_size(size) > self.vram:
+                raise self._out_of_memory(size, index)
+
+    def explain(self, error: RuntimeError, index: int) -> None:
+        """Raise what CUDA raises if `error` says that the *host* could not allocate the result for GPU `index`."""
+        asked = re.search(r"DefaultCPUAllocator: can't allocate memory: you tried to allocate (\d+) bytes", str(error))
+        if asked:
+            with self._lock:
+                raise self._out_of_memory(int(asked[1]), index)
+
+    def recount(self, storage: torch.UntypedStorage) -> None:
+        """Count `storage` anew after its size changed in place."""
+        block = self.blocks.get(storage._cdata)
+        if block is None:
+            return
+        nbytes = block_size(storage.nbytes())
+        with self._lock:
+            self._settle()
+            self.used[block.index] += nbytes - block.nbytes
+            self.peak[block.index] = max(self.peak[block.index], self.used[block.index])
+            self._reserve(block.index, max(self.used[block.index], self.reserved_bytes[block.index]))
+            block.nbytes = nbytes
+
+    def allocated(self, index: int) -> int:
+        """Bytes that live tensors hold on GPU `index`."""
+        with self._lock:
+            self._settle()
+            return self.used[index]
+
+    def free(self, index: int) -> int:
+        """Bytes of GPU `index` that are not reserved. A real GPU also loses a few hundred MiB to its CUDA context."""
+        with self._lock:
+            self._settle()
+            return self.vram - self.reserved_bytes[index]
+
+    def reset_peak(self, index: int) -> None:
+        """Let the peaks of GPU `index` start again from what it holds now."""
+        with self._lock:
+            self._settle()
+            self.peak[index] = self.used[index]
+            self.peak_reserved[index] = self.reserved_bytes[index]
+
+    def empty_cache(self) -> None:
+        """Give back what is reserved but holds no live tensor."""
+        with self._lock:
+            for index in range(len(self.used)):
+                self._release(index)
+
+    def _on_free(self, block: Block) -> None:
+        self.blocks.pop(block.key, None)
+        self._freed.append(block)
+
+    def _settle(self) -> None:
+        while self._freed:
+            block = self._freed.popleft()
+            if block.index < len(self.used):
+                self.used[block.index] -= block.nbytes
+
+    def _reserve(self, index: int, nbytes: int) -> None:
+        self.reserved_bytes[index] = min(rounded(nbytes, SEGMENT_STEP), self.vram)
+        self.peak_reserved[index] = max(self.peak_reserved[index], self.reserved_bytes[index])
+
+    def _release(self, index: int) -> None:
+        self._settle()
+        self.reserved_bytes[index] = min(rounded(self.used[index], SEGMENT_STEP), self.vram)
+
+    def _out_of_memory(self, size: int, index: int) -> torch.OutOfMemoryError:
+        self._release(index)  # CUDA's allocator gives its cache back before it gives up
+        return words.out_of_memory(size, index, self.vram, self.used[index], self.reserved_bytes[index])

@@ -1,0 +1,301 @@
+"""What happens when tensors of different devices meet in one call: what CUDA accepts, and what it says of the rest.
+
+The rules are data. An operator that is in none of the tables below is looked up in PyTorch's own table (`schemas`):
+with a generated device check it names the first argument that differs, otherwise it does as elementwise operators do.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from . import schemas, words
+
+CPU = torch.device("cpu")
+
+
+class Given(NamedTuple):
+    """A tensor as an operator received it."""
+
+    name: str
+    tensor: torch.Tensor
+    device: torch.device
+
+
+FREE = frozenset(
+    """
+    copy_ _copy_from expand_as view_as reshape_as type_as is_same_size result_type can_cast promote_types set_ set_data
+    meshgrid broadcast_tensors is_set_to _has_compatible_shallow_copy_type tensor_split pack_padded_sequence
+    _pack_padded_sequence backward autograd_grad grad register_hook tensor as_tensor asarray stack_compare
+    _assert_tensor_metadata __instancecheck__ _foreach_copy_ __setstate__ __reduce_ex__ vector_to_parameters
+    """.split()
+)
+"""Functions that may see several devices: they copy between them, or look only at shapes and types."""
+
+KERNELS: dict[str, tuple[str, str]] = {
+    "embedding": ("_index_select", "self=weight index=input|indices"),
+    "prelu": ("__prelu_kernel", "self weight"),
+    "layer_norm": ("_native_layer_norm", "input weight bias"),
+    "group_norm": ("_native_group_norm", "input weight bias"),
+    "batch_norm": ("_cudnn_batch_norm", "input weight bias running_mean running_var"),
+    "rms_norm": ("__fused_rms_norm", "input weight"),
+    "cross_entropy": ("nll_loss_forward", "self=input target weight"),
+    "nll_loss": ("nll_loss_forward", "self=input target weight"),
+    "mv": ("addmv_", "self=vec mat=self vec"),
+    "stack": ("cat", "tensors"),
+    "hstack": ("cat", "tensors"),
+    "vstack": ("cat", "tensors"),
+    "concat": ("cat", "tensors"),
+    "concatenate": ("cat", "tensors"),
+    "dropout": ("_native_dropout", "input"),
+}
+"""Python function -> the CUDA kernel that first compares devices, and its arguments in the order it does: `self=bias`
+reads "the kernel's `self` is the Python function's `bias`", `a|b` "whichever the function has"."""
+
+
+def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callable) -> torch.device:
+    """Decide a call whose tensors are on several devices.
+
+    `name` is the operator's bare name, `device_of` tells a tensor's device. Returns the device on which the result
+    lives. Raises RuntimeError in CUDA's words where CUDA does.
+    """
+    name = ALIASES.get(name, name)
+    given = bind(func, name, args, kwargs, device_of)
+    if name in FREE:
+        return given[0].device
+    family = _bitsandbytes if str(func).startswith("bitsandbytes.") else FAMILIES.get(name)
+    if family is None and name in KERNELS:
+        kernel, order = KERNELS[name]
+        _same_device(_ordered(given, order), kernel)
+    elif family is not None:
+        family(given)
+    else:
+        in_place = name.endswith("_") and not name.endswith("__")
+        operator = schemas.find(name.rstrip("_"), len(args) + len(kwargs))
+        if operator is not None and operator.checked:
+            _same_device(given, operator.kernel(in_place))
+        else:
+            _elementwise(given, in_place)
+    return _home(name, given)
+
+
+def bind(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callable) -> list[Given]:
+    """All tensors of a call in the order of the parameters, each with the parameter's name."""
+    names: Sequence[str]
+    try:
+        names = SIGNATURES.get(name) or list(inspect.signature(func).parameters)
+    except (TypeError, ValueError):
+        operator = schemas.find(name.rstrip("_") if not name.endswith("__") else name, len(args) + len(kwargs))
+        names = operator.arguments if operator is not None else ()
+    given = []
+    for position, value in enumerate(args):
+        label = names[position] if position < len(names) else f"argument {position}"
+        given += [Given(label, tensor, device_of(tensor)) for tensor in tensors_in(value)]
+    for label, value in kwargs.items():
+        given += [Given(label, tensor, device_of(tensor)) for tensor in tensors_in(value)]
+    return given
+
+
+SIGNATURES = {"__getitem__": ["self", "index"], "__setitem__": ["self", "index", "values"]}
+"""Parameters of functions that neither Python nor PyTorch's table knows."""
+
+CONVOLUTIONS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
+
+
+# ---- families ------------------------------------------------------------------------------------------------------
+
+
+def _elementwise(given: list[Given], in_place: bool = False) -> None:
+    """`TensorIterator`: one device for all; a 0-dim CPU tensor goes with anything, unless it is the output."""
+    order = [g for g in given if g.name == "out"] + [g for g in given if g.name != "out"]
+    outputs = {id(g.tensor) for g in order[:1] if in_place or g.name == "out"}
+    common = next((g.device for g in order if g.device.type != "cpu"), CPU)
+    for g in order:
+        scalar = g.device.type == "cpu" and g.tensor.dim() == 0 and id(g.tensor) not in outputs
+        if g.device != common and not (scalar and common.type != "cpu"):
+            raise words.two_devices(common, g.device)
+
+
+def _same_device(given: list[Given], kernel: str) -> None:
+    """A generated check: the first tensor sets the device, the first that differs is named, 0-dim or not."""
+    for g in given:
+        if g.device != given[0].device:
+            raise words.wrong_argument(g.name, g.device, given[0].device, kernel)
+
+
+def _product(given: list[Given]) -> None:
+    """`matmul`: which kernel depends on the number of dimensions (ATen/native/LinearAlgebra.cpp, `_matmul_impl`)."""
+    a, b = given[0], given[1]
+    dims = (a.tensor.dim(), b.tensor.dim())
+    if dims == (1, 1):
+        _same_device(_renamed([a, b], "self tensor"), "_dot")
+    elif dims[0] >= 2 and dims[1] == 1:
+        _same_device(_renamed([b, a, b], "self mat vec"), "addmv_")
+    elif dims[1] <= 2:
+        _same_device(_renamed([a, b], "self mat2"), "mm")
+    elif dims[0] <= 2:
+        _same_device(_renamed([b, a], "self mat2"), "mm")
+    else:
+        _same_device(_renamed([a, b], "self mat2"), "bmm")
+
+
+def _linear(given: list[Given]) -> None:
+    """`linear`: `addmm` with a bias, `matmul` without."""
+    by_name = {g.name: g for g in given}
+    if "bias" in by_name:
+        _same_device(_ordered(given, "self=bias mat1=input mat2=weight"), "addmm")
+    else:
+        _product(_ordered(given, "self=input mat2=weight"))
+
+
+def _einsum(given: list[Given]) -> None:
+    """`einsum` of two operands ends in `bmm`."""
+    _same_device(_renamed(given[:2], "self mat2"), "bmm")
+    _elementwise(given)
+
+
+def _convolution(given: list[Given], transposed: bool = False) -> None:
+    """Convolutions compare type names first; two GPUs have the same type name and meet cuDNN's own check.
+
+    With a CPU input it depends on the kernel that PyTorch picks for it here: the plain ones have a generated check.
+    """
+    tensors = {g.name: g for g in given}
+    source, weight = tensors["input"], tensors["weight"]
+    on_cpu = source.device.type == "cpu"
+    if on_cpu and not _picks_mkldnn(source.tensor, weight.tensor, transposed):
+        kernel = "slow_conv_transpose2d" if transposed else "__slow_conv2d_forward"
+        _same_device(_ordered(given, "self=input weight bias"), kernel)
+    own = cpp_type_name(source.tensor, source.device)
+    for what in ("weight", "bias"):
+        other = tensors.get(what)
+        if other is not None and cpp_type_name(other.tensor, other.device) != own:
+            mkldnn = on_cpu and what == "weight"
+            raise words.convolution_types(what, own, cpp_type_name(other.tensor, other.device), mkldnn)
+    _same_device(_ordered(given, "self=input weight bias"), "_cudnn_convolution")
+
+
+def _picks_mkldnn(source: torch.Tensor, weight: torch.Tensor, transposed: bool) -> bool:
+    """Whether PyTorch leaves a convolution on the CPU to oneDNN (ATen/native/Convolution.cpp, `use_mkldnn`)."""
+    ones = [1] * (weight.dim() - 2)
+    zeros = [0] * len(ones)
+    batch = source if source.dim() == weight.dim() else source[None]
+    groups = 1 if transposed else max(batch.size(1) // weight.size(1), 1)
+    backend = torch._C._select_conv_backend(batch, weight, None, ones, zeros, ones, transposed, zeros, groups)
+    return backend.name.startswith("Mkldnn")
+
+
+def _attention(given: list[Given]) -> None:
+    """`scaled_dot_product_attention`: a mask is compared by the kernel that takes masks."""
+    devices = {g.name: g.device for g in given}
+    query, key, value = devices["query"], devices["key"], devices["value"]
+    if not query == key == value:
+        raise words.attention_devices(query, key, value)
+    order = "query key value attn_bias=attn_mask"
+    _same_device(_ordered(given, order), "__scaled_dot_product_efficient_attention")
+
+
+def _masked_fill(given: list[Given]) -> None:
+    """`masked_fill`: the mask is where the tensor is; a value is 0-dim and may come from the CPU."""
+    tensors = {g.name: g for g in given}
+    masked, mask = tensors["self"], tensors["mask"]
+    if mask.device != masked.device:
+        raise words.mask_device(mask.device, masked.device)
+    _elementwise(given, in_place=True)
+
+
+def _bitsandbytes(given: list[Given]) -> None:
+    """Kernels of bitsandbytes compare no devices (0.50.2, backends/cuda/ops.py): they fail at the foreign memory."""
+    if any(g.device == CPU for g in given):
+        raise words.no_stream_on_cpu()
+    raise words.illegal_access()
+
+
+def _indexing(given: list[Given]) -> None:
+    """`x[index]` and its kin: an index may be on the CPU, or where `x` is; values follow the elementwise rule."""
+    indexed = given[0].device
+    for g in given[1:]:
+        if g.device not in (CPU, indexed):
+            raise words.index_device(indexed)
+
+
+def _set_item(given: list[Given]) -> None:
+    """`x[index] = values`: without tensors in the index a copy, otherwise values where `x` is, or a 0-dim tensor."""
+    index = [g for g in given if g.name != "values"]
+    _indexing(index)
+    values = [g for g in given if g.name == "values" and g.tensor.dim() > 0]
+    if len(index) > 1:
+        _elementwise([given[0], *values], in_place=True)
+
+
+FAMILIES: dict[str, Callable[[list[Given]], None]] = {
+    "linear": _linear,
+    "matmul": _product,
+    "einsum": _einsum,
+    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(CONVOLUTIONS[:3], _convolution),
+    **dict.fromkeys(CONVOLUTIONS[3:], functools.partial(_convolution, transposed=True)),
+    "masked_fill": _masked_fill,
+    "masked_fill_": _masked_fill,
+    "__getitem__": _indexing,
+    "index": _indexing,
+    "__setitem__": _set_item,
+    "index_put": _set_item,
+    "index_put_": _set_item,
+}
+"""Operators with rules of their own."""
+
+ALIASES = {"__matmul__": "matmul", "__rmatmul__": "matmul", "__imatmul__": "matmul"}
+
+
+# ---- helpers -------------------------------------------------------------------------------------------------------
+
+
+def type_name(tensor: torch.Tensor, device: torch.device) -> str:
+    """`Tensor.type()`: `torch.FloatTensor` on the CPU, `torch.cuda.FloatTensor` on a GPU."""
+    plain = torch.Tensor.type(tensor)
+    return plain.replace("torch.", "torch.cuda.", 1) if device.type == "cuda" else plain
+
+
+def cpp_type_name(tensor: torch.Tensor, device: torch.device) -> str:
+    """The same as C++ spells it: types that older PyTorch had under its Python names, all others `CUDABFloat16Type`."""
+    name = type_name(tensor, device)
+    kind = name.rpartition(".")[2].removesuffix("Tensor")
+    return name if kind in LEGACY_TYPES else f"{device.type.upper()}{kind}Type"
+
+
+LEGACY_TYPES = frozenset("Byte Char Short Int Long Half Float Double".split())
+
+
+def _home(name: str, given: list[Given]) -> torch.device:
+    if name in ("__getitem__", "index", "__setitem__", "index_put", "index_put_") or name.endswith("_"):
+        return given[0].device
+    return next((g.device for g in given if g.device.type == "cuda"), given[0].device)
+
+
+def _renamed(given: list[Given], names: str) -> list[Given]:
+    return [g._replace(name=name) for g, name in zip(given, names.split(), strict=True)]
+
+
+def _ordered(given: list[Given], order: str) -> list[Given]:
+    """`given` in the order that `order` asks for, under the names that it gives; see `KERNELS`."""
+    result = []
+    for item in order.split():
+        kernel_name, _, python_names = item.partition("=")
+        wanted = (python_names or kernel_name).split("|")
+        result += [g._replace(name=kernel_name) for g in given if g.name in wanted]
+    return result
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in `value`, which may be nested."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    return []

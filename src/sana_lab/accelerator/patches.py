@@ -1,0 +1,231 @@
+"""Putting the virtual GPU in place of the real interfaces, and taking all of it away again.
+
+Every change is made by `Patches.set`, which remembers what was there, so that leaving restores it object by object.
+What libraries computed when they were imported, or cached, is refreshed on entering and on leaving.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext, _device_constructors
+
+from . import cuda_api
+from .devices import CPU, Devices
+from .generator import VirtualGenerator
+from .mode import VirtualGPUMode
+
+_ABSENT = object()
+
+CACHING_MODULES = (
+    "transformers.utils",
+    "transformers.utils.import_utils",
+    "accelerate.utils.imports",
+    "accelerate.utils.environment",
+    "diffusers.utils.import_utils",
+    "diffusers.utils.torch_utils",
+    "torch.cuda",
+)
+"""Modules with cached answers to questions on devices (of diffusers 0.42, transformers 5.23, accelerate 1.15)."""
+
+
+class Patches:
+    """A list of attributes that were changed, with what they were before."""
+
+    def __init__(self) -> None:
+        """Nothing changed yet."""
+        self.changed: list[tuple[Any, str, Any]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Set `owner.name`, and remember what is in the owner's own dictionary now (possibly nothing)."""
+        self.changed.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        """Put everything back, last change first."""
+        while self.changed:
+            owner, name, before = self.changed.pop()
+            if before is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+
+def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
+    """Make all of PyTorch's doors lead to `devices`."""
+    _cuda(patches, devices)
+    _generators(patches, devices)
+    _storages(patches, devices, mode)
+    _default_device(patches, devices, mode)
+    _threads(patches, mode)
+    _gradients(patches, mode)
+    patches.set(torch, "compile", refuse_compile)
+    refresh_libraries()
+
+
+def _cuda(patches: Patches, devices: Devices) -> None:
+    api = cuda_api.CudaApi(devices)
+    functions = {name: getattr(api, name) for name in dir(api) if name not in vars(object) and _is_cuda_name(name)}
+    classes = {name: getattr(cuda_api, name) for name in ("Stream", "Event", "CUDAGraph")}
+    modules = [torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams, torch.cuda.graphs]
+    for name, value in {**functions, **classes}.items():
+        for module in modules:
+            if name in vars(module):
+                patches.set(module, name, value)
+    if hasattr(torch, "accelerator"):
+        accelerator = cuda_api.AcceleratorApi(api)
+        patches.set(torch.accelerator, "current_accelerator", accelerator.current_accelerator)
+        for name, value in vars(accelerator).items():
+            if name in vars(torch.accelerator):
+                patches.set(torch.accelerator, name, value)
+    lower_level = {
+        "_get_accelerator": lambda *args: torch.device("cuda"),
+        "_accelerator_exchangeDevice": api._exchange_device,
+        "_accelerator_maybeExchangeDevice": api._exchange_device,
+    }
+    for name, value in lower_level.items():
+        if hasattr(torch._C, name):
+            patches.set(torch._C, name, value)
+    # bitsandbytes 0.50.2 looks it up while it is imported, if CUDA is available (backends/cuda/ops.py)
+    patches.set(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
+
+
+def _is_cuda_name(name: str) -> bool:
+    return not name.startswith("__") and name not in ("_devices", "_memory", "_checked")
+
+
+def _generators(patches: Patches, devices: Devices) -> None:
+    patches.set(VirtualGenerator, "resolve", staticmethod(devices.resolve))
+    patches.set(torch, "Generator", VirtualGenerator)
+
+
+def _storages(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
+    """Storages as Python sees them: `torch.save`, `torch.load`, pickle and deepcopy work on these."""
+    real_device = torch.UntypedStorage.device
+    real_new = torch.UntypedStorage.__new__
+    real_resize = torch.UntypedStorage.resize_
+
+    def device(self):
+        index = devices.memory.index_of(self)
+        return real_device.__get__(self) if index < 0 else devices.handles[index]
+
+    def new(cls, *args, device=None, **kwargs):
+        target = CPU if device is None else devices.resolve(device)
+        if target.type != "cuda":
+            return real_new(cls, *args, **kwargs, **({} if device is None else {"device": target}))
+        storage = real_new(cls, *args, **kwargs)
+        devices.memory.place(storage, target.index)
+        return storage
+
+    def resize_(self, size):
+        real_resize(self, size)
+        devices.memory.recount(self)
+        return self
+
+    patches.set(torch.UntypedStorage, "device", property(device))
+    patches.set(torch.UntypedStorage, "__new__", staticmethod(new))
+    patches.set(torch.UntypedStorage, "resize_", resize_)
+
+
+def _default_device(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
+    """`torch.set_default_device("cuda")` is a function mode *below* all others: the mode above has let go of the call.
+
+    (`with torch.device("cuda")` is one on top: there the mode's turn still comes.)
+    """
+    original = DeviceContext.__torch_function__
+
+    def torch_function(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        fills_in = func in _device_constructors() and kwargs.get("device") is None
+        if fills_in and self.device.type == "cuda" and mode not in _get_current_function_mode_stack():
+            return mode.__torch_function__(func, types, args, {**kwargs, "device": self.device})
+        return original(self, func, types, args, kwargs)
+
+    patches.set(DeviceContext, "__torch_function__", torch_function)
+
+
+def _threads(patches: Patches, mode: VirtualGPUMode) -> None:
+    """A function mode belongs to a thread, a GPU to the process. So threads started from now on enter the mode."""
+    start = threading.Thread.start
+
+    def start_with_mode(self: threading.Thread) -> None:
+        run = self.run
+
+        def run_with_mode() -> None:
+            with mode:  # which lets everything through once the GPUs are left
+                return run()
+
+        self.run = run_with_mode
+        start(self)
+
+    patches.set(threading.Thread, "start", start_with_mode)
+
+
+def _gradients(patches: Patches, mode: VirtualGPUMode) -> None:
+    """The backward pass runs inside PyTorch, where no mode looks: gradients get their place afterwards."""
+    original = torch.autograd.backward
+
+    def backward(tensors, *args, **kwargs):
+        leaves = _leaves([tensors] if isinstance(tensors, torch.Tensor) else tensors)
+        original(tensors, *args, **kwargs)
+        for leaf in leaves:
+            index = mode.index_of(leaf)
+            if index >= 0 and leaf.grad is not None:
+                mode.place(leaf.grad, index)
+
+    patches.set(torch.autograd, "backward", backward)
+
+
+def _leaves(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors at the far end of an autograd graph: those that receive a gradient."""
+    nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen, leaves = set(nodes), []
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable"):  # AccumulateGrad
+            leaves.append(node.variable)
+        before = {function for function, _ in node.next_functions if function is not None} - seen
+        seen |= before
+        nodes.extend(before)
+    return leaves
+
+
+def refuse_compile(*args: Any, **kwargs: Any) -> Any:
+    """In place of `torch.compile`.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError(
+        "torch.compile needs a real GPU: on the virtual GPU there are no kernels to compile. "
+        "Leave it out here, or run this on a machine with a CUDA device."
+    )
+
+
+def refresh_libraries() -> None:
+    """Let libraries that are imported already see the devices there are now. Call after entering and after leaving."""
+    for name in CACHING_MODULES:
+        for value in list(vars(sys.modules.get(name, object)).values()):
+            _clear(value)
+    torch_utils = sys.modules.get("diffusers.utils.torch_utils")
+    if torch_utils is None:
+        return
+    backend = getattr(torch_utils, "TorchDeviceBackend", None)
+    if backend is not None:
+        _clear(getattr(backend, "_detect_device_type", None))
+    pipelines = sys.modules.get("diffusers.pipelines.pipeline_utils")
+    if pipelines is not None and hasattr(pipelines, "SUPPORTED_DEVICE_MAP") and hasattr(pipelines, "get_device"):
+        strategies = pipelines.SUPPORTED_DEVICE_MAP
+        if len(strategies) == 3:  # since 0.37; earlier versions list "balanced", or "balanced" and "cuda", outright
+            pipelines.SUPPORTED_DEVICE_MAP = [strategies[0], pipelines.get_device(), strategies[2]]
+
+
+def _clear(function: Callable | None) -> None:
+    clear = getattr(function, "cache_clear", None)
+    if callable(clear) and callable(getattr(function, "cache_info", None)):
+        clear()

@@ -1,0 +1,79 @@
+"""PyTorch's own table of operators, read to learn which of them compare devices, and in which order.
+
+`native_functions.yaml` ships inside every PyTorch wheel (torchgen/packaged). CUDA's kernels are wrapped by generated
+code that compares the devices of all tensor arguments, in the order of the table, unless the entry says
+`device_check: NoCheck` (torchgen/dest/register_dispatch_key.py, `gen_device_check`). The file is read once, and only
+when devices do mix, that is, on the way to an error message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """One entry of the table."""
+
+    name: str
+    overload: str
+    arguments: tuple[str, ...]  # in order, positional first
+    tensors: frozenset[str]  # those that are a tensor, an optional tensor or a list of tensors
+    checked: bool  # a CUDA kernel of its own, whose generated wrapper compares devices
+    structured: bool  # one kernel body for the functional, the in-place and the `out=` form
+
+    def kernel(self, in_place: bool = False) -> str:
+        """The wrapper's name, as messages show it after `wrapper_CUDA_`."""
+        name = self.name + "_" * in_place
+        if self.structured:
+            return f"{name}_{self.overload}" if self.overload else name
+        return f"{self.overload}_{name}"
+
+
+@functools.cache
+def operators() -> dict[str, list[Operator]]:
+    """All functional and in-place operators by name; empty where the table is not there."""
+    try:
+        import torchgen
+
+        path = pathlib.Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+        text = path.read_text(encoding="utf-8")
+    except (ImportError, OSError):
+        return {}
+    table: dict[str, list[Operator]] = {}
+    for entry in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:
+        operator = _parse(entry)
+        if operator is not None:
+            table.setdefault(operator.name, []).append(operator)
+    return table
+
+
+def find(name: str, given: int) -> Operator | None:
+    """The operator that a call of `name` with `given` arguments reaches: the first overload that takes that many."""
+    candidates = operators().get(name, [])
+    fitting = [operator for operator in candidates if len(operator.arguments) >= given]
+    with_tensors = sorted(fitting, key=lambda operator: -len(operator.tensors))
+    return with_tensors[0] if with_tensors else None
+
+
+def _parse(entry: str) -> Operator | None:
+    head = re.match(r"(\w+)(?:\.(\w+))?\((.*)\) ->", entry)
+    if head is None:
+        return None
+    name, overload, signature = head.groups()
+    if re.search(r"Tensor\(\w!\) (?!self\b)", signature):  # an `out=` variant: Python calls reach it by another door
+        return None
+    arguments, tensors = [], set()
+    for part in signature.split(", "):
+        words = part.split("=")[0].split(" ")
+        if len(words) == 2:
+            arguments.append(words[1])
+            if words[0].startswith("Tensor"):
+                tensors.add(words[1])
+    has_kernel = "structured_delegate:" in entry or re.search(r"^ +(\w+, )*CUDA(, \w+)*:", entry, re.MULTILINE)
+    checked = bool(has_kernel) and "device_check: NoCheck" not in entry
+    structured = "structured_delegate:" in entry
+    return Operator(name, overload or "", tuple(arguments), frozenset(tensors), checked, structured)

@@ -1,0 +1,99 @@
+"""The list of conformance cases, and what counts as the outcome of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import re
+from collections.abc import Callable
+from typing import Any
+
+Outcome = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A few lines of library code, and on how many GPUs they run."""
+
+    name: str
+    group: str
+    gpus: int
+    run: Callable[[], Outcome]
+    shows: str
+
+    def result(self, outcome: Outcome) -> dict[str, Any]:
+        """The entry of a record."""
+        return {"group": self.group, "gpus": self.gpus, "shows": self.shows, "outcome": outcome}
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(gpus: int = 1) -> Callable[[Callable[[], Outcome]], Callable[[], Outcome]]:
+    """Register a function as a case. Its docstring says what it shows; it returns a dict or raises."""
+
+    def register(function: Callable[[], Outcome]) -> Callable[[], Outcome]:
+        name = function.__name__
+        if name in CASES:
+            raise ValueError(f"two cases are called {name}")
+        group = function.__module__.rpartition(".cases_")[2]
+        CASES[name] = Case(name, group, gpus, function, (function.__doc__ or "").strip().splitlines()[0])
+        return function
+
+    return register
+
+
+def outcome_of(run: Callable[[], Outcome]) -> Outcome:
+    """What `run` returns, or the type and the whole message of what it raises, with the leading words beside it."""
+    try:
+        return {"returns": run()}
+    except Exception as error:
+        # which class of the hierarchy is part of the outcome; the module that defines it is not
+        return {"raises": type(error).__name__, "words": leading_words(str(error)), "message": str(error)}
+
+
+def comparable(outcome: Outcome) -> Outcome:
+    """The part of an outcome that real and virtual GPU must agree on: all of it, but of messages the leading words."""
+    return {key: value for key, value in outcome.items() if key != "message"}
+
+
+def leading_words(message: str) -> str:
+    """The words by which people recognize an error.
+
+    The first line, up to the name of an internal function (` (when checking argument in method ...`), the number of
+    free bytes (` GPU 0 has a total capacity ...`) or 100 characters, whatever comes first, white space made even.
+    """
+    first = re.split(r"\n| \(when checking| GPU \d+ has a total", message.strip(), maxsplit=1)[0]
+    return " ".join(first.split())[:100]
+
+
+# ---- what cases report with -----------------------------------------------------------------------------------------
+
+
+def seen(tensor: Any) -> Outcome:
+    """Device, shape and type of a tensor."""
+    return {"device": str(tensor.device), "shape": list(tensor.shape), "dtype": str(tensor.dtype)}
+
+
+def places(module: Any) -> list[str]:
+    """The devices of a module's parameters and buffers."""
+    return sorted({str(tensor.device) for tensor in [*module.parameters(), *module.buffers()]})
+
+
+class Meter:
+    """Allocated bytes on a GPU, counted from when the meter was made."""
+
+    def __init__(self, device: int = 0):
+        """Start at zero."""
+        self.device = device
+        self.start = self._now()
+
+    def _now(self) -> int:
+        import torch
+
+        gc.collect()
+        return torch.cuda.memory_allocated(self.device)
+
+    def read(self) -> int:
+        """Bytes more than at the start."""
+        return self._now() - self.start

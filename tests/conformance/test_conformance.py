@@ -1,0 +1,104 @@
+"""The virtual GPU does what a real one did, case by case."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+
+import pytest
+
+from sana_lab import evidence
+from sana_lab.accelerator.conformance import GROUPS, KNOWN_DIFFERENCES, RECORD, conformance_table
+
+from . import run
+from .cases import CASES
+from .registry import comparable, leading_words
+
+HOW = f"python -m tests.conformance.run --real --out src/sana_lab/evidence/{RECORD}.json"
+
+
+@pytest.fixture(scope="module")
+def record():
+    try:
+        return evidence.load(RECORD)
+    except ValueError as reason:
+        pytest.fail(f"{reason}; on a machine with two real GPUs run\n    {HOW}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_sana(tmp_path_factory):
+    run.prepare_tiny(tmp_path_factory.mktemp("tiny"))
+    gc.freeze()  # the cases that count bytes collect often: not through all that the libraries made
+    yield
+    gc.unfreeze()
+
+
+@functools.cache
+def virtual_outcome(name):
+    return json.loads(json.dumps(run.run_case_virtually(CASES[name])))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name, record):
+    assert name in record["results"], f"{name} is not in the record; record anew with\n    {HOW}"
+    real = comparable(record["results"][name]["outcome"])
+    virtual = comparable(virtual_outcome(name))
+    if name in KNOWN_DIFFERENCES:
+        assert virtual != real, f"{name} agrees by now: take it out of KNOWN_DIFFERENCES"
+    else:
+        assert virtual == real
+
+
+def test_whole_messages_are_equal_too(record):
+    """All but one, which tells how much memory this process and others on the same GPU hold."""
+    raised = {name: result["outcome"] for name, result in record["results"].items() if "raises" in result["outcome"]}
+    differ = {name for name, real in raised.items() if virtual_outcome(name).get("message") != real["message"]}
+    assert differ - set(KNOWN_DIFFERENCES) == {"out_of_memory"}
+
+
+def test_enough_cases():
+    assert len(CASES) >= 60
+    assert sum(case.gpus == 2 for case in CASES.values()) >= 15
+    assert {case.group for case in CASES.values()} == set(GROUPS)
+
+
+def test_record_is_of_these_cases(record):
+    assert list(record["results"]) == list(CASES)
+    assert record["machine"]["count"] >= 2
+    for name, result in record["results"].items():
+        assert result["outcome"].get("raises") not in ("TimeLimit", "ProcessDied"), name
+        assert result == {**CASES[name].result(result["outcome"])}, name
+
+
+def test_known_differences_are_cases_and_give_reasons():
+    assert set(KNOWN_DIFFERENCES) <= set(CASES)
+    assert all(len(reason) > 20 for reason in KNOWN_DIFFERENCES.values())
+
+
+def test_comparison_notices():
+    """Another type, other words, another value are all differences; the tail of a message is not."""
+    error = {"raises": "RuntimeError", "words": "a b", "message": "a b (when checking x)"}
+    assert comparable(error) == comparable({**error, "message": "a b (when checking y)"})
+    assert comparable(error) != comparable({**error, "raises": "TypeError"})
+    assert comparable(error) != comparable({**error, "words": "a c"})
+    assert comparable({"returns": {"bytes": 512}}) != comparable({"returns": {"bytes": 1024}})
+    assert leading_words("x  y\nz") == "x y"
+    assert leading_words("got mat2 is on cpu (when checking argument in method f)") == "got mat2 is on cpu"
+    assert leading_words("Input type (torch.HalfTensor) and weight") == "Input type (torch.HalfTensor) and weight"
+
+
+def test_table_counts_the_record(record, monkeypatch):
+    """The book's table has every case once; a known difference shows with its reason and is counted as one."""
+    table = conformance_table()
+    assert list(table.cases.index) == list(CASES)
+    assert table.summary.loc["all", "cases"] == len(CASES)
+    assert (table.summary["return"] + table.summary["raise"] == table.summary["cases"]).all()
+    assert table.summary.loc["all", "same"] == len(CASES) - len(KNOWN_DIFFERENCES)
+    monkeypatch.setitem(KNOWN_DIFFERENCES, "mix_add", "no <reason> at all")
+    table = conformance_table()
+    assert table.summary.loc["all", "same"] == len(CASES) - len(KNOWN_DIFFERENCES)
+    assert list(table.differences.index) == list(KNOWN_DIFFERENCES)
+    page = table._repr_html_()
+    assert page.count("<tr>") == len(CASES) + len(GROUPS) + 1
+    assert "no &lt;reason&gt; at all" in page
