@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from .failures import cli as failures
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEBUG_VARIABLE = "SANA_LAB_DEBUG"
 
@@ -148,6 +150,9 @@ def _write(pictures: list, files: list[Path]) -> None:
 def _say(text: str) -> None:
     """One line on stderr, whatever the line breaks in `text`."""
     typer.echo(f"sana-lab: {' '.join(text.split())}", err=True)
+
+
+failures.mount(app)
 
 
 def main() -> None:

@@ -1,0 +1,58 @@
+"""All failures, family by family."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+
+from .entry import Failure, Family
+from .families import configs, dtypes, eightbit, install, maps, memory, mismatch, offload, versions
+
+FAMILIES: tuple[Family, ...] = tuple(
+    module.FAMILY for module in (mismatch, maps, eightbit, offload, configs, dtypes, memory, install, versions)
+)
+
+
+@cache
+def _by_id() -> dict[str, Failure]:
+    return index(FAMILIES)
+
+
+def index(families: tuple[Family, ...]) -> dict[str, Failure]:
+    """Every failure by its id, complete and consistent.
+
+    Raises:
+        ValueError: two have one id, one is not complete, or `alike` names none.
+    """
+    found: dict[str, Failure] = {}
+    for family in families:
+        for failure in family.failures:
+            if failure.id in found:
+                raise ValueError(f"two failures are called {failure.id!r}.")
+            failure.check_complete()
+            found[failure.id] = failure
+    for failure in found.values():
+        for other in failure.alike:
+            if other not in found:
+                raise ValueError(f"failure {failure.id!r}: alike names {other!r}, which is none.")
+    return found
+
+
+def catalogue() -> tuple[Failure, ...]:
+    """All known failures, in the order of the index."""
+    return tuple(_by_id().values())
+
+
+def get(id: str) -> Failure:
+    """The failure with this id.
+
+    Raises:
+        ValueError: there is none; the text names the nearest ids.
+    """
+    known = _by_id()
+    if id in known:
+        return known[id]
+    text = str(id).lower().replace("_", "-").replace(" ", "-")
+    near = [name for name in known if text and text in name][:3] or difflib.get_close_matches(text, known, 3, 0.4)
+    advice = f"did you mean {' or '.join(near)}?" if near else "`sana-lab failures list` shows all."
+    raise ValueError(f"there is no failure {id!r}: {advice}")

@@ -1,0 +1,99 @@
+"""`sana-lab failures` and `sana-lab explain`. `mount(app)` adds both to a typer app."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="The catalogue of known failures.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def mount(parent: typer.Typer) -> None:
+    """Add `failures` and `explain` to a command line."""
+    parent.add_typer(app, name="failures")
+    parent.command()(explain)
+
+
+@app.command("list")
+def list_(
+    family: Annotated[str, typer.Option(help="Only one family.")] = "",
+    live: Annotated[bool, typer.Option("--live", help="Only those that can be run here.")] = False,
+) -> None:
+    """All failures by family, with what each needs."""
+    from . import FAMILIES
+
+    names = [known.name for known in FAMILIES]
+    if family and family not in names:
+        raise ValueError(f"there is no family {family!r}: choose from {', '.join(names)}.")
+    for known in FAMILIES:
+        chosen = [failure for failure in known.failures if failure.evidence == "live" or not live]
+        if chosen and family in ("", known.name):
+            typer.echo(f"{known.title} ({known.name})")
+            for failure in chosen:
+                mark = "run" if failure.evidence == "live" else "   "
+                typer.echo(f"  {mark}  {failure.id:42}  {failure.title}")
+            typer.echo("")
+
+
+@app.command()
+def show(id: Annotated[str, typer.Argument(metavar="ID", help="As `list` prints it.")]) -> None:
+    """All about one failure: messages, cause, versions, reproduction, fixes, references."""
+    from . import get
+    from .search import describe
+
+    typer.echo(describe(get(id)))
+
+
+@app.command()
+def run(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `list` prints it.")],
+    fix: Annotated[bool, typer.Option("--fix", help="Run the fix instead of the failure.")] = False,
+    number: Annotated[int, typer.Option(help="Which fix, where there are several.")] = 1,
+    virtual: Annotated[
+        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole outcome as JSON.")] = False,
+) -> None:
+    """Make a failure happen, or run its fix, in a process of its own.
+
+    The exit status is 0 if what was to be shown was shown: the failure as described, or a fix that runs to its end.
+    """
+    from . import get
+    from . import run as run_one
+
+    failure = get(id)
+    outcome = run_one(id, number if fix else None, virtual=virtual)
+    typer.echo(json.dumps(outcome.to_json(), indent=1) if as_json else str(outcome))
+    if not (failure.cured_in(outcome) if fix else failure.shown_in(outcome)):
+        typer.echo("sana-lab: this is not what the catalogue says; see `sana-lab failures show`.", err=True)
+        raise typer.Exit(1)
+
+
+def explain(
+    message: Annotated[
+        str | None, typer.Argument(metavar="[MESSAGE]", help="What was printed. Left out, or -: read from stdin.")
+    ] = None,
+) -> None:
+    """Paste an error message or a whole traceback: cause, versions, and the fix as code.
+
+    For example `python script.py 2>&1 | sana-lab explain`. The exit status is 1 if nothing is known about it.
+    """
+    from . import explain as explain_text
+
+    if message in (None, "-"):
+        if sys.stdin.isatty():
+            typer.echo("Paste the message or the traceback, then press Ctrl-D.", err=True)
+        message = sys.stdin.buffer.read().decode("utf-8", errors="replace")
+    found = explain_text(message)
+    typer.echo(str(found))
+    if not found:
+        raise typer.Exit(1)

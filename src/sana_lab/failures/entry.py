@@ -1,0 +1,342 @@
+"""What an entry of the catalogue is: a failure as data (symptom, cause, versions) and as code (reproduction, fixes).
+
+An entry checks itself while it is made: a pattern that misses its own messages, a version range that nobody can read or
+a reference in no known form is a `ValueError` at import. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")
+
+SHOWS = {
+    "error": "an exception",
+    "warning": "a line in the log, and the program goes on",
+    "output": "no message at all: only the result shows it",
+}
+"""How a failure comes to notice."""
+
+EVIDENCE = {
+    "live": "runs in this book's tests",
+    "source": "read in the sources of the versions named",
+    "report": "reported by users, not run here",
+}
+"""On what an entry rests. `live` means that reproduction and fixes are run with the versions that this book pins."""
+
+REPOSITORIES = {
+    "pytorch": "pytorch/pytorch",
+    "diffusers": "huggingface/diffusers",
+    "transformers": "huggingface/transformers",
+    "accelerate": "huggingface/accelerate",
+    "bitsandbytes": "bitsandbytes-foundation/bitsandbytes",
+    "Sana": "NVlabs/Sana",
+}
+
+PROVIDED = {
+    "FOLDER": "",
+    "EIGHT_BIT": """\
+from diffusers import BitsAndBytesConfig as DiffusersConfig
+from diffusers import PipelineQuantizationConfig
+from transformers import BitsAndBytesConfig as TransformersConfig
+
+EIGHT_BIT = PipelineQuantizationConfig(quant_mapping={
+    "transformer": DiffusersConfig(load_in_8bit=True),
+    "text_encoder": TransformersConfig(load_in_8bit=True),
+})
+""",
+    "SMALL": """\
+SMALL = {"num_inference_steps": 1, "height": 64, "width": 64, "use_resolution_binning": False}  # quick, not pretty
+""",
+}
+"""What a reproduction may take as an argument, and the code that makes it: `FOLDER`, a folder or Hub name of a Sana
+pipeline, is the reader's own; the others are written out at the head of the code."""
+
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
+_ISSUE = re.compile(rf"({'|'.join(REPOSITORIES)})#(\d+)")
+_FILE = re.compile(rf"({'|'.join(('pytorch', *LIBRARIES))}) (\d+(?:\.\d+)+): \S.*")
+_UNBOUNDED = re.compile(r"(?<!\\)\.[*+]")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One way out: what to do in a sentence, and the code or the command that does it."""
+
+    text: str
+    function: Callable[..., Any] | None = None
+    command: str = ""
+
+    @property
+    def code(self) -> str:
+        """The code as a reader would paste it, or the command."""
+        return code_of(self.function) if self.function else self.command
+
+
+@dataclass
+class Failure:
+    """A known failure.
+
+    Args:
+        id: words and hyphens; never changes once published.
+        title: what a user would say has happened.
+        shows: `error`, `warning` or `output`, see `SHOWS`.
+        error: name of the exception class, for `shows="error"`; `A|B` where versions or machines differ.
+        pattern: regular expression of the symptom, searched in text that went through `plain`: no backticks, no
+            colors, single spaces. Numbers, class and device names that vary have no place in it.
+        messages: where seen (`"diffusers 0.42.1"`) -> the message as printed, oldest first.
+        cause: two or three sentences.
+        affects: version ranges, library -> specifier. All of one mapping must hold; of several, any. Empty: every
+            version.
+        references: `"diffusers#10500"` for an issue or pull request, `"diffusers 0.42.1: file, place"` for a source.
+        evidence: `live`, `source` or `report`, see `EVIDENCE`.
+        gpus: how many GPUs the reproduction needs, real or virtual.
+        vram: memory of each, where the failure is that it runs out; then only a virtual GPU will do.
+        context: regular expression of a line of the traceback that tells this failure from those in `alike`.
+        alike: ids of other entries whose pattern matches a message of this one. Ambiguity is stated, not hidden.
+    """
+
+    id: str
+    title: str
+    pattern: str
+    messages: Mapping[str, str]
+    cause: str
+    references: Sequence[str]
+    shows: str = "error"
+    error: str = ""
+    affects: Mapping[str, str] | Sequence[Mapping[str, str]] = ()
+    evidence: str = "live"
+    gpus: int = 1
+    vram: str = ""
+    context: str = ""
+    alike: Sequence[str] = ()
+    family: str = ""
+    reproduction: Callable[..., Any] | None = None
+    fixes: list[Fix] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before there is code.
+
+        Raises:
+            ValueError: a field does not hold what it must; the text names the entry and the field.
+        """
+        if isinstance(self.affects, Mapping):
+            self.affects = (self.affects,)
+        problems = [
+            (not _ID.fullmatch(self.id), "id: two or more words of small letters and digits, with hyphens"),
+            (not 10 <= len(self.title) <= 90, "title: 10 to 90 characters, in a user's words"),
+            (self.shows not in SHOWS, f"shows: one of {', '.join(SHOWS)}"),
+            (self.evidence not in EVIDENCE, f"evidence: one of {', '.join(EVIDENCE)}"),
+            ((self.shows == "error") != bool(self.error), "error: the exception's class name, and only for an error"),
+            (not self.messages, "messages: at least one, as printed"),
+            (not 80 <= len(self.cause) <= 700, "cause: two or three sentences (80 to 700 characters)"),
+            (not self.references, "references: at least one"),
+            (type(self.gpus) is not int or not 0 <= self.gpus <= 4, "gpus: 0 to 4"),
+            (self.id in self.alike, "alike: names the entry itself"),
+        ]
+        for bad, what in problems:
+            if bad:
+                raise ValueError(f"failure {self.id!r}: {what}.")
+        for name in ("pattern", "context"):
+            try:
+                re.compile(getattr(self, name))
+            except re.error as error:
+                raise ValueError(f"failure {self.id!r}: {name} is no regular expression ({error}).") from None
+            if _UNBOUNDED.search(getattr(self, name)):
+                raise ValueError(f"failure {self.id!r}: {name} may not search without end: write .{{0,200}} for .*")
+        if re.search(self.pattern, ""):
+            raise ValueError(f"failure {self.id!r}: pattern matches everything.")
+        for where, message in self.messages.items():
+            if not self.matches(message):
+                raise ValueError(f"failure {self.id!r}: pattern misses its own message of {where}.")
+        for reference in self.references:
+            link(reference)
+        for ranges in self.affects:
+            for library, specifier in ranges.items():
+                if library not in LIBRARIES:
+                    raise ValueError(f"failure {self.id!r}: affects names {library!r}; known: {', '.join(LIBRARIES)}.")
+                try:
+                    SpecifierSet(specifier)
+                except InvalidSpecifier:
+                    raise ValueError(f"failure {self.id!r}: {library} {specifier!r} is no version range.") from None
+
+    # ---- code ---------------------------------------------------------------------------------------------------
+
+    def reproduce(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: this function's body makes the failure happen."""
+        if self.reproduction is not None:
+            raise ValueError(f"failure {self.id!r} has two reproductions.")
+        self.reproduction = function
+        return function
+
+    def fix(self, text: str, command: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Decorator: this function's body is what to write instead. With `command`, no function: add it at once."""
+        if command:
+            self.fixes.append(Fix(text, command=command))
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.fixes.append(Fix(text, function))
+            return function
+
+        return register
+
+    @property
+    def code(self) -> str:
+        """The reproduction as a reader would paste it, `""` where there is none."""
+        return code_of(self.reproduction) if self.reproduction else ""
+
+    def check_complete(self) -> None:
+        """Check what can only be checked once the code is there.
+
+        Raises:
+            ValueError: a live entry without code, no way out, or code that is not self-contained.
+        """
+        if not self.fixes:
+            raise ValueError(f"failure {self.id!r}: no fix. Say at least what to install or to leave out.")
+        if self.evidence == "live" and not (self.reproduction and any(fix.function for fix in self.fixes)):
+            raise ValueError(f"failure {self.id!r}: live, so it needs a reproduction and a fix with code.")
+        for function in (self.reproduction, *(fix.function for fix in self.fixes)):
+            if function is not None:
+                try:
+                    compile(code_of(function), self.id, "exec")
+                except SyntaxError as error:
+                    raise ValueError(f"failure {self.id!r}: {error}; the body must run outside a function.") from None
+
+    # ---- questions ----------------------------------------------------------------------------------------------
+
+    def matches(self, text: str) -> bool:
+        """Whether the symptom is in `text`, as pasted."""
+        return re.search(self.pattern, plain(text)) is not None
+
+    def affected(self, installed: Mapping[str, str | None]) -> bool | None:
+        """Whether these versions have the failure; `None` where a library that decides is not there.
+
+        Args:
+            installed: library -> version, as from `installed_versions`.
+        """
+        if not self.affects:
+            return True
+        verdicts = [_all(ranges, installed) for ranges in self.affects]
+        return True if True in verdicts else (None if None in verdicts else False)
+
+    def versions(self) -> str:
+        """The version ranges in words, such as `diffusers >=0.28 and accelerate <1.13`."""
+        if not self.affects:
+            return "every version"
+        alternatives = [" and ".join(f"{name} {_pretty(s)}" for name, s in ranges.items()) for ranges in self.affects]
+        return "; or ".join(alternatives)
+
+    def needs(self) -> str:
+        """What it takes to see it."""
+        if self.evidence != "live":
+            here = self.affected(installed_versions())
+            return "another stack of versions" if here is False else "another machine or installation"
+        amount = ("nothing but a CPU", "one GPU, real or virtual", "two GPUs, real or virtual")[min(self.gpus, 2)]
+        return f"a virtual GPU of {self.vram}" if self.vram else amount
+
+    def shown_in(self, outcome: Any) -> bool:
+        """Whether an `Outcome` shows this failure: the exception, the log line, or the printed result."""
+        if self.shows == "error":
+            expected = set(self.error.split("|"))
+            return not expected.isdisjoint(outcome.kinds) and self.matches(outcome.message)
+        if outcome.error is not None:
+            return False
+        return self.matches(outcome.log if self.shows == "warning" else outcome.printed)
+
+    def cured_in(self, outcome: Any) -> bool:
+        """Whether an `Outcome` of a fix ran to its end without any trace of this failure."""
+        return outcome.error is None and not self.matches(outcome.log) and not self.matches(outcome.printed)
+
+
+class Family:
+    """Failures that belong together: a file, and a part of the index."""
+
+    def __init__(self, name: str, title: str, about: str):
+        """`name` is an anchor, `title` a heading, `about` one sentence."""
+        self.name, self.title, self.about = name, title, about
+        self.failures: list[Failure] = []
+
+    def failure(self, **fields: Any) -> Failure:
+        """A new entry; see `Failure` for the fields."""
+        entry = Failure(family=self.name, **fields)
+        self.failures.append(entry)
+        return entry
+
+
+# ---- text and code ----------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Pasted text as patterns want it: no colors, no backticks, typographic quotes made straight, single spaces."""
+    text = _ANSI.sub("", text).replace("`", "")
+    text = text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
+    return " ".join(text.split())
+
+
+def link(reference: str) -> str:
+    """Where a reference leads, `""` for a source file.
+
+    Raises:
+        ValueError: it is in neither form.
+    """
+    issue = _ISSUE.fullmatch(reference)
+    if issue:
+        return f"https://github.com/{REPOSITORIES[issue[1]]}/issues/{issue[2]}"
+    if not _FILE.fullmatch(reference):
+        raise ValueError(f"reference {reference!r}: write 'diffusers#123', or 'diffusers 0.42.1: file, place'.")
+    return ""
+
+
+def code_of(function: Callable[..., Any], whole: bool = True) -> str:
+    """The body of a function as a program of its own: dedented, after what `PROVIDED` says about its arguments.
+
+    Args:
+        function: whose source to show.
+        whole: `False` leaves out what `PROVIDED` says.
+
+    Raises:
+        ValueError: an argument that is not in `PROVIDED`.
+    """
+    source = textwrap.dedent(inspect.getsource(function))
+    (definition,) = ast.parse(source).body
+    unknown = [name for name in inspect.signature(function).parameters if name not in PROVIDED]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: code in the catalogue can take {', '.join(PROVIDED)} only.")
+    lines = source.splitlines()
+    first = definition.body[0].lineno - 1
+    while lines[first - 1].lstrip().startswith("#"):
+        first -= 1
+    heads = [PROVIDED[name] for name in inspect.signature(function).parameters if whole and PROVIDED[name]]
+    return "\n".join([*heads, textwrap.dedent("\n".join(lines[first:]))]) + "\n"
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Versions of the libraries that decide, without importing them; `None` for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _all(ranges: Mapping[str, str], installed: Mapping[str, str | None]) -> bool | None:
+    verdicts = []
+    for library, specifier in ranges.items():
+        there = installed.get(library)
+        verdicts.append(None if there is None else SpecifierSet(specifier).contains(there, prereleases=True))
+    return False if False in verdicts else (None if None in verdicts else True)
+
+
+def _pretty(specifier: str) -> str:
+    return ", ".join(part.strip().replace(">=", "≥ ").replace("<=", "≤ ") for part in specifier.split(",")) or "any"

@@ -1,0 +1,449 @@
+"""The failure catalogue as data: entries, patterns, versions, explanations, and the page made from them."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from sana_lab.failures import FAMILIES, catalogue, explain, find, get, installed_versions, run
+from sana_lab.failures.catalogue import index
+from sana_lab.failures.entry import EVIDENCE, PROVIDED, SHOWS, Family, code_of, link, plain
+from sana_lab.failures.outcome import Outcome
+from sana_lab.failures.page import contents, entries, provided
+
+ENTRIES = {failure.id: failure for failure in catalogue()}
+LIVE = {id: failure for id, failure in ENTRIES.items() if failure.evidence == "live"}
+
+OURS = {
+    "torch": "2.13.0+cpu", "diffusers": "0.42.1", "transformers": "5.23.0", "accelerate": "1.15.0",
+    "bitsandbytes": "0.50.2",
+}  # fmt: skip
+OLD = {
+    "torch": "2.6.0",
+    "diffusers": "0.36.0",
+    "transformers": "4.57.6",
+    "accelerate": "1.12.0",
+    "bitsandbytes": "0.47.0",
+}
+HALF_UPGRADED = {**OLD, "accelerate": "1.13.0", "bitsandbytes": "0.49.2"}
+
+
+# ---- the whole --------------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_the_book_promises():
+    assert len(ENTRIES) >= 45
+    assert len(LIVE) >= 30
+    assert len(FAMILIES) == 9
+    assert all(family.failures for family in FAMILIES)
+
+
+def test_every_kind_of_symptom_and_of_evidence_occurs():
+    assert {failure.shows for failure in ENTRIES.values()} == set(SHOWS)
+    assert {failure.evidence for failure in ENTRIES.values()} == set(EVIDENCE)
+
+
+@pytest.mark.parametrize("id", ENTRIES)
+def test_entry(id):
+    failure = ENTRIES[id]
+    assert not re.search(r"[!]$|\bsimply\b", failure.title + failure.cause)
+    assert failure.cause.endswith(".")
+    for fix in failure.fixes:
+        assert fix.text.endswith(".")
+        assert fix.code
+    if failure.evidence == "live":
+        assert failure.affected(OURS) is True, "raised by the tests, so the pinned versions must be in `affects`"
+        assert failure.needs() != "another stack of versions"
+    else:
+        assert failure.affected(OURS) is False or failure.family == "installation"
+
+
+@pytest.mark.parametrize("id", ENTRIES)
+def test_pattern_matches_its_own_messages_and_no_others(id):
+    failure = ENTRIES[id]
+    for other in ENTRIES.values():
+        for where, message in other.messages.items():
+            if other is failure:
+                assert failure.matches(message)
+                assert failure.matches(f"\x1b[31m  File x\n{message.replace(' ', chr(10), 1)}\x1b[0m\nmore"), (
+                    "broken lines"
+                )
+                assert failure.matches(message.replace("`", "")), "pasted through a chat"
+            elif failure.matches(message):
+                assert failure.id in other.alike, f"{id} also matches {other.id} ({where}): say so in its `alike`"
+
+
+def test_stated_ambiguity_is_real():
+    for failure in ENTRIES.values():
+        for other in failure.alike:
+            assert any(ENTRIES[other].matches(m) for m in failure.messages.values()), (failure.id, other)
+
+
+@pytest.mark.parametrize("id", ENTRIES)
+def test_message_leads_to_its_entry(id):
+    """With the versions that have the failure, its own message ranks it first among all but those it names."""
+    failure = ENTRIES[id]
+    for message in failure.messages.values():
+        ids = [match.failure.id for match in find(message, OURS if failure.affected(OURS) else {})]
+        assert id in ids
+        assert set(ids[: ids.index(id)]) <= set(failure.alike)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "everything is fine",
+        "ValueError: invalid literal for int() with base 10: 'x'",
+        "RuntimeError: The size of tensor a (3) must match the size of tensor b (4) at non-singleton dimension 0",
+        "ModuleNotFoundError: No module named 'diffusers'",
+        "torch.cuda.is_available() is True and pipe.to('cuda') works; transformers, accelerate, bitsandbytes",
+    ],
+)
+def test_unrelated_text_matches_nothing(text):
+    assert find(text, OURS) == []
+    assert not explain(text, OURS)
+
+
+# ---- versions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("id", "installed", "expected"),
+    [
+        ("pipeline-to-with-device-map", OURS, True),
+        ("pipeline-to-with-device-map", {**OURS, "diffusers": "0.27.2"}, False),
+        ("pipeline-to-with-device-map", {**OURS, "diffusers": None}, None),
+        ("8bit-load-calls-to", OURS, False),
+        ("8bit-load-calls-to", HALF_UPGRADED, True),
+        ("8bit-load-calls-to", {**OLD, "bitsandbytes": None}, False),  # accelerate alone rules it out
+        ("8bit-load-calls-to", {**OLD, "accelerate": "1.13.0", "bitsandbytes": None}, None),
+        ("8bit-model-cannot-move", OLD, True),
+        ("8bit-model-cannot-move", {**OURS, "transformers": "4.57.6"}, True),  # one of two ranges is enough
+        ("tensors-on-two-devices", {}, True),
+        ("torch-dtype-deprecated", {**OURS, "diffusers": "0.40.0.dev0"}, True),
+    ],
+)
+def test_affected(id, installed, expected):
+    assert get(id).affected(installed) is expected
+
+
+def test_installed_versions_are_those_of_the_libraries():
+    import torch
+
+    assert installed_versions()["torch"] == torch.__version__
+
+
+# ---- explain ----------------------------------------------------------------------------------------------------
+
+CPU_CONVOLUTION = "RuntimeError: Input type (CUDABFloat16Type) and weight type (CPUBFloat16Type) should be the same"
+FRAMES = """Traceback (most recent call last):
+  File "{folder}{slash}script.py", line 12, in <module>
+    pipe("a red star", num_inference_steps=20)
+  File "{folder}{slash}site-packages{slash}diffusers{slash}pipelines{slash}sana{slash}pipeline_sana.py", line 961
+    {line}
+{last}
+"""
+
+
+@pytest.mark.parametrize(("folder", "slash"), [("/home/me/env/lib/python3.11", "/"), (r"C:\Users\me\env\Lib", "\\")])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("image = self.vae.decode(latents / self.vae.config.scaling_factor)", "autoencoder-left-on-cpu"),
+        ("hidden_states = self.patch_embed(hidden_states)", "transformer-left-on-cpu"),
+    ],
+)
+def test_the_frames_tell_apart_what_the_message_does_not(folder, slash, line, expected):
+    text = FRAMES.format(folder=folder, slash=slash, line=line, last=CPU_CONVOLUTION)
+    assert find(text, OURS)[0].failure.id == expected
+    assert str(explain(text, OURS)).startswith(f"{expected}: ")
+
+
+@pytest.mark.parametrize(
+    ("tail", "versions", "expected"),
+    [
+        ("    pipe.reset_device_map()\n", OLD, "reset-device-map-raises"),
+        ("    transformer.to('cuda')\n", OLD, "8bit-model-cannot-move"),
+        ("    dispatch_model(model, **kwargs)\n", HALF_UPGRADED, "8bit-load-calls-to"),
+    ],
+)  # fmt: skip
+def test_one_message_three_causes(tail, versions, expected):
+    message = get("8bit-model-cannot-move").messages["diffusers 0.36.0"]
+    assert find(f"Traceback (most recent call last):\n{tail}{message}", versions)[0].failure.id == expected
+
+
+def test_chained_exceptions_and_a_log_before_them():
+    """The last error counts more than warnings above it."""
+    message = get("pipeline-to-with-device-map").messages["diffusers 0.42.1"]
+    text = (
+        "MatMul8bitLt: inputs will be cast from torch.bfloat16 to float16 during quantization\n" * 40
+        + "Traceback (most recent call last):\n  File 'a.py', line 1\nKeyError: 'x'\n\n"
+        + "During handling of the above exception, another exception occurred:\n\n"
+        + f"Traceback (most recent call last):\n  File 'b.py', line 2\n{message}"
+    )
+    assert [m.failure.id for m in find(text, OURS)] == ["pipeline-to-with-device-map", "matmul8bit-casts-inputs"]
+
+
+def test_exception_object():
+    try:
+        try:
+            raise KeyError("x")
+        except KeyError as error:
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices"
+            ) from error
+    except RuntimeError as error:
+        assert find(error, OURS)[0].failure.id == "tensors-on-two-devices"
+
+
+def test_explanation_says_what_it_should():
+    text = str(explain(get("pipeline-to-with-device-map").messages["diffusers 0.42.1"], OURS))
+    for part in ("Why", "diffusers ≥ 0.28", "your versions are affected", "diffusers 0.42.1", "Fix 1", "Fix 2"):
+        assert part in text
+    code = text.split("Fix 1: ")[1].split("Fix 2: ")[0].partition("\n")[2]
+    compile("\n".join(line[2:] for line in code.splitlines()), "pasted", "exec")
+    assert 'device_map="balanced"' in code
+    assert ".to(" not in code
+    assert "https://github.com/huggingface/diffusers/issues/6857" in text
+
+
+def test_explanation_for_other_versions():
+    message = get("8bit-move-needs-bitsandbytes-0-48").messages["transformers 5.2.0"]
+    assert "your versions are not affected" in str(explain(message, OURS))
+    assert "your versions are affected" in str(explain(message, {**OURS, "bitsandbytes": "0.47.0"}))
+    assert "cannot be said" in str(explain(message, {}))
+
+
+def test_bad_input():
+    assert "Nothing was given" in str(explain("  \n "))
+    assert "No entry" in str(explain("\x00\xff\x1b[31m binary \ufffd" * 50))
+    for wrong in (None, 3, b"bytes"):
+        with pytest.raises(TypeError, match="text or an exception"):
+            explain(wrong)
+
+
+def test_a_ten_megabyte_log_is_answered_at_once():
+    message = get("gpu-tensor-to-numpy").messages["torch 2.13.0"]
+    log = "Input type (same device, mat1 and mat2 index is on Keyword arguments {" * 150_000 + "\n" + message
+    assert len(log) > 10_000_000
+    started = time.perf_counter()
+    assert find(log, OURS)[0].failure.id == "gpu-tensor-to-numpy"
+    assert time.perf_counter() - started < 2
+
+
+def test_plain():
+    assert plain("\x1b[1;31ma\x1b[0m  `b`\n c\u2019s") == "a b c's"
+
+
+# ---- ids and code -----------------------------------------------------------------------------------------------
+
+
+def test_unknown_id_names_near_ones():
+    with pytest.raises(ValueError, match="did you mean pipeline-to-with-device-map"):
+        get("pipeline-to-with-devicemap")
+    with pytest.raises(ValueError, match="failures list"):
+        get("xqzzvwk")
+
+
+def test_run_refuses_before_it_starts_anything():
+    with pytest.raises(ValueError, match="did you mean"):
+        run("pipeline-to-with-device")
+    with pytest.raises(ValueError, match="has fixes 1 to 2, not 3"):
+        run("pipeline-to-with-device-map", 3)
+    with pytest.raises(ValueError, match="has no reproduction"):
+        run("bitsandbytes-native-missing")
+    with pytest.raises(ValueError, match="a command to type"):
+        run("bitsandbytes-native-missing", 1)
+
+
+def test_code_is_what_a_reader_would_paste():
+    code = get("pipeline-to-with-device-map").code
+    assert code.splitlines()[0] == "from diffusers import BitsAndBytesConfig as DiffusersConfig"
+    assert code.rstrip().endswith('pipe.to("cuda")')
+    assert "sana_lab" not in code
+
+
+def test_code_of_keeps_comments_and_refuses_unknown_arguments():
+    def function():
+        # why
+        x = 1  # where
+        return_value = x
+        print(return_value)
+
+    assert code_of(function).splitlines()[0] == "# why"
+    with pytest.raises(ValueError, match="FILE"):
+        code_of(lambda FILE: 0)
+
+
+@pytest.mark.parametrize(
+    "reference", ["diffusers 10500", "http://example.org", "diffusers#", "nobody#1", "torch: file"]
+)
+def test_references_have_a_form(reference):
+    with pytest.raises(ValueError, match="diffusers#123"):
+        link(reference)
+
+
+# ---- wrong entries are refused ----------------------------------------------------------------------------------
+
+GOOD = {
+    "id": "good-entry",
+    "title": "Something a user would say",
+    "error": "ValueError",
+    "pattern": r"no such thing as \w+",
+    "messages": {"diffusers 0.42.1": "ValueError: no such `thing` as this"},
+    "cause": "A sentence that says what happens inside of the library. And another one, which says why it is so.",
+    "references": ["diffusers#1"],
+}
+
+
+def test_the_good_entry_is_good():
+    Family("some-family", "Some family", "About.").failure(**GOOD)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": "Good Entry"}, "id:"),
+        ({"id": "one"}, "id:"),
+        ({"title": "short"}, "title:"),
+        ({"shows": "smoke"}, "shows:"),
+        ({"error": ""}, "error:"),
+        ({"shows": "warning"}, "error:"),
+        ({"evidence": "rumour"}, "evidence:"),
+        ({"messages": {}}, "messages:"),
+        ({"messages": {"x 1": "ValueError: another"}}, "misses its own message of x 1"),
+        ({"messages": {**GOOD["messages"], "x 1": "ValueError: no such thing"}}, "misses its own message of x 1"),
+        ({"pattern": "("}, "no regular expression"),
+        ({"context": "("}, "no regular expression"),
+        ({"pattern": "|x"}, "matches everything"),
+        ({"pattern": "no .*thing as this"}, "search without end"),
+        ({"context": "a.+b"}, "search without end"),
+        ({"cause": "Because."}, "cause:"),
+        ({"references": []}, "references:"),
+        ({"references": ["somewhere"]}, "reference"),
+        ({"affects": {"tensorflow": ">=2"}}, "tensorflow"),
+        ({"affects": {"diffusers": "since 0.28"}}, "no version range"),
+        ({"affects": [{"diffusers": ">=0.28"}, {"torch": "2"}]}, "no version range"),
+        ({"gpus": True}, "gpus:"),
+        ({"gpus": 9}, "gpus:"),
+        ({"alike": ["good-entry"]}, "alike:"),
+    ],
+)
+def test_wrong_entry_is_refused(change, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Family("some-family", "Some family", "About.").failure(**{**GOOD, **change})
+
+
+def made(**change):
+    family = Family("some-family", "Some family", "About.")
+    return family, family.failure(**{**GOOD, **change})
+
+
+def test_incomplete_entry_is_refused():
+    family, entry = made()
+    with pytest.raises(ValueError, match="no fix"):
+        index((family,))
+    entry.fix("Type this.", command="true")
+    with pytest.raises(ValueError, match="live, so it needs"):
+        index((family,))
+
+    @entry.reproduce
+    def _():
+        raise ValueError("no such thing as this")
+
+    with pytest.raises(ValueError, match="live, so it needs"):
+        index((family,))
+
+    @entry.fix("Do that.")
+    def _():
+        print()
+
+    assert list(index((family,))) == ["good-entry"]
+    with pytest.raises(ValueError, match="two reproductions"):
+        entry.reproduce(lambda: None)
+
+
+def test_code_that_only_runs_inside_a_function_is_refused():
+    family, entry = made(evidence="report")
+    entry.fix("Type this.", command="true")
+
+    @entry.reproduce
+    def _():
+        return 1
+
+    with pytest.raises(ValueError, match="outside a function"):
+        index((family,))
+
+
+def test_two_entries_of_one_name_and_unknown_likeness_are_refused():
+    first, second = made(evidence="report"), made(evidence="report")
+    for _, entry in (first, second):
+        entry.fix("Type this.", command="true")
+    with pytest.raises(ValueError, match="two failures are called 'good-entry'"):
+        index((first[0], second[0]))
+    first[1].alike = ["nobody-knows"]
+    with pytest.raises(ValueError, match="'nobody-knows', which is none"):
+        index((first[0],))
+
+
+# ---- what counts as shown ---------------------------------------------------------------------------------------
+
+
+def outcome(**fields):
+    return Outcome("good-entry", **fields)
+
+
+def test_an_error_must_be_of_the_class_and_in_the_words():
+    _, entry = made(error="ValueError|OSError")
+    words = "no such thing as this"
+    assert entry.shown_in(outcome(error="UnicodeError", kinds=("UnicodeError", "ValueError"), message=words))
+    assert entry.shown_in(outcome(error="OSError", kinds=("OSError",), message=words))
+    assert not entry.shown_in(outcome(error="KeyError", kinds=("KeyError",), message=words))
+    assert not entry.shown_in(outcome(error="ValueError", kinds=("ValueError",), message="else"))
+    assert not entry.shown_in(outcome(log=words, printed=words))
+    assert not entry.cured_in(outcome(log=words))
+    assert not entry.cured_in(outcome(error="KeyError", kinds=("KeyError",), message="else"))
+    assert entry.cured_in(outcome(log="else"))
+
+
+@pytest.mark.parametrize(("shows", "field"), [("warning", "log"), ("output", "printed")])
+def test_a_warning_or_output_must_be_there_and_nothing_raised(shows, field):
+    _, entry = made(error="", shows=shows)
+    words = "no such thing as this"
+    assert entry.shown_in(outcome(**{field: words}))
+    assert not entry.shown_in(outcome(**{field: "else"}))
+    assert not entry.shown_in(
+        outcome(**{field: words, "error": "ValueError", "kinds": ("ValueError",), "message": words})
+    )
+    assert not entry.cured_in(outcome(**{field: words}))
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------
+
+
+def test_every_entry_is_on_the_page_with_its_words():
+    page = "\n".join(entries(family.name).data for family in FAMILIES)
+    flat = " ".join(page.split())
+    listed = contents().data
+    for failure in ENTRIES.values():
+        assert page.count(f"(failure-{failure.id})=") == 1
+        assert f"(#failure-{failure.id})" in listed
+        if failure.shows != "output":
+            for message in failure.messages.values():
+                assert " ".join(message.split()) in flat
+        for fix in failure.fixes:
+            body = code_of(fix.function, whole=False) if fix.function else fix.command
+            assert body.strip() in page
+    assert all(code.strip() in provided().data for code in PROVIDED.values())
+    with pytest.raises(ValueError, match="device-mismatch"):
+        entries("none")
+
+
+def test_page_source_has_every_family_in_order():
+    from pathlib import Path
+
+    source = (Path(__file__).parents[1] / "book" / "failures.md").read_text(encoding="utf-8")
+    assert re.findall(r'^entries\("(.+)"\)$', source, re.M) == [family.name for family in FAMILIES]
+    assert re.findall(r"^\((.+)\)=\n## (.+)$", source, re.M) == [(family.name, family.title) for family in FAMILIES]

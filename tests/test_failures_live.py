@@ -1,0 +1,158 @@
+"""Every failure of the catalogue that can happen here does, and every fix takes it away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sana_lab.failures import catalogue, find, get, installed_versions, run, run_many
+from sana_lab.failures.worker import placement
+
+LIVE = [failure for failure in catalogue() if failure.evidence == "live"]
+CASES = [(f.id, n) for f in LIVE for n in [None, *(n for n, fix in enumerate(f.fixes, 1) if fix.function)]]
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """All of them, each in a fork of one process that has imported the libraries."""
+    jobs = min(2, os.cpu_count() or 1)
+    return {(outcome.id, outcome.fix): outcome for outcome in run_many(CASES, jobs=jobs, virtual=True)}
+
+
+@pytest.mark.parametrize("id", [failure.id for failure in LIVE])
+def test_it_happens(id, outcomes):
+    outcome = outcomes[id, None]
+    assert get(id).shown_in(outcome), str(outcome)
+    if outcome.error:
+        assert outcome.line
+        assert outcome.where
+        assert outcome.traceback.rstrip().endswith(outcome.message.rstrip().splitlines()[-1].rstrip())
+
+
+@pytest.mark.parametrize(("id", "fix"), [case for case in CASES if case[1]])
+def test_the_fix_takes_it_away(id, fix, outcomes):
+    outcome = outcomes[id, fix]
+    assert get(id).cured_in(outcome), str(outcome)
+
+
+@pytest.mark.parametrize("id", [failure.id for failure in LIVE if failure.shows == "error"])
+def test_its_own_traceback_leads_to_it(id, outcomes):
+    """From the whole traceback `find` ranks it first, or behind an entry that it says it cannot be told from."""
+    ids = [match.failure.id for match in find(outcomes[id, None].traceback, installed_versions())]
+    assert id in ids
+    assert set(ids[: ids.index(id)]) <= set(get(id).alike)
+
+
+@pytest.mark.parametrize(
+    "id", ["autoencoder-left-on-cpu", "transformer-left-on-cpu", "text-encoder-left-on-cpu", "token-ids-left-on-cpu"]
+)
+def test_frames_settle_what_words_leave_open(id, outcomes):
+    assert find(outcomes[id, None].traceback, installed_versions())[0].failure.id == id
+
+
+def test_devices_before_and_after(outcomes):
+    broken = outcomes["autoencoder-left-on-cpu", None]
+    assert broken.before == {"pipe.text_encoder": "cuda:0", "pipe.transformer": "cuda:0", "pipe.vae": "cpu"}
+    assert broken.after == broken.before
+    assert broken.line == 'pipe("a red star", **SMALL)'
+    assert broken.where.startswith("diffusers/models/autoencoders/autoencoder_dc.py:")
+    assert set(outcomes["autoencoder-left-on-cpu", 1].after.values()) == {"cuda:0"}
+    reset = outcomes["reset-device-map-leaves-cpu", None]
+    assert set(reset.after.values()) == {"cpu"}
+    moved = outcomes["move-with-hooks-warning", None]
+    assert (moved.before, moved.after) == ({"model": "cuda:0, cuda:1"}, {"model": "cuda:0"})
+
+
+def test_each_ran_on_what_it_needs(outcomes):
+    for failure in LIVE:
+        device = outcomes[failure.id, None].device
+        assert device.startswith(f"Virtual GPU: {failure.gpus} ×") if failure.gpus else device == ""
+
+
+def test_placement_counts_each_model_once():
+    import torch
+
+    layer = torch.nn.Linear(2, 2)
+    pipe = type("Pipe", (), {"components": {"vae": layer, "tokenizer": object()}})()
+    assert placement({"pipe": pipe, "vae": layer, "x": 3}) == {"pipe.vae": "cpu"}
+    assert placement({"vae": layer, "pipe": pipe}) == {"pipe.vae": "cpu"}
+
+
+def test_a_fresh_interpreter_does_the_same(outcomes):
+    fresh = run("gpu-tensor-to-numpy", virtual=True)
+    forked = outcomes["gpu-tensor-to-numpy", None]
+    assert (fresh.error, fresh.message, fresh.line, fresh.device) == (
+        forked.error, forked.message, forked.line, forked.device
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_time_limit_and_death(fork, monkeypatch, tmp_path):
+    """A reproduction that hangs is ended, one that kills its process is reported, and the others still run."""
+    if fork and not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sana_lab.failures.entry as entry\n"
+        "original = entry.code_of\n"
+        "def code_of(function):\n"
+        "    text = original(function)\n"
+        "    if 'numpy()' in text: return 'import time; time.sleep(60)'\n"
+        "    if 'linspace' in text: return 'import os; os._exit(7)'\n"
+        "    return text\n"
+        "entry.code_of = code_of\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    cases = [("gpu-tensor-to-numpy", None), ("index-on-gpu", None), ("linear-two-dtypes", None)]
+    hung, died, well = run_many(cases[: 3 if fork else 2] + cases[2:], virtual=True, time_limit=2, fork=fork)[:3]
+    assert (hung.error, hung.message) == ("TimeLimit", "not done after 2 seconds")
+    assert (died.error, died.message) == ("ProcessDied", "exit status 7")
+    assert well.error == "RuntimeError"
+
+
+# ---- the command line -------------------------------------------------------------------------------------------
+
+PROGRAM = "import typer; from sana_lab.failures.cli import mount; app = typer.Typer(); mount(app); app()"
+
+
+def command(*arguments, stdin=None):
+    run_it = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], input=stdin, capture_output=True, text=True, timeout=120
+    )
+    return run_it.returncode, run_it.stdout, run_it.stderr
+
+
+def test_list_and_show():
+    status, out, _ = command("failures", "list")
+    assert status == 0
+    assert all(failure.id in out for failure in catalogue())
+    status, out, _ = command("failures", "list", "--live", "--family", "installation")
+    assert "quantization-needs-gpu" in out
+    assert "bitsandbytes-native-missing" not in out
+    status, out, _ = command("failures", "show", "pipeline-to-with-device-map")
+    assert status == 0
+    assert "Reproduction (needs one GPU, real or virtual)" in out
+
+
+def test_run_and_fix():
+    status, out, _ = command("failures", "run", "gpu-tensor-to-numpy", "--virtual", "--json")
+    assert status == 0
+    assert json.loads(out)["error"] == "TypeError"
+    status, out, _ = command("failures", "run", "gpu-tensor-to-numpy", "--virtual", "--fix")
+    assert status == 0
+    assert "ran to its end" in out
+
+
+def test_explain_from_argument_and_stdin():
+    message = get("gpu-tensor-to-numpy").messages["torch 2.13.0"]
+    status, out, _ = command("explain", message)
+    assert status == 0
+    assert out.startswith("gpu-tensor-to-numpy")
+    assert command("explain", stdin=f"Traceback:\n{message}\n")[1] == out
+    assert command("explain", "-", stdin=message)[1] == out
+    status, out, _ = command("explain", "nothing known")
+    assert status == 1
+    assert "No entry of the catalogue matches" in out
