@@ -117,7 +117,8 @@ def adherence(pictures: Iterable[Any], scenes: Iterable[Scene]) -> Adherence:
         if not isinstance(scene, Scene):
             raise TypeError(f"scenes must be Scene objects, not {type(scene).__name__}: see sample_scenes")
     # Counted before reading where possible: a thousand pictures take a while.
-    readings = () if isinstance(pictures, Sized) and len(pictures) != len(scenes) else tuple(map(read_picture, pictures))
+    mismatch = isinstance(pictures, Sized) and len(pictures) != len(scenes)
+    readings = () if mismatch else tuple(map(read_picture, pictures))
     n = len(pictures) if isinstance(pictures, Sized) else len(readings)
     if n != len(scenes):
         raise ValueError(f"{n} picture(s) for {len(scenes)} scene(s): give one picture for each scene")
