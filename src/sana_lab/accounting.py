@@ -131,14 +131,14 @@ def held(module: nn.Module) -> Iterator[Stored]:
     """
     seen = set()
     for layer, owner in module.named_modules():
-        for name, tensor, kind, parameters in _tensors_of(owner):
+        for name, tensor, kind, parameters in tensors_of(owner):
             key = tensor.data_ptr() or id(tensor)  # shared data counts once; on the meta device there is none
             if key not in seen:
                 seen.add(key)
                 yield _stored(layer, kind, name, tensor.dtype, tensor.numel(), parameters)
 
 
-def _tensors_of(owner: nn.Module) -> Iterator[tuple[str, Tensor, str, int]]:
+def tensors_of(owner: nn.Module) -> Iterator[tuple[str, Tensor, str, int]]:
     kind = _kind(owner)
     for name, parameter in owner.named_parameters(recurse=False):
         quant_state = getattr(parameter, "quant_state", None)

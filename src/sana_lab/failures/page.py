@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ def contents() -> Markdown:
     live = sum(failure.evidence == "live" for failure in catalogue())
     lines = [
         f"{len(catalogue())} failures, of which the tests of this book raise {live} with the versions that it pins, "
-        "and run every fix. The others need other versions."
+        "and run every fix. The others need other versions or another machine."
     ]
     for family in FAMILIES:
         lines += ["", f"**[{family.title}](#{family.name})**", ""]
@@ -55,11 +54,11 @@ def _entry(failure: Failure) -> list[str]:
     if badge == "live":
         badge = "virtual" if failure.gpus else "laptop"
     lines = ["", f"(failure-{failure.id})=", f"### {failure.title}", "", f"{_BADGES[badge]} `{failure.id}`", ""]
-    if failure.shows == "output":
-        lines += [f"*Shows by {SHOWS['output']}.*", ""]
-    else:
+    if failure.shows != "error":
+        lines += [f"*{SHOWS[failure.shows][0].upper()}{SHOWS[failure.shows][1:]}.*", ""]
+    if failure.shows != "output":
         for message, where in _grouped(failure).items():
-            lines += [f"{', '.join(where)}:", "", "```text", *_wrapped(message), "```", ""]
+            lines += [f"{', '.join(where)}:", "", "```{code-block} text", ":class: message", message, "```", ""]
     lines += [failure.cause, "", f"*Versions:* {failure.versions()}.", ""]
     if failure.reproduction:
         lines += ["````{dropdown} Reproduction", "```python", _code(failure.reproduction), "```", "````", ""]
@@ -91,14 +90,6 @@ def _grouped(failure: Failure) -> dict[str, list[str]]:
     for where, message in failure.messages.items():
         found.setdefault(message, []).append(_linked(where))
     return found
-
-
-def _wrapped(message: str) -> list[str]:
-    return [
-        part
-        for line in message.splitlines()
-        for part in textwrap.wrap(line, 88, break_long_words=False, break_on_hyphens=False)
-    ]
 
 
 def _linked(reference: str) -> str:

@@ -191,12 +191,12 @@ def _():
 
 entry = FAMILY.failure(
     id="misspelled-component-not-quantized",
-    title="A misspelled component: nothing is quantized",
+    title="A wrong component name, such as `transformers`: nothing is quantized",
     shows="warning",
     pattern=r"components in the quantization config .{0,200} will be ignored as they do not belong to the underlying "
     r"pipeline",
     messages={
-        "diffusers 0.42.1": "The following components in the quantization config {'transfomer'} will be ignored as "
+        "diffusers 0.42.1": "The following components in the quantization config {'transformers'} will be ignored as "
         "they do not belong to the underlying pipeline. Acceptable values for the pipeline components are: vae, "
         "scheduler, tokenizer, text_encoder, transformer.",
     },
@@ -214,7 +214,7 @@ def _(FOLDER):
     import torch
     from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig, SanaPipeline
 
-    config = PipelineQuantizationConfig(quant_mapping={"transfomer": BitsAndBytesConfig(load_in_8bit=True)})
+    config = PipelineQuantizationConfig(quant_mapping={"transformers": BitsAndBytesConfig(load_in_8bit=True)})
     SanaPipeline.from_pretrained(FOLDER, quantization_config=config, dtype=torch.bfloat16)
 
 

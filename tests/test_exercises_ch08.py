@@ -1,0 +1,96 @@
+"""Chapter 8's exercises: the stored solutions pass, and each named wrong answer is refused with its own hint."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sana_lab.exercises.ch08 import check_devices_of, check_first_to_fail
+
+CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "08_tensors_on_two_devices.ipynb"
+ORDER = ("text_encoder", "transformer", "vae")
+
+
+def devices_of(model):
+    return {str(tensor.device) for tensor in [*model.parameters(), *model.buffers()]}
+
+
+def first_to_fail(devices, inputs):
+    return next((name for name in ORDER if devices[name] != inputs), None)
+
+
+def majority(devices, inputs):
+    home = max(set(devices.values()), key=list(devices.values()).count)
+    return next((name for name in ORDER if devices[name] != home), None)
+
+
+WHERE, FIRST = check_devices_of, check_first_to_fail
+WRONG = {
+    "devices: stub": (WHERE, lambda m: set(), "all on the CPU. It is on .'cpu'., you say ..$"),
+    "devices: the model's own word": (WHERE, lambda m: {str(m.device)}, "the first parameter is not all"),
+    "devices: a name": (WHERE, lambda m: str(m.device), "return a set of names"),
+    "devices: parameters only": (WHERE, lambda m: {str(p.device) for p in m.parameters()}, "count buffers too"),
+    "devices: buffers only": (WHERE, lambda m: {str(b.device) for b in m.buffers()}, "one parameter elsewhere"),
+    "devices: saved tensors": (WHERE, lambda m: {str(t.device) for t in m.state_dict().values()}, "is not saved"),
+    "devices: device objects": (WHERE, lambda m: {p.device for p in m.parameters()}, "torch.device objects"),
+    "devices: a list": (WHERE, lambda m: [str(p.device) for p in m.parameters()], "a set, not a list"),
+    "devices: top level only": (
+        WHERE,
+        lambda m: {str(p.device) for p in m.parameters(recurse=False)},
+        "all on the CPU",
+    ),
+    "first: stub": (FIRST, lambda devices, inputs: None, "the recipe: .*You say None"),
+    "first: whatever is on the CPU": (
+        FIRST,
+        lambda devices, inputs: next((name for name in ORDER if devices[name] == "cpu"), None),
+        "slow, and no error",
+    ),
+    "first: the order of the dictionary": (
+        FIRST,
+        lambda devices, inputs: next((name for name in devices if devices[name] != inputs), None),
+        "the prompt comes first",
+    ),
+    "first: always the autoencoder": (FIRST, lambda devices, inputs: "vae", "the prompt comes first"),
+    "first: away from most": (FIRST, majority, "the prompt comes first"),
+    "first: away from the first": (
+        FIRST,
+        lambda devices, inputs: next((name for name in ORDER if devices[name] != "cuda:0"), None),
+        "slow, and no error",
+    ),
+    "first: CPU against GPU": (
+        FIRST,
+        lambda devices, inputs: next((n for n in ORDER if devices[n][:3] != inputs[:3]), None),
+        "a second GPU is another device as well",
+    ),
+    "first: all of them": (
+        FIRST,
+        lambda devices, inputs: [name for name in ORDER if devices[name] != inputs],
+        "return one of",
+    ),
+}
+
+
+@pytest.mark.parametrize(("check", "answer", "hint"), WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
+    verdict = check(answer)
+    assert not verdict.passed
+    assert re.search(hint, verdict.text), verdict.text
+
+
+@pytest.mark.parametrize(("check", "answer"), [(WHERE, devices_of), (FIRST, first_to_fail)])
+def test_a_right_answer_passes(check, answer):
+    verdict = check(answer)
+    assert verdict.passed, verdict.text
+
+
+def test_the_stored_solutions_pass_and_the_stubs_do_not():
+    cells = [cell for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    for check in (WHERE, FIRST):
+        function = check.__name__.removeprefix("check_")
+        sources = ["".join(cell["source"]) for cell in cells if f"def {function}(" in "".join(cell["source"])]
+        assert len(sources) == 2, function
+        for source, passes in zip(sources, (False, True), strict=True):
+            names = {}
+            exec(source.split("\n\n\n")[0], names)
+            assert check(names[function]).passed == passes, function
