@@ -139,6 +139,7 @@ def held(module: nn.Module) -> Iterator[Stored]:
 
 
 def tensors_of(owner: nn.Module) -> Iterator[tuple[str, Tensor, str, int]]:
+    """Tensors that one module keeps itself: name, tensor, layer kind and number of weights for each. Chapter 4."""
     kind = _kind(owner)
     for name, parameter in owner.named_parameters(recurse=False):
         quant_state = getattr(parameter, "quant_state", None)
