@@ -3,6 +3,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 export PYTHONUTF8 := 1
+# Threads that wait sleep: on a busy machine, spinning ones stall each other.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: book test lab serve refresh check bench
 

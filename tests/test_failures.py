@@ -12,6 +12,7 @@ from sana_lab.failures.catalogue import index
 from sana_lab.failures.entry import EVIDENCE, PROVIDED, SHOWS, Family, code_of, link, plain
 from sana_lab.failures.outcome import Outcome
 from sana_lab.failures.page import contents, entries, provided
+from sana_lab.failures.search import LONGEST
 
 ENTRIES = {failure.id: failure for failure in catalogue()}
 LIVE = {id: failure for id, failure in ENTRIES.items() if failure.evidence == "live"}
@@ -122,7 +123,7 @@ def test_unrelated_text_matches_nothing(text):
         ("8bit-model-cannot-move", OLD, True),
         ("8bit-model-cannot-move", {**OURS, "transformers": "4.57.6"}, True),  # one of two ranges is enough
         ("tensors-on-two-devices", {}, True),
-        ("torch-dtype-deprecated", {**OURS, "diffusers": "0.40.0.dev0"}, True),
+        ("pipeline-to-with-device-map", {**OURS, "diffusers": "0.43.0.dev0"}, True),
     ],
 )
 def test_affected(id, installed, expected):
@@ -186,6 +187,14 @@ def test_chained_exceptions_and_a_log_before_them():
     assert [m.failure.id for m in find(text, OURS)] == ["pipeline-to-with-device-map", "matmul8bit-casts-inputs"]
 
 
+def test_the_end_of_a_log_counts_more_than_what_was_said_before():
+    """A long warning early on fits more of the text than the short error at the end; the error is what was asked."""
+    warning = get("model-offload-then-to").messages["diffusers 0.42.1"]
+    error = get("gpu-tensor-to-numpy").messages["torch 2.13.0"]
+    log = "\n".join([warning, *(f"step {n}" for n in range(20)), error])
+    assert [m.failure.id for m in find(log, OURS)] == ["gpu-tensor-to-numpy", "model-offload-then-to"]
+
+
 def test_exception_object():
     try:
         try:
@@ -231,6 +240,12 @@ def test_a_ten_megabyte_log_is_answered_at_once():
     started = time.perf_counter()
     assert find(log, OURS)[0].failure.id == "gpu-tensor-to-numpy"
     assert time.perf_counter() - started < 2
+
+
+def test_only_the_end_of_a_long_text_is_looked_at():
+    message = get("gpu-tensor-to-numpy").messages["torch 2.13.0"]
+    assert find(message + "\n" + "x" * LONGEST, OURS) == []
+    assert find(message + "\n" + "x" * (LONGEST - len(message) - 1), OURS)
 
 
 def test_plain():

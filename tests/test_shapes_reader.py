@@ -392,8 +392,8 @@ def test_objects_that_overlap_or_are_equal():
 
 def test_backgrounds_of_no_color():
     star = outline("star", 0, 0, 0.38)
-    half = paint([(X < 0, "yellow"), (star, "red")])
-    assert refused(half, "border")
+    parts = paint([(X < -0.4, "yellow"), (star, "red")])
+    assert refused(parts, "border")
     a = paint([(star, "red")])
     a[~star] = (130, 130, 130)
     assert refused(a, "border")

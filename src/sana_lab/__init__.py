@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "use_accelerator": "accelerator",
     "load_sana": "sana",
+    "explain": "failures",
     "adherence": "shapes",
     "caption": "shapes",
     "read_scene": "shapes",
