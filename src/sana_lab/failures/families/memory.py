@@ -18,8 +18,9 @@ entry = FAMILY.failure(
     pattern=r"(?:CUDA|HIP|XPU) out of memory\. Tried to allocate",
     vram="32MiB",
     messages={
-        "older PyTorch, as reported": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; 15.78 GiB "
-        "total capacity; 14.56 GiB already allocated; 8.00 MiB free; 14.70 GiB reserved in total by PyTorch)",
+        "reported, older": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; "
+        "15.78 GiB total capacity; 14.56 GiB already allocated; 8.00 MiB free; 14.70 GiB reserved in total by "
+        "PyTorch)",
         "torch 2.13.0": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total "
         "capacity of 32.00 MiB of which 0 bytes is free.",
     },

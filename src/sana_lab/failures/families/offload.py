@@ -286,7 +286,7 @@ entry = FAMILY.failure(
     error="NotImplementedError",
     pattern=r"Cannot copy out of meta tensor; no data!",
     messages={
-        "older PyTorch, as reported": "NotImplementedError: Cannot copy out of meta tensor; no data!",
+        "reported, older": "NotImplementedError: Cannot copy out of meta tensor; no data!",
         "torch 2.13.0": "NotImplementedError: Cannot copy out of meta tensor; no data! Please use "
         "torch.nn.Module.to_empty() instead of torch.nn.Module.to() when moving module from meta to a different "
         "device.",
