@@ -266,3 +266,9 @@ def test_unknown_words(prompt, unknown):
 def test_unknown_words_of_no_string():
     with pytest.raises(TypeError, match="prompt must be a string, not list"):
         describe_unknown_words(["a red star"])
+
+
+@pytest.mark.parametrize("things", [[Thing("small", "red", "star")], ("a small red star",), Thing("small", "red", "star")])
+def test_a_scene_is_made_of_things_in_a_tuple(things):
+    with pytest.raises(TypeError, match="tuple of Thing"):
+        Scene(things, "left", "white")

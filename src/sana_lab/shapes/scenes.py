@@ -66,6 +66,7 @@ class Scene:
         background: a color that no object has.
 
     Raises:
+        TypeError: if `things` is no tuple of `Thing`.
         ValueError: for words outside the grammar, or a scene that no picture can tell from another
             (an object in the color of the background, two equal objects).
     """
@@ -76,6 +77,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         """Hold every scene to the grammar."""
+        if not isinstance(self.things, tuple) or not all(isinstance(thing, Thing) for thing in self.things):
+            raise TypeError(f"things must be a tuple of Thing objects, not {self.things!r}")
         if len(self.things) not in (1, 2):
             raise ValueError(f"a scene has one object or two, not {len(self.things)}")
         kind, known = ("place", PLACES) if len(self.things) == 1 else ("relation", RELATIONS)
