@@ -268,7 +268,10 @@ def test_unknown_words_of_no_string():
         describe_unknown_words(["a red star"])
 
 
-@pytest.mark.parametrize("things", [[Thing("small", "red", "star")], ("a small red star",), Thing("small", "red", "star")])
+STAR = Thing("small", "red", "star")
+
+
+@pytest.mark.parametrize("things", [[STAR], ("a small red star",), STAR])
 def test_a_scene_is_made_of_things_in_a_tuple(things):
     with pytest.raises(TypeError, match="tuple of Thing"):
         Scene(things, "left", "white")
