@@ -464,3 +464,9 @@ def test_first_load_of_a_process_says_nothing(folder):
 )  # fmt: skip
 def test_name_of_the_type_by_version(library, version, expected):
     assert sana._dtype_argument(SimpleNamespace(__name__=library, __version__=version)) == expected
+
+
+def test_without_any_weights_the_way_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sana, "SHAPES_FOLDER", tmp_path / "weights")
+    with pytest.raises(OSError, match="sana-lab train.*untrained_shapes"):
+        load_sana("shapes", "bf16")

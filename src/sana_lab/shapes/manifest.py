@@ -37,6 +37,11 @@ def check(folder: str | Path) -> None:
     """
     folder = Path(folder)
     path = folder / NAME
+    if not folder.is_dir():
+        raise OSError(
+            f"{folder.name}/ is not there: this release has no trained weights (MODEL_CARD.md). Make them with "
+            "`sana-lab train`, or load the pipeline with random ones, sana_lab.shapes.untrained.untrained_shapes()."
+        )
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
