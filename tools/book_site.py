@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
 
+import myst_nb.core.render
+from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
@@ -164,7 +167,26 @@ def configure(app: Sphinx, config: Config) -> None:
     use_local_scripts(config)
 
 
+def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs of a cell with what it printed in one piece, however the kernel cut it.
+
+    MyST-NB's own function (1.4.0, core/utils.py, `coalesce_streams`) changes the outputs that it is given, so that the
+    executed notebook beside the page tells its second half twice, and it drops empty lines where the kernel cut.
+    """
+    merged: list[NotebookNode] = []
+    streams: dict[str, NotebookNode] = {}
+    for output in copy.deepcopy(outputs or []):
+        if output["output_type"] == "stream" and output["name"] in streams:
+            streams[output["name"]]["text"] += output["text"]
+            continue
+        merged.append(output)
+        if output["output_type"] == "stream":
+            streams[output["name"]] = output
+    return merged
+
+
 def setup(app: Sphinx) -> dict[str, object]:
     """Register the extension with Sphinx."""
+    myst_nb.core.render.coalesce_streams = merge_streams
     app.connect("config-inited", configure)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
