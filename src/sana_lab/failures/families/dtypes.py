@@ -16,7 +16,7 @@ entry = FAMILY.failure(
     error="RuntimeError",
     pattern=r"mat1 and mat2 must have the same dtype|expected m1 and m2 to have the same dtype",
     messages={
-        "reported, older": "RuntimeError: mat1 and mat2 must have the same dtype",
+        "unverified old": "RuntimeError: mat1 and mat2 must have the same dtype",
         "torch 2.13.0": "RuntimeError: mat1 and mat2 must have the same dtype, but got Float and BFloat16",
         "torch 2.13.0, CPU": "RuntimeError: expected m1 and m2 to have the same dtype, but got: float != c10::BFloat16",
     },
@@ -49,7 +49,7 @@ entry = FAMILY.failure(
     pattern=r"Input type \((?:float|double|c10::\w+|struct c10::\w+)\) and (?:bias|weight) type \(",
     messages={
         "torch 2.13.0": "RuntimeError: Input type (float) and bias type (c10::BFloat16) should be the same",
-        "reported, Windows": "RuntimeError: Input type (float) and bias type (struct c10::Half) should be the same",
+        "unverified, Win": "RuntimeError: Input type (float) and bias type (struct c10::Half) should be the same",
     },
     cause="Sana's pipeline converts latents on its way from the loop, which runs in float32, to the autoencoder. Code "
     "that calls `vae.decode()` or the transformer itself has to do the same.",

@@ -18,7 +18,7 @@ entry = FAMILY.failure(
     pattern=r"(?:CUDA|HIP|XPU) out of memory\. Tried to allocate",
     vram="32MiB",
     messages={
-        "reported, older": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; "
+        "unverified old": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; "
         "15.78 GiB total capacity; 14.56 GiB already allocated; 8.00 MiB free; 14.70 GiB reserved in total by "
         "PyTorch)",
         "torch 2.13.0": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total "
@@ -57,7 +57,7 @@ entry = FAMILY.failure(
     r"before)",
     vram="60MiB",
     messages={
-        "Python 3.10, as reported": "UnboundLocalError: local variable 'image' referenced before assignment",
+        "Python 3.10, unverified": "UnboundLocalError: local variable 'image' referenced before assignment",
         "Sana#197": "UnboundLocalError: cannot access local variable 'image' where it is not associated with a value",
     },
     cause="The autoencoder ran out of memory while decoding. The pipeline catches that error, warns, and goes on to "

@@ -28,7 +28,7 @@ entry = FAMILY.failure(
     messages={
         "diffusers#10520": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
         "devices, cuda:0 and cpu!",
-        "reported, older": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
+        "unverified old": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
         "devices, cpu and cuda:0! (when checking argument for argument mat1 in method wrapper_CUDA_addmm)",
         "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got mat1 is on cpu, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA_addmm)",
@@ -113,7 +113,7 @@ entry = FAMILY.failure(
     + r".{0,200}(?:index is on cpu|argument for argument index in method wrapper_CUDA__index_select)",
     alike=["tensors-on-two-devices", "text-encoder-left-on-cpu"],
     messages={
-        "older versions, as reported": _ISSUE_TEXT_ENCODER,
+        "older versions, unverified": _ISSUE_TEXT_ENCODER,
         "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got index is on cpu, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA__index_select)",
     },
@@ -159,7 +159,7 @@ entry = FAMILY.failure(
     pattern=_CONVOLUTION,
     context=r"autoencoder_dc\.py|vae\.decode|tiled_decode",
     alike=["transformer-left-on-cpu", "passed-component-not-in-map"],
-    messages={"reported, older": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
+    messages={"unverified old": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
     cause="bitsandbytes puts the text encoder and the transformer on the GPU while they load; the autoencoder is "
     "loaded as usual, on the CPU. All steps run, then the latents on the GPU meet the first convolution of the "
     "decoder. Convolutions compare tensor types, which is why the message speaks of types and not of devices.",
@@ -202,7 +202,7 @@ entry = FAMILY.failure(
     pattern=_CONVOLUTION,
     context=r"embeddings\.py|patch_embed|transformer_sana\.py",
     alike=["autoencoder-left-on-cpu", "passed-component-not-in-map"],
-    messages={"reported, older": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
+    messages={"unverified old": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
     cause="The latents are made on the device that the pipeline takes for its own, the GPU, while the transformer is "
     "on "
     'the CPU, because it was moved there to save memory or was swapped in after `.to("cuda")`. Sana\'s transformer '
@@ -297,7 +297,7 @@ entry = FAMILY.failure(
     alike=["tensors-on-two-devices"],
     gpus=2,
     messages={
-        "reported, older": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
+        "unverified old": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
         "devices, cuda:0 and cuda:1!",
         "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got weight is on cuda:1, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA__cudnn_convolution)",
@@ -428,7 +428,7 @@ entry = FAMILY.failure(
     error="AcceleratorError|RuntimeError",
     pattern=r"CUDA error: invalid device ordinal",
     messages={
-        "reported, older": "RuntimeError: CUDA error: invalid device ordinal\nCUDA kernel errors might be "
+        "unverified old": "RuntimeError: CUDA error: invalid device ordinal\nCUDA kernel errors might be "
         "asynchronously reported at some other API call, so the stacktrace below might be incorrect.",
         "torch 2.13.0": "torch.AcceleratorError: CUDA error: invalid device ordinal\nGPU device may be out of range, "
         "do you have enough GPUs?",

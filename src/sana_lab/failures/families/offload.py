@@ -246,7 +246,7 @@ entry = FAMILY.failure(
     r"multiple)",
     gpus=2,
     messages={
-        "older accelerate, as reported": "You shouldn't move a model when it is dispatched on multiple devices.",
+        "older accelerate, unverified": "You shouldn't move a model when it is dispatched on multiple devices.",
         "accelerate 1.15.0": "You shouldn't move a model that is dispatched using accelerate hooks.",
     },
     cause="The move is carried out and the hooks stay: they still send each layer's input to the GPU where the layer "
@@ -286,7 +286,7 @@ entry = FAMILY.failure(
     error="NotImplementedError",
     pattern=r"Cannot copy out of meta tensor; no data!",
     messages={
-        "reported, older": "NotImplementedError: Cannot copy out of meta tensor; no data!",
+        "unverified old": "NotImplementedError: Cannot copy out of meta tensor; no data!",
         "torch 2.13.0": "NotImplementedError: Cannot copy out of meta tensor; no data! Please use "
         "torch.nn.Module.to_empty() instead of torch.nn.Module.to() when moving module from meta to a different "
         "device.",
