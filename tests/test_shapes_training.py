@@ -183,6 +183,17 @@ def test_a_stopped_run_goes_on_where_it_stood(run, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "transformer.pt", weights_only=True)["step"] == 3
 
 
+def test_a_run_out_of_time_keeps_what_it_has_and_goes_on(run, tmp_path):
+    train(TINY, tmp_path, device="cpu", minutes=0)
+    assert torch.load(tmp_path / "autoencoder.pt", weights_only=True)["step"] == 0
+    assert not (tmp_path / "transformer.pt").exists()
+    (tmp_path / "autoencoder.pt").write_bytes((run / "autoencoder.pt").read_bytes())
+    train(TINY, tmp_path, device="cpu", minutes=0)
+    assert torch.load(tmp_path / "transformer.pt", weights_only=True)["step"] == 0
+    train(TINY, tmp_path, device="cpu")
+    assert torch.load(tmp_path / "transformer.pt", weights_only=True)["step"] == 3
+
+
 def test_another_plan_is_refused_before_anything_is_written(run):
     stamp = (run / "transformer.pt").stat().st_mtime_ns
     with pytest.raises(ValueError, match="another plan"):

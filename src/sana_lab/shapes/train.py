@@ -3,7 +3,7 @@
     sana-lab train --out runs/shapes                       # one GPU, or a CPU for a few steps
     torchrun --nproc-per-node 4 -m sana_lab.shapes.train --out runs/shapes
 
-A stopped run goes on where its last checkpoint stands. `MODEL_CARD.md` has the command, hardware and curves of the
+A stopped run goes on where its last checkpoint stands; `--minutes` stops it by itself. `MODEL_CARD.md` has the command, hardware and curves of the
 run that made the weights in this package.
 """
 
@@ -59,10 +59,11 @@ class Plan:
 
 
 class Fleet:
-    """The processes of one run: device, rank, averaging of gradients. One process without torchrun."""
+    """The processes of one run: device, rank, averaging of gradients, end of time. One process without torchrun."""
 
-    def __init__(self, device: str | None = None):
-        """Join the process group that torchrun announces, if any."""
+    def __init__(self, device: str | None = None, minutes: float = math.inf):
+        """Join the process group that torchrun announces, if any; stop after so many minutes from now."""
+        self.end = time.monotonic() + 60 * minutes
         self.world, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -81,6 +82,15 @@ class Fleet:
         flat /= self.world
         for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.grad.copy_(g.view_as(p))
+
+    def out_of_time(self, step: int) -> bool:
+        """Whether to stop before this step: asked every ten steps, and the first process answers for all."""
+        if step % 10 or self.end == math.inf:
+            return False
+        late = torch.tensor(time.monotonic() > self.end, dtype=torch.uint8, device=self.device)
+        if self.world > 1:
+            dist.broadcast(late, 0)
+        return bool(late)
 
     def autocast(self) -> torch.autocast:
         """The bfloat16 autocast of the device."""
@@ -105,11 +115,12 @@ def gradients(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return picture[..., 1:] - picture[..., :-1], picture[..., 1:, :] - picture[..., :-1, :]
 
 
-def train_autoencoder(plan: Plan, fleet: Fleet, out: Path, codes: torch.Tensor, compile: bool) -> nn.Module:
+def train_autoencoder(plan: Plan, fleet: Fleet, out: Path, codes: torch.Tensor, compile: bool) -> nn.Module | None:
     """Learn to squeeze pictures of scenes into 16 x 16 x 32 numbers and back.
 
     The loss is absolute and squared error of pixels, absolute error of their gradients (crisp edges), the linear
-    probe and the size of the latent. Noise on the latent makes neighbors in latent space look alike.
+    probe and the size of the latent. Noise on the latent makes neighbors in latent space look alike. Returns None if
+    time ran out.
     """
     torch.manual_seed(plan.seed)
     model = build_autoencoder().to(fleet.device, memory_format=torch.channels_last)
@@ -126,9 +137,18 @@ def train_autoencoder(plan: Plan, fleet: Fleet, out: Path, codes: torch.Tensor, 
     torch.manual_seed(plan.seed + 1000 * (fleet.rank + 1) + first)
     encode = torch.compile(model.encoder) if compile else model.encoder
     decode = torch.compile(model.decoder) if compile else model.decoder
+
+    def keep(done: int) -> None:
+        if fleet.rank == 0:
+            states = {"model": model.state_dict(), "probe": probe.state_dict(), "optimizer": optimizer.state_dict()}
+            save(checkpoint, **states, step=done)
+
     bar = tqdm(range(first, plan.autoencoder_steps), "autoencoder", initial=first, total=plan.autoencoder_steps,
                disable=fleet.rank > 0, mininterval=5)  # fmt: skip
     for step in bar:
+        if fleet.out_of_time(step):
+            keep(step)
+            return None
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, plan.autoencoder_steps, plan.autoencoder_lr, warmup=100)
         pick = torch.randint(len(codes), (plan.autoencoder_batch,), device=fleet.device)
@@ -158,9 +178,8 @@ def train_autoencoder(plan: Plan, fleet: Fleet, out: Path, codes: torch.Tensor, 
         if fleet.rank == 0 and (done % 50 == 0 or done == plan.autoencoder_steps):
             log(out, "autoencoder", done, loss=loss, psnr=10 * torch.log10(4 / error), spread=spread)
             bar.set_postfix_str(f"{10 * math.log10(4 / error.item()):.1f} dB", refresh=False)
-        if fleet.rank == 0 and (done % plan.save_every == 0 or done == plan.autoencoder_steps):
-            states = {"model": model.state_dict(), "probe": probe.state_dict(), "optimizer": optimizer.state_dict()}
-            save(checkpoint, **states, step=done)
+        if done % plan.save_every == 0 or done == plan.autoencoder_steps:
+            keep(done)
     return model.eval().requires_grad_(False)
 
 
@@ -277,8 +296,13 @@ def train_transformer(
 ) -> None:
     """Learn rectified flow from noise to latents: predict the velocity at a random sigma (Sana, section 2.3)."""
     tokenizer = build_tokenizer()
-    latents, chosen = fill_bank(plan, fleet, autoencoder, codes, compile)
-    tokens = sentences(plan, fleet, tokenizer, scenes, chosen).to(fleet.device)
+    bank = out / f"bank-{fleet.rank}-of-{fleet.world}.pt"
+    if bank.exists():
+        latents, tokens = torch.load(bank, map_location=fleet.device, weights_only=True).values()
+    else:
+        latents, chosen = fill_bank(plan, fleet, autoencoder, codes, compile)
+        tokens = sentences(plan, fleet, tokenizer, scenes, chosen).to(fleet.device)
+        save(bank, latents=latents, tokens=tokens)
     total = latents[:4096].float().square().mean()
     if fleet.world > 1:
         dist.all_reduce(total)
@@ -305,7 +329,16 @@ def train_transformer(
     bar = tqdm(range(first, plan.transformer_steps), "transformer", initial=first, total=plan.transformer_steps,
                disable=fleet.rank > 0, mininterval=5)  # fmt: skip
     batch, mean_loss = plan.transformer_batch, torch.zeros((), device=fleet.device)
+
+    def keep(done: int) -> None:
+        if fleet.rank == 0:
+            save(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), average=average, step=done)
+            export(out, model, average, autoencoder)
+
     for step in bar:
+        if fleet.out_of_time(step):
+            keep(step)
+            break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, plan.transformer_steps, plan.transformer_lr)
         instructed = coin.random() < plan.with_instruction
@@ -333,9 +366,8 @@ def train_transformer(
         done = step + 1
         if fleet.rank == 0 and (done % 100 == 0 or done == plan.transformer_steps):
             log(out, "transformer", done, loss=mean_loss / (1 - 0.99 ** (done - first)))
-        if fleet.rank == 0 and (done % plan.save_every == 0 or done == plan.transformer_steps):
-            save(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), average=average, step=done)
-            export(out, model, average, autoencoder)
+        if done % plan.save_every == 0 or done == plan.transformer_steps:
+            keep(done)
 
 
 @torch.no_grad()
@@ -351,7 +383,14 @@ def export(out: Path, model: Denoiser, average: list[torch.Tensor], autoencoder:
     assemble(out / "pipeline", pictures, transformer, text_encoder)
 
 
-def train(plan: Plan, out: str | Path, *, device: str | None = None, compile: bool | None = None) -> Path:
+def train(
+    plan: Plan,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    compile: bool | None = None,
+    minutes: float = math.inf,
+) -> Path:
     """Run both stages, or what is left of them, and return the pipeline folder.
 
     Args:
@@ -359,11 +398,12 @@ def train(plan: Plan, out: str | Path, *, device: str | None = None, compile: bo
         out: folder for checkpoints, log and, at the end, `pipeline/`.
         device: "cuda" or "cpu"; by default whatever there is.
         compile: use torch.compile; by default on CUDA only.
+        minutes: stop after this time and keep a checkpoint, from which the same call goes on.
 
     Raises:
         ValueError: if `out` holds a run with another plan.
     """
-    fleet, out = Fleet(device), Path(out)
+    fleet, out = Fleet(device, minutes), Path(out)
     compile = fleet.device.type == "cuda" if compile is None else compile
     out.mkdir(parents=True, exist_ok=True)
     note = out / "plan.json"
@@ -380,7 +420,8 @@ def train(plan: Plan, out: str | Path, *, device: str | None = None, compile: bo
     scenes = pools[0] * repeat + pools[1]
     codes = encode_scenes(scenes).to(fleet.device)
     autoencoder = train_autoencoder(plan, fleet, out, codes, compile)
-    train_transformer(plan, fleet, out, autoencoder, scenes, codes, compile)
+    if autoencoder is not None:
+        train_transformer(plan, fleet, out, autoencoder, scenes, codes, compile)
     if fleet.world > 1:
         dist.barrier()
     return out / "pipeline"
@@ -393,9 +434,10 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"))
     for name, value in asdict(Plan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; the next call goes on")
     given = vars(parser.parse_args())
-    out, device = given.pop("out"), given.pop("device")
-    train(Plan(**given), out, device=device)
+    run = {name: given.pop(name) for name in ("out", "device", "minutes")}
+    train(Plan(**given), **run)
 
 
 if __name__ == "__main__":
