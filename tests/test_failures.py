@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,10 @@ from sana_lab.failures import FAMILIES, catalogue, explain, find, get, installed
 from sana_lab.failures.catalogue import index
 from sana_lab.failures.entry import EVIDENCE, PROVIDED, SHOWS, Family, code_of, link, plain
 from sana_lab.failures.outcome import Outcome
-from sana_lab.failures.page import contents, entries, provided
+from sana_lab.failures.page import contents, entries, explained_in, provided
 from sana_lab.failures.search import LONGEST
 
+ROOT = Path(__file__).parents[1]
 ENTRIES = {failure.id: failure for failure in catalogue()}
 LIVE = {id: failure for id, failure in ENTRIES.items() if failure.evidence == "live"}
 
@@ -49,6 +52,7 @@ def test_every_kind_of_symptom_and_of_evidence_occurs():
 @pytest.mark.parametrize("id", ENTRIES)
 def test_entry(id):
     failure = ENTRIES[id]
+    assert not any("unverified" in where for where in failure.messages), "raise it, or read it in a source or report"
     assert not re.search(r"[!]$|\bsimply\b", failure.title + failure.cause)
     assert failure.cause.endswith(".")
     for fix in failure.fixes:
@@ -233,6 +237,80 @@ def test_bad_input():
             explain(wrong)
 
 
+CONTEXTS = {
+    "a traceback of Linux, in colors": (
+        "\x1b[0;31m---------------\x1b[0m\nTraceback (most recent call last):\n"
+        '  File \x1b[32m"/home/me/env/lib/python3.11/site-packages/torch/nn/modules/module.py"\x1b[0m, line 1, in f\n'
+        "    return forward_call(*args, **kwargs)\n\x1b[1;31m{}\x1b[0m\n"
+    ),
+    "a traceback of Windows": (
+        "Traceback (most recent call last):\r\n"
+        '  File "C:\\Users\\me\\env\\Lib\\site-packages\\torch\\nn\\modules\\module.py", line 1, in _call\r\n'
+        "    return forward_call(*args, **kwargs)\r\n{}\r\n"
+    ),
+    "chained": "KeyError: 'x'\n\nThe above exception was the direct cause of the following exception:\n\n{}",
+    "the head cut off": "...ward_call(*args, **kwargs)\n{}",
+    "in a log": "INFO loading\n 40%|####      | 2/5 [00:01<00:02]\n{}\nINFO done\n",
+    "quoted in a mail": '> "{}"\n> what does it mean?',
+}
+
+
+@pytest.mark.parametrize("id", ENTRIES)
+def test_every_entry_is_found_in_every_context(id):
+    """Also without the name of the exception, which a paste often lacks, and cut off behind the words that tell it."""
+    failure = ENTRIES[id]
+    for message in failure.messages.values():
+        short = message.partition("Error: ")[2] or message
+        needed = next(end for end in range(1, len(short) + 1) if failure.matches(short[:end]))
+        cut = short[: max(needed, len(short) // 2)]
+        for wording, context in itertools.product((message, short, cut + "\u2026"), CONTEXTS.values()):
+            text = context.format(wording)
+            ids = [match.failure.id for match in find(text, OURS if failure.affected(OURS) else {})]
+            assert id in ids, text
+            assert set(ids[: ids.index(id)]) <= set(failure.alike), (ids, text)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        bytes(range(256)) * 400,
+        b"\x7fELF\x02\x01\x01" + b"\x00" * 5000,
+        b"\x1b[" * 20_000,
+        b"`" * 50_000,
+        "\u2028\ufeff\U0001f4a5".encode() * 3000,
+        b"Expected all tensors " * 9000,
+    ],
+)
+def test_garbage_is_answered_at_once(garbage):
+    text = garbage.decode("utf-8", errors="replace")
+    started = time.perf_counter()
+    assert "No entry" in str(explain(text, OURS))
+    assert time.perf_counter() - started < 2
+
+
+def test_an_error_in_the_middle_of_garbage_is_found():
+    message = get("gpu-tensor-to-numpy").messages["torch 2.13.0"]
+    noise = (bytes(range(256)) * 20).decode("latin-1")
+    assert find(f"{noise}\n{message}\n{noise}", OURS)[0].failure.id == "gpu-tensor-to-numpy"
+
+
+def test_the_magic_explains_the_last_exception(monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    import sana_lab
+
+    magics = {}
+    shell = SimpleNamespace(register_magic_function=lambda function, kind, name: magics.update({name: function}))
+    sana_lab.load_ipython_extension(shell)
+    for name in ("last_exc", "last_value"):
+        monkeypatch.delattr(sys, name, raising=False)
+    assert "Nothing was given" in str(magics["explain"](""))
+    monkeypatch.setattr(sys, "last_value", AssertionError("Torch not compiled with CUDA enabled"), raising=False)
+    assert str(magics["explain"]("")).startswith("torch-without-cuda")
+    assert str(magics["explain"]("can't convert cuda:0 device type tensor to numpy")).startswith("gpu-tensor-to-numpy")
+
+
 def test_a_ten_megabyte_log_is_answered_at_once():
     message = get("gpu-tensor-to-numpy").messages["torch 2.13.0"]
     log = "Input type (same device, mat1 and mat2 index is on Keyword arguments {" * 150_000 + "\n" + message
@@ -293,7 +371,16 @@ def test_code_of_keeps_comments_and_refuses_unknown_arguments():
 
 
 @pytest.mark.parametrize(
-    "reference", ["diffusers 10500", "http://example.org", "diffusers#", "nobody#1", "torch: file"]
+    "reference",
+    [
+        "diffusers 10500",
+        "huggingface/diffusers 3",
+        "/diffusers#3",
+        "http://example.org",
+        "diffusers#",
+        "nobody#1",
+        "torch: file",
+    ],
 )
 def test_references_have_a_form(reference):
     with pytest.raises(ValueError, match="diffusers#123"):
@@ -456,9 +543,27 @@ def test_every_entry_is_on_the_page_with_its_words():
         entries("none")
 
 
-def test_page_source_has_every_family_in_order():
-    from pathlib import Path
+def test_sections_that_explain_are_in_the_book():
+    sources = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    labels = set(re.findall(r"\(([a-z0-9-]+)\)=", text))
+    named = {failure.section for failure in ENTRIES.values()} - {""}
+    assert named - labels == set()
+    linked = set(re.findall(r'\\"(device-map-[a-z]+|two-devices-[a-z]+)\\"', text))
+    assert {section for section in named if section.startswith(("device-map-", "two-devices-"))} == linked
 
-    source = (Path(__file__).parents[1] / "book" / "failures.md").read_text(encoding="utf-8")
+
+def test_a_chapter_lists_its_entries():
+    listed = explained_in("device-map-reset", "device-map-passed").data
+    assert (
+        listed.count("\n") == sum(f.section in ("device-map-reset", "device-map-passed") for f in ENTRIES.values()) - 1
+    )
+    assert "(#failure-reset-device-map-leaves-cpu)" in listed
+    with pytest.raises(ValueError, match="'nowhere'"):
+        explained_in("nowhere")
+
+
+def test_page_source_has_every_family_in_order():
+    source = (ROOT / "book" / "failures.md").read_text(encoding="utf-8")
     assert re.findall(r'^entries\("(.+)"\)$', source, re.M) == [family.name for family in FAMILIES]
     assert re.findall(r"^\((.+)\)=\n## (.+)$", source, re.M) == [(family.name, family.title) for family in FAMILIES]

@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
+from sana_lab import evidence
 from sana_lab.failures import catalogue, find, get, installed_versions, run, run_many
+from sana_lab.failures.comparison import VIRTUAL, comparable, words_of
+from sana_lab.failures.record import _result
 from sana_lab.failures.worker import placement
 
 LIVE = [failure for failure in catalogue() if failure.evidence == "live"]
@@ -71,6 +74,27 @@ def test_each_ran_on_what_it_needs(outcomes):
     for failure in LIVE:
         device = outcomes[failure.id, None].device
         assert device.startswith(f"Virtual GPU: {failure.gpus} ×") if failure.gpus else device == ""
+
+
+@pytest.mark.parametrize("id", [failure.id for failure in LIVE])
+def test_it_is_what_the_stored_record_says(id, outcomes):
+    """The book's table of virtual against real shows the record, so the record must be what happens today."""
+    stored = evidence.load(VIRTUAL)["results"][id]
+    now = _result(get(id), list(outcomes.values()))
+    for key in ("shown", "error"):
+        assert now["reproduction"][key] == stored["reproduction"][key]
+    assert comparable(words_of(now)) == comparable(words_of(stored))
+    assert {n: fix["cured"] for n, fix in now["fixes"].items()} == {n: f["cured"] for n, f in stored["fixes"].items()}
+
+
+def test_garbage_from_stdin():
+    for garbage in (bytes(range(256)) * 5000, b"x" * 10_000_000, b""):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, "explain", "-"], input=garbage, capture_output=True, timeout=120
+        )
+        assert done.returncode == 1
+        assert b"Traceback" not in done.stderr
+        assert b"No entry" in done.stdout or b"Nothing was given" in done.stdout
 
 
 def test_placement_counts_each_model_once():

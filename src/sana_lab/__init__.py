@@ -3,7 +3,9 @@
 Importing this package is cheap and changes nothing: names are looked up on first use.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -11,6 +13,9 @@ _WHERE = {
     "use_accelerator": "accelerator",
     "load_sana": "sana",
     "explain": "failures",
+    "doctor": "versions.doctor",
+    "placement": "placement",
+    "checked": "guard",
     "adherence": "shapes",
     "caption": "shapes",
     "read_scene": "shapes",
@@ -31,3 +36,19 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+def load_ipython_extension(shell) -> None:
+    """`%load_ext sana_lab` gives a notebook `%explain`, which explains the last exception. Chapter 8."""
+    import_module(f"{__name__}.failures.notebook").register(shell)
+
+
+class _Package(ModuleType):
+    """Lets `placement` be the function, though a module of this name exists, as `sana_lab.shapes` does for `render`."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -62,7 +62,7 @@ SMALL = {"num_inference_steps": 1, "height": 64, "width": 64, "use_resolution_bi
 pipeline, is the reader's own; the others are written out at the head of the code."""
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
-_ISSUE = re.compile(rf"({'|'.join(REPOSITORIES)})#(\d+)")
+_ISSUE = re.compile(rf"({'|'.join(REPOSITORIES)}|[\w.-]+/[\w.-]+)#(\d+)")
 _FILE = re.compile(rf"({'|'.join(('pytorch', *LIBRARIES))}) (\d+(?:\.\d+)+): \S.*")
 _UNBOUNDED = re.compile(r"(?<!\\)\.[*+]")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -103,6 +103,7 @@ class Failure:
         vram: memory of each, where the failure is that it runs out; then only a virtual GPU will do.
         context: regular expression of a line of the traceback that tells this failure from those in `alike`.
         alike: ids of other entries whose pattern matches a message of this one. Ambiguity is stated, not hidden.
+        section: label of the place in the book that explains it; by default that of the family.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Failure:
     vram: str = ""
     context: str = ""
     alike: Sequence[str] = ()
+    section: str = ""
     family: str = ""
     reproduction: Callable[..., Any] | None = None
     fixes: list[Fix] = field(default_factory=list)
@@ -260,14 +262,14 @@ class Failure:
 class Family:
     """Failures that belong together: a file, and a part of the index."""
 
-    def __init__(self, name: str, title: str, about: str):
-        """`name` is an anchor, `title` a heading, `about` one sentence."""
-        self.name, self.title, self.about = name, title, about
+    def __init__(self, name: str, title: str, about: str, section: str = ""):
+        """`name` is an anchor, `title` a heading, `about` one sentence, `section` where most of it is explained."""
+        self.name, self.title, self.about, self.section = name, title, about, section
         self.failures: list[Failure] = []
 
     def failure(self, **fields: Any) -> Failure:
         """A new entry; see `Failure` for the fields."""
-        entry = Failure(family=self.name, **fields)
+        entry = Failure(family=self.name, **{"section": self.section, **fields})
         self.failures.append(entry)
         return entry
 
@@ -283,14 +285,14 @@ def plain(text: str) -> str:
 
 
 def link(reference: str) -> str:
-    """Where a reference leads, `""` for a source file.
+    """Where a reference leads, `""` for a source file. Issues elsewhere are written `owner/repository#123`.
 
     Raises:
         ValueError: it is in neither form.
     """
     issue = _ISSUE.fullmatch(reference)
     if issue:
-        return f"https://github.com/{REPOSITORIES[issue[1]]}/issues/{issue[2]}"
+        return f"https://github.com/{REPOSITORIES.get(issue[1], issue[1])}/issues/{issue[2]}"
     if not _FILE.fullmatch(reference):
         raise ValueError(f"reference {reference!r}: write 'diffusers#123', or 'diffusers 0.42.1: file, place'.")
     return ""

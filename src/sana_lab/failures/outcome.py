@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ class Outcome:
     Attributes:
         id: of the failure.
         fix: number of the fix, counted from 1; `None` for the reproduction.
+        memory: bytes to which the process was held on a real GPU; 0: it had all.
         error: class of the exception, `None` if there was none; `TimeLimit` and `ProcessDied` speak for themselves.
         kinds: that class and its bases, so that `RuntimeError` finds an `OutOfMemoryError`.
         message: of the exception.
@@ -32,6 +34,7 @@ class Outcome:
 
     id: str
     fix: int | None = None
+    memory: int = 0
     error: str | None = None
     kinds: tuple[str, ...] = ()
     message: str = ""
@@ -68,3 +71,13 @@ class Outcome:
             then, now = self.before.get(name, "-"), self.after.get(name, "-")
             lines.append(f"  {name}: {then}" + (f" -> {now}" if now != then else ""))
         return "\n".join(lines)
+
+
+def leading_words(message: str) -> str:
+    """The words by which people recognize a message.
+
+    The first line, up to the name of an internal function (` (when checking argument in method ...`), the number of
+    free bytes (` GPU 0 has a total capacity ...`) or 160 characters, whatever comes first, white space made even.
+    """
+    first = re.split(r"\n| \(when checking| GPU \d+ has a total", message.strip(), maxsplit=1)[0]
+    return " ".join(first.split())[:160]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from .catalogue import get
 from .outcome import Outcome
-from .worker import GRACE, LATE, died
+from .worker import CANNOT_FORK, GRACE, LATE, died
+
+Case = tuple[str, int | None] | tuple[str, int | None, int]
+"""Id, number of the fix or `None`, and perhaps the bytes that the process may use of a real GPU."""
 
 SECONDS = 60.0
 """For one case, imports not counted."""
@@ -35,37 +43,45 @@ def run(id: str, fix: int | None = None, *, virtual: bool | None = None, time_li
 
 
 def run_many(
-    cases: Iterable[tuple[str, int | None]],
+    cases: Iterable[Case],
     *,
     jobs: int = 1,
     virtual: bool | None = None,
     time_limit: float = SECONDS,
     fork: bool | None = None,
+    visible: str | None = None,
+    done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Several at once, `jobs` at a time, in the order asked for.
 
     Args:
-        cases: pairs of id and number of the fix, or `None`.
+        cases: pairs of id and number of the fix, or `None`; with a third member, the bytes that the process may use of
+            a real GPU.
         jobs: processes at a time.
         virtual: as for `run`.
         time_limit: seconds for each.
         fork: import the libraries once and fork for each case; `False` starts a fresh interpreter for each. Default:
             fork where the system can, and for more than one case.
+        visible: value of `CUDA_VISIBLE_DEVICES` for the processes; `None` leaves it as it is.
+        done: called with each outcome when it is there, from another thread.
 
     Raises:
         ValueError: as `run`, before anything is started.
     """
-    cases = list(cases)
-    for id, fix in cases:
+    cases = [(id, fix, *(memory or (0,))) for id, fix, *memory in cases]
+    for id, fix, _ in cases:
         _check(id, fix)
     if fork is None:
         fork = hasattr(os, "fork") and len(cases) > 1
-    batches = [cases] if fork else [[case] for case in cases]
-    outcomes = {}
-    for batch in batches:
-        for outcome in _worker(batch, jobs, virtual, time_limit, fork):
-            outcomes[outcome.id, outcome.fix] = outcome
-    return [outcomes[case] for case in cases]
+    settings = {"jobs": jobs, "limit": time_limit, "virtual": virtual}
+    outcomes = _worker(cases, {**settings, "fork": True}, visible, done) if fork else None
+    if outcomes is None:
+        settings |= {"jobs": 1, "fork": False}
+        with ThreadPoolExecutor(jobs) as pool:
+            batches = pool.map(lambda case: _worker([case], settings, visible, done), cases)
+            outcomes = [outcome for batch in batches for outcome in batch]
+    by_case = {(outcome.id, outcome.fix, outcome.memory): outcome for outcome in outcomes}
+    return [by_case[case] for case in cases]
 
 
 def _check(id: str, fix: int | None) -> None:
@@ -79,8 +95,10 @@ def _check(id: str, fix: int | None) -> None:
         raise ValueError(f"fix {fix} of {id} is a command to type: {failure.fixes[fix - 1].command}")
 
 
-def _worker(batch: list, jobs: int, virtual: bool | None, limit: float, fork: bool) -> list[Outcome]:
-    wanted = {"cases": batch, "jobs": jobs, "limit": limit, "virtual": virtual, "fork": fork}
+def _worker(
+    batch: list[Case], settings: dict[str, Any], visible: str | None, done: Callable[[Outcome], None] | None
+) -> list[Outcome] | None:
+    """The outcomes of a batch in one worker; `None` if it was to fork and cannot."""
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -90,16 +108,40 @@ def _worker(batch: list, jobs: int, virtual: bool | None, limit: float, fork: bo
         "TOKENIZERS_PARALLELISM": "false",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is CUDA must not start CUDA before a fork
         "PYTHONUTF8": "1",
+        **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}),
     }
-    rounds = -(-len(batch) // max(jobs, 1))
-    command = [sys.executable, "-m", f"{__package__}.worker"]
-    options = {"capture_output": True, "text": True, "encoding": "utf-8", "errors": "replace", "env": environment}
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(wanted), timeout=_START + (limit + GRACE) * rounds, check=False, **options
+    rounds = -(-len(batch) // max(settings["jobs"], 1))
+    limit = settings["limit"]
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
         )
-    except subprocess.TimeoutExpired:
-        return [died(case, LATE, limit, "") for case in batch]
-    outcomes = [Outcome.from_json(json.loads(line)) for line in done.stdout.splitlines()]
-    missing = set(map(tuple, batch)) - {(outcome.id, outcome.fix) for outcome in outcomes}
-    return [*outcomes, *(died(case, done.returncode, limit, done.stderr[-2000:]) for case in missing)]
+        watchdog = threading.Timer(_START + (limit + GRACE) * rounds, worker.kill)
+        watchdog.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it died at once; its log says why
+                worker.stdin.write(json.dumps({**settings, "cases": batch}))
+                worker.stdin.close()
+            for line in worker.stdout:
+                outcomes.append(Outcome.from_json(json.loads(line)))
+                if done:
+                    done(outcomes[-1])
+            status = worker.wait()
+        finally:
+            late = not watchdog.is_alive()
+            watchdog.cancel()
+            worker.kill()
+        log.seek(0)
+        words = log.read()[-2000:]
+    if status == CANNOT_FORK:
+        return None
+    missing = set(batch) - {(outcome.id, outcome.fix, outcome.memory) for outcome in outcomes}
+    return [*outcomes, *(died(case, LATE if late else status, limit, words) for case in missing)]

@@ -65,7 +65,7 @@ def find(message: str | BaseException, installed: Mapping[str, str | None] | Non
     return sorted(matches, key=lambda match: -match.score)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """What is known about a message; prints as text, shows as Markdown in a notebook."""
 
@@ -88,6 +88,10 @@ class Explanation:
             lines += [f"  {m.failure.id}: {m.failure.title}{_short_verdict(m.affected)}" for m in others]
             lines += ["  `sana-lab failures show ID` tells more about each."]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """The same as text."""
+        return str(self)
 
     def _repr_markdown_(self) -> str:
         return f"```text\n{self}\n```"

@@ -1,9 +1,9 @@
 """The process in which reproductions and fixes run. Started by `runner`; not for use by hand.
 
-Reads one JSON object from stdin, `{"cases": [[id, fix], ...], "jobs": 2, "limit": 60, "virtual": null, "fork": true}`,
-and prints one JSON object for each case. With `fork` it imports the libraries once and forks for each case, because a
-fault on a GPU spoils its process and an import takes longer than most reproductions. CUDA must not have been started
-before a fork, and importing bitsandbytes starts it: on a real GPU each case imports bitsandbytes for itself.
+Reads one JSON object from stdin, `{"cases": [[id, fix, memory], ...], "jobs": 2, "limit": 60, "virtual": null,
+"fork": true}`, and prints one JSON object for each case. With `fork` it imports the libraries once and forks for each
+case, because a fault on a GPU spoils its process and an import takes longer than most reproductions. CUDA must not have
+been started before a fork, see `_preload`; where it was, the worker ends with status `CANNOT_FORK`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import json
 import linecache
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from .catalogue import get
@@ -28,6 +31,9 @@ from .outcome import DIED, TIME_LIMIT, Outcome
 
 LATE = 124
 """Exit status of a process that took too long, as of the command `timeout`."""
+
+CANNOT_FORK = 75
+"""Exit status of a worker that was to fork and found that CUDA does not survive it here."""
 
 GRACE = 20
 """Seconds that a fork may take beyond its limit before it is killed from outside, where its own alarm did not ring."""
@@ -39,6 +45,8 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")  # reproductions print too: to a file, see `_redirected`
     if wanted["fork"]:
         _preload()
+        if not wanted["virtual"] and not _can_fork():
+            sys.exit(CANNOT_FORK)
     folder = _folder()
     with tempfile.TemporaryDirectory() as scratch:
         if wanted["fork"]:
@@ -53,19 +61,59 @@ def main() -> None:
 
 
 def _preload() -> None:
-    """Import what reproductions import, without starting CUDA."""
-    import diffusers
-    import torch
-    import transformers
+    """Import what reproductions import, without starting CUDA.
 
-    for library, names in (
-        (diffusers, ("SanaPipeline", "BitsAndBytesConfig", "PipelineQuantizationConfig")),
-        (transformers, ("AutoModel", "AutoModelForCausalLM", "BitsAndBytesConfig", "GemmaTokenizer")),
-    ):
-        for name in names:
-            getattr(library, name)
+    diffusers' pipelines import bitsandbytes, which asks for the GPUs' capability at import (0.50.2, cuda_specs.py),
+    and the question starts CUDA. The driver's own program answers it meanwhile.
+    """
+    import torch
+
+    asked = torch.cuda.get_device_capability
+    known = _capability()
+    if known:
+        torch.cuda.get_device_capability = lambda device=None: known
+    try:
+        import diffusers
+        import transformers
+
+        for library, names in (
+            (diffusers, ("SanaPipeline", "BitsAndBytesConfig", "PipelineQuantizationConfig")),
+            (transformers, ("AutoModel", "AutoModelForCausalLM", "BitsAndBytesConfig", "GemmaTokenizer")),
+        ):
+            for name in names:
+                getattr(library, name)
+        import bitsandbytes.nn  # noqa: F401
+    finally:
+        torch.cuda.get_device_capability = asked
+
+
+def _capability() -> tuple[int, int] | None:
+    """Compute capability of the first GPU, without starting CUDA; `None` where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False).stdout.split()
+    major, _, minor = answer[0].partition(".") if answer else ("", "", "")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+
+
+def _can_fork() -> bool:
+    """Whether a fork of this process can use its GPUs; also where it sees none."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        return False
     if not torch.cuda.is_available():
-        import bitsandbytes  # noqa: F401
+        return True
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            torch.zeros(1, device="cuda").item()
+            status = 0
+        os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _folder() -> str:
@@ -101,12 +149,17 @@ def _fork(case: list, folder: str, wanted: dict[str, Any], place: pathlib.Path) 
     child = os.fork()
     if child:
         return child
+    status = 1
     try:
         outcome = _run(*case, folder, wanted["virtual"], wanted["limit"], place)
         (place / "outcome.part").write_text(json.dumps(outcome.to_json()), encoding="utf-8")
         (place / "outcome.part").rename(place / "outcome.json")
+        status = 0
+    except BaseException:  # not of the reproduction, which is caught where it runs
+        with (place / "stderr").open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
     finally:
-        os._exit(0)  # no cleaning up: this process shares its parent's
+        os._exit(status)  # no cleaning up: this process shares its parent's
 
 
 def _collect(case: list, place: pathlib.Path, status: int, limit: float) -> Outcome:
@@ -128,7 +181,9 @@ def died(case: list | tuple, status: int, limit: float, log: str) -> Outcome:
 # ---- one case ---------------------------------------------------------------------------------------------------
 
 
-def _run(id: str, fix: int | None, folder: str, virtual: bool | None, limit: float, place: pathlib.Path) -> Outcome:
+def _run(
+    id: str, fix: int | None, memory: int, folder: str, virtual: bool | None, limit: float, place: pathlib.Path
+) -> Outcome:
     """Run one reproduction or fix in this process, which should not be used afterwards."""
     failure = get(id)
     code = failure.code if fix is None else failure.fixes[fix - 1].code
@@ -136,10 +191,11 @@ def _run(id: str, fix: int | None, folder: str, virtual: bool | None, limit: flo
     alarm.daemon = True
     with _redirected(place):
         try:
-            device = _accelerator(failure, virtual)
+            device = _accelerator(failure, virtual, memory)
+            settle = _synchronize if virtual is False and failure.gpus else lambda: None
             alarm.start()
             started = time.perf_counter()
-            found = _execute(code, f"<{id}>", {"__name__": "__main__", "FOLDER": folder})
+            found = _execute(code, f"<{id}>", {"__name__": "__main__", "FOLDER": folder}, settle)
             found["seconds"] = round(time.perf_counter() - started, 3)
         finally:
             alarm.cancel()
@@ -149,6 +205,7 @@ def _run(id: str, fix: int | None, folder: str, virtual: bool | None, limit: flo
     return Outcome(
         id=id,
         fix=fix,
+        memory=memory,
         device=device,
         log="\n".join(dict.fromkeys(line for line in log if line)),
         printed=_read(place / "stdout").strip(),
@@ -156,44 +213,67 @@ def _run(id: str, fix: int | None, folder: str, virtual: bool | None, limit: flo
     )
 
 
-def _accelerator(failure: Failure, virtual: bool | None) -> str:
+def _accelerator(failure: Failure, virtual: bool | None, memory: int) -> str:
     """Give this process the GPUs that the failure needs, and return what they are."""
     if failure.gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return ""
     import torch
 
+    if failure.vram and not memory:
+        virtual = True
+    if virtual is False:  # no part of the virtual GPU is imported, so that nothing can come from it
+        count, gpu = torch.cuda.device_count(), torch.cuda.get_device_properties(0)
+        if count < failure.gpus:
+            raise RuntimeError(f"{failure.id} needs {failure.gpus} GPUs, and {count} are visible")
+        if memory:
+            torch.cuda.set_per_process_memory_fraction(memory / gpu.total_memory)
+        return f"{gpu.name}: {count} × {gpu.total_memory / 2**30:.4g} GiB"
+
     from ..accelerator import use_accelerator
 
-    if failure.vram or (virtual is None and torch.cuda.device_count() < failure.gpus):
+    if virtual is None and torch.cuda.device_count() < failure.gpus:
         virtual = True
     return repr(use_accelerator(failure.gpus, failure.vram or "16GiB", virtual))
 
 
-def _execute(code: str, file: str, namespace: dict[str, Any]) -> dict[str, Any]:
-    """Run a program statement by statement, looking at where models are before and after each."""
+def _synchronize() -> None:
+    """Wait for the GPUs: a kernel's fault comes to light here, and belongs to the statement that launched it."""
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(index)
+
+
+def _execute(code: str, file: str, namespace: dict[str, Any], settle: Callable[[], None]) -> dict[str, Any]:
+    """Run a program statement by statement, looking at where models are before and after each.
+
+    `settle` is called after each statement and may raise what is still under way.
+    """
     linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # so that tracebacks show lines
     before: dict[str, str] = {}
     for statement in ast.parse(code, file).body:
         before = placement(namespace)
         try:
             exec(compile(ast.Module([statement], []), file, "exec"), namespace)
+            settle()
         except Exception as error:
-            return {**_broke(error, file, code), "before": before, "after": placement(namespace)}
+            return {**_broke(error, file, code, statement.lineno), "before": before, "after": placement(namespace)}
     return {"before": before, "after": placement(namespace)}
 
 
-def _broke(error: Exception, file: str, code: str) -> dict[str, Any]:
+def _broke(error: Exception, file: str, code: str, line: int) -> dict[str, Any]:
+    """`line` is that of the statement, for an error that came after it."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if frame.filename == file]
     theirs = [frame for frame in frames if _library(frame.filename) not in ("", "torch", "sana_lab")]
-    deepest = theirs[-1] if theirs else inside[-1]
+    deepest = (theirs or inside or frames)[-1]
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__.tb_next))
     return {
         "error": type(error).__name__,
         "kinds": tuple(kind.__name__ for kind in type(error).__mro__),
         "message": str(error),
-        "line": code.splitlines()[inside[-1].lineno - 1].strip(),
+        "line": code.splitlines()[(inside[-1].lineno if inside else line) - 1].strip(),
         "where": f"{_short(deepest.filename)}:{deepest.lineno} in {deepest.name}",
         "traceback": text,
     }

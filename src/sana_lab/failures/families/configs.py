@@ -9,6 +9,7 @@ FAMILY = Family(
     "Configuration objects",
     "diffusers and transformers each have a `BitsAndBytesConfig`, pipelines have a third class, and not every mistake "
     "raises.",
+    section="chapter-loading",
 )
 
 entry = FAMILY.failure(
@@ -21,9 +22,9 @@ entry = FAMILY.failure(
         "`BitsAndBytesConfig`.",
     },
     cause="There are two classes of the same name, one in each library. transformers wants its own and says so, as if "
-    "the object were of another name. The other way round nothing is checked: diffusers takes the class of "
-    "transformers and works.",
-    affects={"transformers": ">=5"},
+    "the object were of another name; up to 5.3 it did not look. The other way round nothing is checked: diffusers "
+    "takes the class of transformers and works.",
+    affects={"transformers": ">=5.4"},
     references=["transformers 5.23.0: quantizers/auto.py, from_config"],
 )
 
@@ -202,7 +203,7 @@ entry = FAMILY.failure(
     },
     cause="Names that the pipeline does not have are dropped with a line in the log. The pipeline then loads in 16 "
     "bits and works, with twice the memory.",
-    affects={"diffusers": ">=0.35"},
+    affects={"diffusers": ">=0.34"},
     references=[
         "diffusers 0.42.1: pipelines/pipeline_loading_utils.py, _maybe_warn_for_wrong_component_in_quant_config"
     ],

@@ -8,6 +8,7 @@ FAMILY = Family(
     "dtypes",
     "Number formats",
     "What is computed in which format: the traps that raise, and those that only draw worse pictures.",
+    section="chapter-loading",
 )
 
 entry = FAMILY.failure(
@@ -16,7 +17,7 @@ entry = FAMILY.failure(
     error="RuntimeError",
     pattern=r"mat1 and mat2 must have the same dtype|expected m1 and m2 to have the same dtype",
     messages={
-        "unverified old": "RuntimeError: mat1 and mat2 must have the same dtype",
+        "pytorch#105243": "RuntimeError: mat1 and mat2 must have the same dtype",
         "torch 2.13.0": "RuntimeError: mat1 and mat2 must have the same dtype, but got Float and BFloat16",
         "torch 2.13.0, CPU": "RuntimeError: expected m1 and m2 to have the same dtype, but got: float != c10::BFloat16",
     },
@@ -49,7 +50,7 @@ entry = FAMILY.failure(
     pattern=r"Input type \((?:float|double|c10::\w+|struct c10::\w+)\) and (?:bias|weight) type \(",
     messages={
         "torch 2.13.0": "RuntimeError: Input type (float) and bias type (c10::BFloat16) should be the same",
-        "unverified, Win": "RuntimeError: Input type (float) and bias type (struct c10::Half) should be the same",
+        "DepthAnything/Depth-Anything-V2#264": "Input type (float) and bias type (struct c10::Half) should be the same",
     },
     cause="Sana's pipeline converts latents on its way from the loop, which runs in float32, to the autoencoder. Code "
     "that calls `vae.decode()` or the transformer itself has to do the same.",
@@ -77,6 +78,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="matmul8bit-casts-inputs",
+    section="chapter-one-outlier",
     title="The log fills with `MatMul8bitLt: inputs will be cast`",
     shows="warning",
     pattern=r"MatMul8bitLt: inputs will be cast from \S+ to float16 during quantization",
@@ -120,6 +122,7 @@ def _():
 
 entry = FAMILY.failure(
     id="nan-with-threshold-zero",
+    section="chapter-one-outlier",
     title="NaN with `llm_int8_threshold=0` and a large activation",
     shows="output",
     pattern=r"any NaN: True",
@@ -155,6 +158,7 @@ def _():
 
 entry = FAMILY.failure(
     id="precision-lost-with-threshold-zero",
+    section="chapter-one-outlier",
     title="`llm_int8_threshold=0` is faster, and a single outlier channel spoils every row",
     shows="output",
     pattern=r"relative error above 2 %: True",
@@ -306,6 +310,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="8bit-train-mode-on-cpu",
+    section="chapter-eight-bits",
     title="On the CPU the 8-bit layer gives another result in training mode",
     shows="output",
     pattern=r"same in train and eval mode: False",

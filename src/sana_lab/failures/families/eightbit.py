@@ -9,6 +9,7 @@ FAMILY = Family(
     "Moving and casting 8-bit models",
     "An 8-bit model gets its device and its data types while it loads. What may be changed later depends on the "
     "versions.",
+    section="device-map-moving",
 )
 
 _UPGRADE = "pip install -U 'diffusers>=0.37' 'transformers>=5' 'accelerate>=1.13' 'bitsandbytes>=0.48.2'"

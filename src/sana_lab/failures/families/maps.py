@@ -9,10 +9,12 @@ FAMILY = Family(
     "Device maps",
     "A device map hands placement to the library. It excludes placing by hand, and its plan is not always what "
     "happened.",
+    section="device-map-what",
 )
 
 entry = FAMILY.failure(
     id="pipeline-to-with-device-map",
+    section="device-map-conflict",
     title='`pipe.to("cuda")` after `device_map="balanced"`',
     error="ValueError",
     pattern=r"activated a device mapping strategy on the pipeline which doesn't allow explicit device placement",
@@ -63,6 +65,7 @@ def _(FOLDER, EIGHT_BIT, SMALL):
 
 entry = FAMILY.failure(
     id="pipeline-to-with-cuda-map",
+    section="device-map-conflict",
     title='`.to()` after `device_map="cuda"` moves the pipeline and leaves the map',
     shows="output",
     pattern=r"map says cuda, transformer is on cpu",
@@ -98,6 +101,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="reset-device-map-leaves-cpu",
+    section="device-map-reset",
     title="After `reset_device_map()` everything runs on the CPU, without a word",
     shows="output",
     pattern=r"after the reset: cpu",
@@ -201,6 +205,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="passed-component-not-in-map",
+    section="two-devices-ways",
     title="A component that was passed in is not placed by the device map",
     error="RuntimeError",
     pattern=r"Input type \((?:torch\.cuda\.\w+|CUDA\w+)\) and weight type \((?:torch\.(?!cuda)\w+|CPU\w+)\) should be "
@@ -241,6 +246,7 @@ def _(FOLDER, SMALL):
 
 entry = FAMILY.failure(
     id="device-map-contradicts-reality",
+    section="device-map-passed",
     title="Two GPUs: `hf_device_map` says GPU 1, the 8-bit transformer is on GPU 0",
     shows="output",
     pattern=r"the map says 1, the transformer is on cuda:0",
@@ -279,6 +285,7 @@ def _(FOLDER, EIGHT_BIT):
 
 entry = FAMILY.failure(
     id="component-missing-from-map",
+    section="device-map-vanishes",
     title="Two components do not fit, and one of them vanishes from the map",
     shows="output",
     pattern=r"in the map: [12] of 3",
@@ -313,6 +320,7 @@ def _(FOLDER, SMALL):
 
 entry = FAMILY.failure(
     id="device-map-without-gpu",
+    section="device-map-balanced",
     title='`device_map="balanced"` without a GPU: no map, no warning, all on the CPU',
     shows="output",
     pattern=r"map None, pipeline on cpu",
@@ -350,6 +358,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="reset-device-map-raises",
+    section="device-map-reset",
     title="The error says to call `reset_device_map()`, and that raises too",
     error="ValueError",
     pattern=r"\.to is not supported for 8-bit bitsandbytes models",

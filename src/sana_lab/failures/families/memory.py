@@ -9,6 +9,7 @@ FAMILY = Family(
     "Memory",
     "Running out, and the quieter disappointments. The small sizes below are those of the Shapes model; the calls are "
     "the same.",
+    section="two-devices-small",
 )
 
 entry = FAMILY.failure(
@@ -18,8 +19,8 @@ entry = FAMILY.failure(
     pattern=r"(?:CUDA|HIP|XPU) out of memory\. Tried to allocate",
     vram="32MiB",
     messages={
-        "unverified old": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; "
-        "15.78 GiB total capacity; 14.56 GiB already allocated; 8.00 MiB free; 14.70 GiB reserved in total by "
+        "ZichengDuan/TheChosenOne#18": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB "
+        "(GPU 0; 14.76 GiB total capacity; 13.90 GiB already allocated; 14.75 MiB free; 14.14 GiB reserved in total by "
         "PyTorch)",
         "torch 2.13.0": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total "
         "capacity of 32.00 MiB of which 0 bytes is free.",
@@ -57,7 +58,7 @@ entry = FAMILY.failure(
     r"before)",
     vram="60MiB",
     messages={
-        "Python 3.10, unverified": "UnboundLocalError: local variable 'image' referenced before assignment",
+        "Python 3.10": "UnboundLocalError: local variable 'image' referenced before assignment",
         "Sana#197": "UnboundLocalError: cannot access local variable 'image' where it is not associated with a value",
     },
     cause="The autoencoder ran out of memory while decoding. The pipeline catches that error, warns, and goes on to "
@@ -140,6 +141,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="8bit-saves-less-than-half",
+    section="chapter-where-the-bytes-are",
     title="8 bits save far less than half of the transformer",
     shows="output",
     pattern=r"the transformer shrank to (?:[6-9]\d) %",
@@ -178,6 +180,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="variant-files-missing",
+    section="chapter-loading",
     title='`variant="fp16"` or `"bf16"`, and there are no such files',
     error="ValueError|OSError",
     pattern=r"trying to load (?:the )?model files of the variant=\S+, but no such modeling files are available|"

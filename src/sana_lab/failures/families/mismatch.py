@@ -8,6 +8,7 @@ FAMILY = Family(
     "device-mismatch",
     "Tensors on two devices",
     "An operation meets operands that live in different places. Which words PyTorch uses depends on the operator.",
+    section="two-devices-ways",
 )
 
 _SAME_DEVICE = r"Expected all tensors to be on the same device"
@@ -21,6 +22,7 @@ _ISSUE_TEXT_ENCODER = (
 
 entry = FAMILY.failure(
     id="tensors-on-two-devices",
+    section="two-devices-words",
     alike=["plain-attribute-does-not-move", "sincos-position-embedding-on-cpu"],
     title="The model is on the GPU, its input is on the CPU",
     error="RuntimeError",
@@ -28,7 +30,7 @@ entry = FAMILY.failure(
     messages={
         "diffusers#10520": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
         "devices, cuda:0 and cpu!",
-        "unverified old": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
+        "haotian-liu/LLaVA#1081": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
         "devices, cpu and cuda:0! (when checking argument for argument mat1 in method wrapper_CUDA_addmm)",
         "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got mat1 is on cpu, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA_addmm)",
@@ -107,13 +109,14 @@ def _(FOLDER, SMALL):
 
 entry = FAMILY.failure(
     id="token-ids-left-on-cpu",
+    section="two-devices-words",
     title="The token ids come from the tokenizer and are still on the CPU",
     error="RuntimeError",
     pattern=_SAME_DEVICE
     + r".{0,200}(?:index is on cpu|argument for argument index in method wrapper_CUDA__index_select)",
     alike=["tensors-on-two-devices", "text-encoder-left-on-cpu"],
     messages={
-        "older versions, unverified": _ISSUE_TEXT_ENCODER,
+        "HKUDS/LightRAG#249": _ISSUE_TEXT_ENCODER,
         "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got index is on cpu, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA__index_select)",
     },
@@ -154,12 +157,13 @@ _CONVOLUTION_NEW = "RuntimeError: Input type (CUDABFloat16Type) and weight type 
 
 entry = FAMILY.failure(
     id="autoencoder-left-on-cpu",
+    section="two-devices-who",
     title="8-bit Sana fails at the very end, while the picture is decoded",
     error="RuntimeError",
     pattern=_CONVOLUTION,
     context=r"autoencoder_dc\.py|vae\.decode|tiled_decode",
     alike=["transformer-left-on-cpu", "passed-component-not-in-map"],
-    messages={"unverified old": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
+    messages={"alvinliu0/HumanGaussian#25": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
     cause="bitsandbytes puts the text encoder and the transformer on the GPU while they load; the autoencoder is "
     "loaded as usual, on the CPU. All steps run, then the latents on the GPU meet the first convolution of the "
     "decoder. Convolutions compare tensor types, which is why the message speaks of types and not of devices.",
@@ -197,12 +201,13 @@ def _(FOLDER, EIGHT_BIT, SMALL):
 
 entry = FAMILY.failure(
     id="transformer-left-on-cpu",
+    section="two-devices-words",
     title="The first denoising step fails at the patch embedding",
     error="RuntimeError",
     pattern=_CONVOLUTION,
     context=r"embeddings\.py|patch_embed|transformer_sana\.py",
     alike=["autoencoder-left-on-cpu", "passed-component-not-in-map"],
-    messages={"unverified old": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
+    messages={"alvinliu0/HumanGaussian#25": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
     cause="The latents are made on the device that the pipeline takes for its own, the GPU, while the transformer is "
     "on "
     'the CPU, because it was moved there to save memory or was swapped in after `.to("cuda")`. Sana\'s transformer '
@@ -297,8 +302,8 @@ entry = FAMILY.failure(
     alike=["tensors-on-two-devices"],
     gpus=2,
     messages={
-        "unverified old": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
-        "devices, cuda:0 and cuda:1!",
+        "zhongyy/Face-Transformer#37": "Expected all tensors to be on the same device, but found at least two devices, "
+        "cuda:0 and cuda:1! (when checking argument for argument index in method wrapper_CUDA_scatter__value)",
         "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got weight is on cuda:1, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA__cudnn_convolution)",
     },
@@ -363,6 +368,7 @@ def _(FOLDER, SMALL):
 
 entry = FAMILY.failure(
     id="gpu-tensor-to-numpy",
+    section="two-devices-words",
     title="Latents or embeddings on the GPU go to NumPy or matplotlib",
     error="TypeError",
     pattern=r"can't convert \w+(?::\d+)? device type tensor to numpy",
@@ -392,6 +398,7 @@ def _():
 
 entry = FAMILY.failure(
     id="index-on-gpu",
+    section="two-devices-words",
     title="A table on the CPU is indexed with a tensor from the GPU",
     error="RuntimeError",
     pattern=r"indices should be either on .{0,40}cpu.{0,40} or on the same device as the indexed tensor",
@@ -428,7 +435,7 @@ entry = FAMILY.failure(
     error="AcceleratorError|RuntimeError",
     pattern=r"CUDA error: invalid device ordinal",
     messages={
-        "unverified old": "RuntimeError: CUDA error: invalid device ordinal\nCUDA kernel errors might be "
+        "hpcaitech/Open-Sora#40": "RuntimeError: CUDA error: invalid device ordinal\nCUDA kernel errors might be "
         "asynchronously reported at some other API call, so the stacktrace below might be incorrect.",
         "torch 2.13.0": "torch.AcceleratorError: CUDA error: invalid device ordinal\nGPU device may be out of range, "
         "do you have enough GPUs?",
@@ -455,6 +462,7 @@ def _():
 
 entry = FAMILY.failure(
     id="8bit-layer-gets-cpu-input",
+    section="device-map-reset",
     title="An 8-bit layer on the GPU gets an input on the CPU",
     error="RuntimeError",
     pattern=r"invalid argument to getCurrentStream|Input tensors need to be on the same GPU",

@@ -9,6 +9,7 @@ FAMILY = Family(
     "Offloading",
     "Offloading keeps modules on the CPU and brings each to the GPU when it is called. One method at a time, no map, "
     "no `.to()`.",
+    section="device-map-offload",
 )
 
 entry = FAMILY.failure(
@@ -203,6 +204,7 @@ def _(FOLDER):
 
 entry = FAMILY.failure(
     id="dispatched-model-then-to",
+    section="device-map-conflict",
     title="`.to()` on a model that accelerate has spread over GPU and CPU",
     error="RuntimeError",
     pattern=r"You can't move a model that has some modules offloaded to cpu or disk",
@@ -240,13 +242,14 @@ def _():
 
 entry = FAMILY.failure(
     id="move-with-hooks-warning",
+    section="device-map-conflict",
     title="Moving a model spread over two GPUs: a warning now, a mismatch later",
     shows="warning",
     pattern=r"You shouldn't move a model (?:that is dispatched using accelerate hooks|when it is dispatched on "
     r"multiple)",
     gpus=2,
     messages={
-        "older accelerate, unverified": "You shouldn't move a model when it is dispatched on multiple devices.",
+        "jhc13/taggui#11": "You shouldn't move a model when it is dispatched on multiple devices.",
         "accelerate 1.15.0": "You shouldn't move a model that is dispatched using accelerate hooks.",
     },
     cause="The move is carried out and the hooks stay: they still send each layer's input to the GPU where the layer "
@@ -286,7 +289,7 @@ entry = FAMILY.failure(
     error="NotImplementedError",
     pattern=r"Cannot copy out of meta tensor; no data!",
     messages={
-        "unverified old": "NotImplementedError: Cannot copy out of meta tensor; no data!",
+        "hiyouga/LlamaFactory#3062": "NotImplementedError: Cannot copy out of meta tensor; no data!",
         "torch 2.13.0": "NotImplementedError: Cannot copy out of meta tensor; no data! Please use "
         "torch.nn.Module.to_empty() instead of torch.nn.Module.to() when moving module from meta to a different "
         "device.",
@@ -327,7 +330,7 @@ entry = FAMILY.failure(
     messages={"diffusers 0.42.1": "RuntimeError: `enable_model_cpu_offload` requires accelerator, but not found"},
     cause="Offloading moves modules to an accelerator and back, so there must be one. diffusers asks PyTorch, which "
     "finds none: no GPU, a CPU-only build of PyTorch, or a driver that does not answer.",
-    affects={"diffusers": ">=0.35"},
+    affects={"diffusers": ">=0.34"},
     references=["diffusers 0.42.1: pipelines/pipeline_utils.py, enable_model_cpu_offload"],
 )
 

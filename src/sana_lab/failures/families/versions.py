@@ -8,10 +8,12 @@ FAMILY = Family(
     "version-drift",
     "What changed between versions",
     "The same line, another release. Pin torch, diffusers, transformers, accelerate and bitsandbytes together.",
+    section="chapter-version-pitfalls",
 )
 
 entry = FAMILY.failure(
     id="load-in-8bit-keyword-removed",
+    section="chapter-loading",
     title="`from_pretrained(..., load_in_8bit=True)` on a transformers model",
     error="TypeError",
     pattern=r"__init__\(\) got an unexpected keyword argument 'load_in_[48]bit'",

@@ -1,0 +1,126 @@
+"""A guard in front of the first step: is every tensor where the data will be, and is in 8 bits what was meant to be?"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from .placement import placement
+
+P = TypeVar("P")
+
+
+class NotReady(RuntimeError):
+    """What `checked` raises. `problems` holds a sentence for each thing that is wrong, the first to happen first."""
+
+    def __init__(self, problems: list[str]):
+        """Say all of them in one message."""
+        self.problems = tuple(problems)
+        count = "one thing is wrong" if len(problems) == 1 else f"{len(problems)} things are wrong"
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"this pipeline is not ready, {count}:{lines}\nplacement(pipe) shows where its parts are.")
+
+
+def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | None = None) -> P:
+    """Return the pipeline as it is, or say why it cannot run or is not what was meant.
+
+    Looks at what `placement` looks at, and at every layer of bitsandbytes: one that holds no integers yet, or has lost
+    the scales that belong to them, computes nonsense or raises deep inside of a step. Nothing is moved or called, and
+    tensors that you pass in later, such as `prompt_embeds`, are not looked at.
+
+    Args:
+        pipe: a diffusers pipeline.
+        eight_bit: names of the components that are to be in 8 bits, and no others, such as
+            `("text_encoder", "transformer")`; `()` for none. Left out: any will do.
+        device: where the pipeline is to compute, "cuda", "cuda:1" or "cpu". Left out: anywhere.
+
+    Raises:
+        NotReady: something is wrong; the text has a line for each thing, with the way out.
+        TypeError: `pipe` is no pipeline, or `eight_bit` is a single string.
+        ValueError: `eight_bit` names what is no model of this pipeline, or `device` is none.
+
+    Chapter 8.
+    """
+    found = placement(pipe)
+    models = {part.component: pipe.components[part.component] for part in found.parts}
+    if isinstance(eight_bit, str):
+        raise TypeError(f"eight_bit takes several names: write ({eight_bit!r},)")
+    for name in eight_bit or ():
+        if name not in models:
+            near = difflib.get_close_matches(name, models, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(models)}."
+            raise ValueError(f"eight_bit names {name!r}, which is no model of this pipeline: {advice}")
+    problems = list(found.problems)
+    for name, model in models.items():
+        problems += _damaged(name, model)
+        if eight_bit is not None:
+            problems += _width(name, model, name in eight_bit)
+    if device is not None and not _same(found.inputs, device):
+        problems.append(f'the pipeline computes on {found.inputs}, not on {device}: pipe.to("{device}")')
+    if problems:
+        raise NotReady(problems)
+    return pipe
+
+
+def _damaged(name: str, model: nn.Module) -> Iterator[str]:
+    """Sentences on 8-bit layers that hold no integers, or no scales for them."""
+    floats, unscaled = [], []
+    for layer, module in model.named_modules():
+        if _bits(module) != 8 or module.weight.is_meta:
+            continue
+        keepers = (module.weight, getattr(module, "state", None))
+        if module.weight.dtype != torch.int8:
+            floats.append(layer)
+        elif all(getattr(keeper, "SCB", None) is None for keeper in keepers):
+            unscaled.append(layer)
+    if floats:
+        yield (
+            f"{name}: {_some(floats)} {_are(floats)} 8-bit in name only, with weights in floating point: weights are "
+            "quantized on their way to a device, so load it with from_pretrained, or move it once"
+        )
+    if unscaled:
+        yield f"{name}: {_some(unscaled)} {_are(unscaled)} integers without the scales of the rows: load it again"
+
+
+def _width(name: str, model: nn.Module, wanted: bool) -> Iterator[str]:
+    """A sentence if a component is not in 8 bits and should be, or the other way round."""
+    widths = {bits for bits in map(_bits, model.modules()) if bits}
+    load = f"load it with BitsAndBytesConfig(load_in_8bit=True), under the name {name!r} in a quant_mapping"
+    if wanted and not widths:
+        yield f"{name}: not in 8 bits, it has no layer of bitsandbytes: {load}"
+    elif wanted and widths != {8}:
+        yield f"{name}: in 4 bits, not in 8: {load}"
+    elif not wanted and widths:
+        yield (
+            f"{name}: in {min(widths)} bits, and was not to be: name the components to quantize, in quant_mapping or "
+            "components_to_quantize"
+        )
+
+
+def _bits(module: nn.Module) -> int:
+    """8 or 4 for a linear layer of bitsandbytes, 0 for any other module; bitsandbytes itself is not imported."""
+    names = {kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("bitsandbytes.")}
+    return 8 if "Linear8bitLt" in names else 4 if "Linear4bit" in names else 0
+
+
+def _some(layers: list[str]) -> str:
+    return (
+        layers[0] if len(layers) == 1 else f"{len(layers)} layers ({', '.join(layers[:2])}{', …' * (len(layers) > 2)})"
+    )
+
+
+def _are(layers: list[str]) -> str:
+    return "is" if len(layers) == 1 else "are"
+
+
+def _same(inputs: str, device: str) -> bool:
+    """Whether "cuda:0" is what was meant by "cuda" or "cuda:0"."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f'device={device!r}: give "cuda", "cuda:1" or "cpu".') from None
+    return inputs == str(wanted) or (wanted.index is None and torch.device(inputs).type == wanted.type)

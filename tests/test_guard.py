@@ -1,0 +1,235 @@
+"""`checked` refuses every pipeline that chapters 8 and 9 break, and none of those that draw."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from sana_lab import checked, use_accelerator
+from sana_lab.guard import NotReady
+
+PARTS = ("text_encoder", "transformer")
+CALL = {
+    "num_inference_steps": 1, "use_resolution_binning": False, "complex_human_instruction": None, "height": 64,
+    "width": 64, "max_sequence_length": 8, "output_type": "pt",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder():
+    from sana_lab.shapes.untrained import untrained_shapes
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return untrained_shapes()
+
+
+@pytest.fixture
+def two_gpus():
+    accelerator = use_accelerator(gpus=2, virtual=True)
+    yield accelerator
+    accelerator.leave()
+
+
+def configuration(*names, **width):
+    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig
+    from transformers import BitsAndBytesConfig as TransformersConfig
+
+    kinds = {"text_encoder": TransformersConfig}
+    width = width or {"load_in_8bit": True}
+    return PipelineQuantizationConfig(
+        quant_mapping={name: kinds.get(name, BitsAndBytesConfig)(**width) for name in names}
+    )
+
+
+def load(folder, *names, width=None, **kwargs):
+    """A pipeline with these components in 8 bits, quantized while the pipeline loads."""
+    from diffusers import SanaPipeline
+
+    if names:
+        kwargs["quantization_config"] = configuration(*names, **(width or {}))
+    pipe = SanaPipeline.from_pretrained(folder, dtype=torch.bfloat16, **kwargs)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def text_encoder(folder):
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.bfloat16)
+
+
+def after(pipe, *steps):
+    for step in steps:
+        step(pipe)
+    return pipe
+
+
+BROKEN = {  # what was done → how, the component that is named
+    "8 bits, autoencoder left behind": (lambda f: load(f, *PARTS), "vae"),
+    "passed in, and a map": (lambda f: load(f, text_encoder=text_encoder(f), device_map="cuda"), "text_encoder"),
+    "passed in, and a balanced map": (
+        lambda f: load(f, text_encoder=text_encoder(f), device_map="balanced"), "text_encoder"
+    ),
+    "a component on the second GPU": (lambda f: after(load(f).to("cuda"), lambda p: p.vae.to("cuda:1")), "vae"),
+    "8 bits moved to the second GPU": (lambda f: load(f, *PARTS).to("cuda:1"), "text_encoder"),
+    "moved behind the map's back": (
+        lambda f: after(load(f, device_map="balanced"), lambda p: p.vae.to("cpu")), "vae"
+    ),
+    "8 bits after reset_device_map": (
+        lambda f: after(load(f, *PARTS, device_map="balanced"), lambda p: p.reset_device_map()), "text_encoder"
+    ),
+    "a component missing from the map": (
+        lambda f: load(f, device_map="balanced", max_memory={0: "4MiB", "cpu": "1GiB"}), "transformer"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_what_would_raise_in_a_component_is_refused_with_its_name(folder, two_gpus, how):
+    build, component = BROKEN[how]
+    pipe = build(folder)
+    with pytest.raises(NotReady, match=rf"not ready.*\n  - {component}: ") as refused:
+        checked(pipe)
+    assert refused.value.problems[0].startswith(f"{component}: ")
+    with pytest.raises(RuntimeError) as happened:  # it would have
+        pipe("a red star", **CALL)
+    assert not isinstance(happened.value, NotReady)
+
+
+def test_a_forgotten_buffer_is_refused(folder, two_gpus):
+    pipe = load(folder).to("cuda")
+    pipe.transformer.patch_embed.pos_embed = pipe.transformer.patch_embed.pos_embed.to("cpu")
+    with pytest.raises(NotReady, match=r"patch_embed\.pos_embed"):
+        checked(pipe)
+
+
+def test_a_map_of_one_entry_that_went_to_the_cpu_is_refused(folder, two_gpus):
+    pipe = load(folder, device_map="balanced", transformer=None, vae=None)
+    assert checked(pipe, device="cuda") is pipe
+    pipe.to("cpu")
+    with pytest.raises(NotReady, match="text_encoder: all of it is on cpu"):
+        checked(pipe)
+
+
+HEALTHY = {
+    "16 bits": lambda f: load(f).to("cuda"),
+    "on the CPU": lambda f: load(f),
+    "8 bits, autoencoder moved": lambda f: after(load(f, *PARTS), lambda p: p.vae.to("cuda")),
+    "8 bits, moved": lambda f: load(f, *PARTS).to("cuda"),
+    "8 bits, map": lambda f: load(f, *PARTS, device_map="cuda"),
+    "8 bits, balanced": lambda f: load(f, *PARTS, device_map="balanced"),
+    "8 bits to the CPU and back": lambda f: load(f, *PARTS).to("cuda").to("cpu").to("cuda"),
+    "8 bits, offloaded": lambda f: after(load(f, *PARTS), lambda p: p.enable_model_cpu_offload()),
+    "layer by layer": lambda f: after(load(f), lambda p: p.enable_sequential_cpu_offload()),
+    "dequantized": lambda f: after(load(f, *PARTS).to("cuda"), lambda p: p.transformer.dequantize()),
+    "4 bits": lambda f: load(f, *PARTS, width={"load_in_4bit": True}).to("cuda"),
+}
+
+
+@pytest.mark.parametrize("how", HEALTHY)
+def test_what_draws_is_not_refused(folder, two_gpus, how):
+    pipe = HEALTHY[how](folder)
+    assert checked(pipe) is pipe
+    pipe("a red star", **CALL)
+    assert checked(pipe) is pipe, "8-bit layers keep other tensors after the first call"
+    computes = "cpu" if how == "on the CPU" else "cuda"
+    assert checked(pipe, device=computes) is pipe
+    with pytest.raises(NotReady, match=f"computes on {computes}"):
+        checked(pipe, device="cpu" if computes == "cuda" else "cuda")
+
+
+# ---- what was meant ---------------------------------------------------------------------------------------------
+
+
+def problems(pipe, **kwargs):
+    with pytest.raises(NotReady) as refused:
+        checked(pipe, **kwargs)
+    return refused.value.problems
+
+
+def test_the_widths_must_be_those_that_were_meant(folder, two_gpus):
+    pipe = load(folder, *PARTS, device_map="cuda")
+    assert checked(pipe, eight_bit=PARTS) is pipe
+    assert checked(pipe, eight_bit=list(PARTS)) is pipe
+    assert [p.partition(",")[0] for p in problems(pipe, eight_bit=())] == [f"{name}: in 8 bits" for name in PARTS]
+    (problem,) = problems(pipe, eight_bit=("transformer",))
+    assert problem.startswith("text_encoder: in 8 bits, and was not to be")
+    (problem,) = problems(pipe, eight_bit=(*PARTS, "vae"))
+    assert problem.startswith("vae: not in 8 bits")
+
+
+def test_a_misspelled_component_in_the_configuration_is_found(folder, two_gpus):
+    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig
+
+    config = PipelineQuantizationConfig(quant_mapping={"transformers": BitsAndBytesConfig(load_in_8bit=True)})
+    pipe = load(folder, quantization_config=config, device_map="cuda")
+    assert checked(pipe) is pipe  # it draws
+    (problem,) = problems(pipe, eight_bit=("transformer",))
+    assert "'transformer' in a quant_mapping" in problem
+
+
+def test_four_bits_by_an_empty_configuration_are_found(folder, two_gpus):
+    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig
+
+    config = PipelineQuantizationConfig(quant_mapping={"transformer": BitsAndBytesConfig()})
+    pipe = load(folder, quantization_config=config, device_map="cuda")
+    (problem,) = problems(pipe, eight_bit=("transformer",))
+    assert problem.startswith("transformer: in 4 bits, not in 8")
+    (problem,) = problems(pipe, eight_bit=())
+    assert problem.startswith("transformer: in 4 bits, and was not to be")
+
+
+def test_all_problems_are_told_at_once(folder, two_gpus):
+    found = problems(load(folder, "transformer"), eight_bit=PARTS)
+    assert [problem.partition(":")[0] for problem in found] == ["text_encoder", "vae", "text_encoder"]
+
+
+def pipe_of(layer):
+    return SimpleNamespace(components={"part": nn.Sequential(layer)}, _execution_device=torch.device("cpu"))
+
+
+def test_layers_without_integers_or_scales_are_refused():
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer = Linear8bitLt(8, 8, has_fp16_weights=False)
+    (problem,) = problems(pipe_of(layer))
+    assert problem.startswith("part: 0 is 8-bit in name only")
+    layer.to("cpu")
+    assert checked(pipe_of(layer), eight_bit=["part"])
+    layer.weight.SCB = None
+    (problem,) = problems(pipe_of(layer))
+    assert "without the scales" in problem
+    layer.state.SCB = torch.ones(8)  # where a layer that was called keeps them
+    assert checked(pipe_of(layer))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "words"),
+    [
+        ({"eight_bit": "transformer"}, TypeError, r"\('transformer',\)"),
+        ({"eight_bit": ("transformers",)}, ValueError, "did you mean 'transformer'"),
+        ({"eight_bit": ("qqq",)}, ValueError, "there are text_encoder, transformer, vae"),
+        ({"device": "gpu"}, ValueError, "device='gpu'"),
+    ],
+)
+def test_bad_arguments(folder, kwargs, error, words):
+    with pytest.raises(error, match=words):
+        checked(load(folder), **kwargs)
+
+
+def test_what_is_no_pipeline_is_refused():
+    with pytest.raises(TypeError, match="diffusers pipeline"):
+        checked(nn.Linear(2, 2))
+
+
+def test_both_names_are_exported_as_functions():
+    import sana_lab.placement  # a module of the same name
+
+    assert callable(sana_lab.placement) and callable(sana_lab.checked)
+    assert sana_lab.placement.__module__ == "sana_lab.placement"
