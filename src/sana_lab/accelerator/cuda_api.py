@@ -8,7 +8,9 @@ puts them in place of the originals.
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import sys
 import time
 import types
 from typing import Any
@@ -100,6 +102,18 @@ class Event:
     def query(self) -> bool:
         """It has happened."""
         return True
+
+
+def _register_bases() -> None:
+    """Up to PyTorch 2.5 torch._dynamo insists that streams and events derive from two abstract classes of its own."""
+    bases = sys.modules.get("torch._streambase")
+    for name, kind in (("_StreamBase", Stream), ("_EventBase", Event)):
+        base = getattr(bases, name, None)
+        if isinstance(base, abc.ABCMeta):
+            base.register(kind)
+
+
+_register_bases()
 
 
 class CudaApi:

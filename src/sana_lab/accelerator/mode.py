@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from . import autocast, mismatch, words
+from . import autocast, mismatch, precision, words
 from .devices import CPU, Devices
 
 Handler = Callable[[Callable, tuple, dict], Any]
@@ -63,8 +63,9 @@ class VirtualGPUMode(TorchFunctionMode):
         """The index of the GPU that `tensor` lives on, -1 for the CPU."""
         try:
             block = self.blocks.get(_storage_of(tensor)._cdata)
-        except (NotImplementedError, RuntimeError):  # no storage: sparse, or a wrapper of functorch
-            return getattr(tensor, "_virtual_gpu", ON_CPU)
+        except (NotImplementedError, RuntimeError):  # no storage: sparse, or a wrapper of `torch.vmap`
+            inner = unwrapped(tensor)
+            return getattr(tensor, "_virtual_gpu", ON_CPU) if inner is tensor else self.index_of(inner)
         return ON_CPU if block is None else block.index
 
     def device_of(self, tensor: torch.Tensor) -> torch.device:
@@ -77,7 +78,11 @@ class VirtualGPUMode(TorchFunctionMode):
         try:
             storage = _storage_of(tensor)
         except (NotImplementedError, RuntimeError):
-            tensor._virtual_gpu = index
+            inner = unwrapped(tensor)
+            if inner is tensor:
+                tensor._virtual_gpu = index
+            else:
+                self.place(inner, index)
             return
         if storage._cdata not in self.blocks:
             self.memory.place(storage, index)
@@ -156,7 +161,7 @@ class VirtualGPUMode(TorchFunctionMode):
                 try:
                     storage = _storage_of(result)
                 except (NotImplementedError, RuntimeError):
-                    result._virtual_gpu = home
+                    self.place(result, home)
                 else:
                     if storage._cdata not in blocks:
                         self.memory.place(storage, home)
@@ -175,11 +180,11 @@ class VirtualGPUMode(TorchFunctionMode):
 
     def _compute_mixed(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         device = mismatch.settle(func, bare_name(func), args, kwargs, self.device_of)
-        given = mismatch.tensors_in((args, kwargs))
+        given = map(unwrapped, mismatch.tensors_in((args, kwargs)))
         before = {_storage_of(tensor)._cdata for tensor in given if tensor.layout == torch.strided}
         result = func(*args, **kwargs)
         if device.type == "cuda":
-            for tensor in mismatch.tensors_in(result):
+            for tensor in map(unwrapped, mismatch.tensors_in(result)):
                 if tensor.device.type == "cpu" and _storage_of(tensor)._cdata not in before:
                     self.place(tensor, device.index)
         return result
@@ -189,10 +194,19 @@ class VirtualGPUMode(TorchFunctionMode):
     def _learn(self, func: Callable) -> Handler:
         name = bare_name(func)
         handler = self._by_name.get(name, self.compute)
+        if name in precision.PRODUCTS:
+            handler = precision.wrap(self, handler)
         if name in autocast.POLICY:
             handler = autocast.wrap(self, autocast.POLICY[name], handler)
         self._handlers[func] = handler
         return handler
+
+
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor inside the wrappers that `torch.vmap` and its kin pass to the function; itself outside of them."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def bare_name(func: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from . import cuda_api
+from . import cuda_api, old_bitsandbytes
 from .devices import CPU, Devices
 from .generator import VirtualGenerator
 from .mode import VirtualGPUMode
@@ -64,6 +64,9 @@ def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
     _default_device(patches, devices, mode)
     _threads(patches, mode)
     _gradients(patches, mode)
+    functional = old_bitsandbytes.needed()
+    if functional is not None:
+        patches.set(functional, "lib", old_bitsandbytes.Kernels(functional.lib))
     patches.set(torch, "compile", refuse_compile)
     refresh_libraries()
 

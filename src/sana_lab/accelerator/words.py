@@ -11,6 +11,9 @@ import torch
 AcceleratorError: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
 """What a failed CUDA call raises: `torch.AcceleratorError` since 2.8, before that a plain `RuntimeError`."""
 
+OLDER_WORDS = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 8)
+"""Whether a checked argument is described as up to 2.7 (the strings of libtorch 2.5.1, 2.7.1, 2.8.0 and 2.9.1)."""
+
 
 def two_devices(common: torch.device, other: torch.device) -> RuntimeError:
     """Elementwise operators and all others that go through `TensorIterator` (ATen/TensorIterator.cpp)."""
@@ -21,6 +24,11 @@ def two_devices(common: torch.device, other: torch.device) -> RuntimeError:
 
 def wrong_argument(argument: str, device: torch.device, common: torch.device, kernel: str) -> RuntimeError:
     """Kernels with a generated device check (c10/core/impl: `common_device_check_failure`)."""
+    if OLDER_WORDS:
+        return RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, {common} and {device}! "
+            f"(when checking argument for argument {argument} in method wrapper_CUDA_{kernel})"
+        )
     return RuntimeError(
         f"Expected all tensors to be on the same device, but got {argument} is on {device}, different from other "
         f"tensors on {common} (when checking argument in method wrapper_CUDA_{kernel})"
