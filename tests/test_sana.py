@@ -468,5 +468,5 @@ def test_name_of_the_type_by_version(library, version, expected):
 
 def test_without_any_weights_the_way_out_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(sana, "SHAPES_FOLDER", tmp_path / "weights")
-    with pytest.raises(OSError, match="sana-lab train.*untrained_shapes"):
+    with pytest.raises(OSError, match="git checkout.*sana-lab train"):
         load_sana("shapes", "bf16")

@@ -1,7 +1,7 @@
 """Compose logo, favicon, cover and social card from pictures that the Shapes model draws.
 
     python tools/make_cover.py                       draw with the Shapes model in 8 bits
-    python tools/make_cover.py --renderer            take the training pictures' renderer, while there are no weights
+    python tools/make_cover.py --renderer            take the training pictures' renderer
     python tools/make_cover.py --pictures FOLDER     take PNG files, sorted by name
 
 Eight tiles stand for eight bits: the logo is one byte of pictures.

@@ -74,11 +74,6 @@ def main() -> None:
     use_two_cores()
     import torch
 
-    from .shapes import SHAPES_FOLDER
-    from .shapes.untrained import untrained_shapes
-
-    if given.model == "shapes" and not SHAPES_FOLDER.is_dir():
-        given.model = str(untrained_shapes())  # as fast, whatever it has learned
     processor = platform.processor() or platform.machine()
     print(f"{given.model} on two cores ({processor}), torch {torch.__version__}, virtual GPU")
     print(table(measure(given.model, given.n)))

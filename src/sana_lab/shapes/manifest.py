@@ -39,8 +39,8 @@ def check(folder: str | Path) -> None:
     path = folder / NAME
     if not folder.is_dir():
         raise OSError(
-            f"{folder.name}/ is not there: this release has no trained weights (MODEL_CARD.md). Make them with "
-            "`sana-lab train`, or load the pipeline with random ones, sana_lab.shapes.untrained.untrained_shapes()."
+            f"{folder} is not there. To get the trained weights back: in a clone of the repository "
+            f"`git checkout -- {folder}`; otherwise install the package again; or make new ones with `sana-lab train`."
         )
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]

@@ -3,8 +3,8 @@
     sana-lab train --out runs/shapes                       # one GPU, or a CPU for a few steps
     torchrun --nproc-per-node 4 -m sana_lab.shapes.train --out runs/shapes
 
-A stopped run goes on where its last checkpoint stands; `--minutes` stops it by itself. `MODEL_CARD.md` has the command, hardware and curves of the
-run that made the weights in this package.
+A stopped run goes on where its last checkpoint stands; `--minutes` stops it by itself. `MODEL_CARD.md` has the
+command and hardware of the run that made the weights in this package, its page in the book the curves.
 """
 
 from __future__ import annotations
