@@ -10,6 +10,7 @@ Eight tiles stand for eight bits: the logo is one byte of pictures.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,6 +105,7 @@ def drawn(renderer: bool) -> list[Image.Image]:
 
     use_accelerator()
     pipe = load_sana("shapes", "int8")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line at every 8-bit product (0.50.2)
     pictures = []
     for start in range(0, NEEDED, 4):
         generator = torch.Generator("cpu").manual_seed(SEED + start)

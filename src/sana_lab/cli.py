@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from .failures import cli as failures
+from .versions import cli as versions
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEBUG_VARIABLE = "SANA_LAB_DEBUG"
@@ -109,6 +110,17 @@ def train(context: typer.Context) -> None:
     train_main()
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="--out FOLDER [OPTIONS]",
+)
+def evaluate(context: typer.Context) -> None:
+    """Measure how often quantized models still draw what was asked. `sana-lab evaluate --help` lists the options."""
+    from .evaluate.cli import main as evaluate_main
+
+    evaluate_main("sana-lab evaluate", context.args)
+
+
 def _files(out: Path, prompts: list[str], seed: int) -> list[Path]:
     """Where to write the picture of each prompt.
 
@@ -153,6 +165,7 @@ def _say(text: str) -> None:
 
 
 failures.mount(app)
+versions.mount(app)
 
 
 def main() -> None:

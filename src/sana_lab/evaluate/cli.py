@@ -1,0 +1,103 @@
+"""`sana-lab evaluate`, also `python -m sana_lab.evaluate`: needs none of the book's own libraries."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from .conditions import CONDITIONS
+from .runner import Plan, Run
+
+DEBUG_VARIABLE = "SANA_LAB_DEBUG"
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _number_of(text: str) -> tuple[str, int]:
+    name, _, n = text.partition("=")
+    return name, int(n)
+
+
+def parser(program: str) -> argparse.ArgumentParser:
+    """The options."""
+    plan = Plan()
+    made = argparse.ArgumentParser(
+        prog=program,
+        description="Draw the same scenes from the same noise under several conditions, read them back, and write the "
+        "record evaluation_shapes.json. A stopped run goes on where it stood.",
+        epilog="Several GPUs: accelerate launch --num_processes 2 -m sana_lab.evaluate --out FOLDER ... The results "
+        "do not depend on the number of processes.",
+    )
+    add = made.add_argument
+    add("--out", required=True, type=Path, metavar="FOLDER", help="for partial results and the record")
+    add("--model", default=plan.model, help='"shapes" or the folder of a pipeline; default: %(default)s')
+    add("--conditions", default=",".join(plan.conditions), help="names with commas; default: %(default)s")
+    add("-n", "--n", type=int, default=plan.n, help="scenes of each number of objects; default: %(default)s")
+    add("--n-of", type=_number_of, action="append", default=[], metavar="NAME=N", help="another n for one condition")
+    add("--objects", type=_numbers, default=plan.objects, metavar="1,2", help="numbers of objects; default: 1,2")
+    add("--steps", type=int, default=plan.steps, help="denoising steps; default: %(default)s")
+    add("--guidance", type=float, default=plan.guidance, help="strength of the prompt; default: %(default)s")
+    add("--seed", type=int, default=plan.seed, help="of the scenes; default: %(default)s")
+    add("--chunk", type=int, default=plan.chunk, help="pictures a batch; default: %(default)s; 4 suits a laptop")
+    add("--threads", type=int, default=plan.threads, help="a process has without a real GPU; default: %(default)s")
+    add("--sweep", type=int, default=plan.sweep, help="scenes of the sensitivity sweep, 0 for none; default: 64")
+    add("--sweep-bits", type=int, default=plan.sweep_bits, help="bits of its one layer; default: %(default)s")
+    add("--readers", type=int, help="processes that read pictures; default: by cores, at most 16")
+    add("--virtual", action="store_true", help="use the virtual GPU where there is a real one, too")
+    return made
+
+
+def main(program: str, arguments: list[str] | None = None) -> None:
+    """Run the command; errors are exceptions."""
+    given = vars(parser(program).parse_args(arguments))
+    out, readers, virtual = given.pop("out"), given.pop("readers"), given.pop("virtual")
+    given["conditions"] = tuple(filter(None, given["conditions"].split(",")))
+    given["n_of"] = tuple(given["n_of"])
+    plan = Plan(**given)
+    if set(plan.conditions) == set(CONDITIONS):
+        plan = Plan(**given | {"conditions": tuple(CONDITIONS)})
+
+    import torch
+
+    rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if virtual or not torch.cuda.is_available():
+        from .. import use_accelerator
+
+        use_accelerator(virtual=True)
+        torch.set_num_threads(plan.threads)  # a sum over other threads is rounded in another order
+        device = "cuda"
+    else:
+        device = f"cuda:{local % torch.cuda.device_count()}"
+        torch.cuda.set_device(device)
+    if readers is None:
+        readers = min(16, (os.cpu_count() or 1) // world - 1)
+    # bitsandbytes tells of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="MatMul8bitLt")
+
+    start = time.perf_counter()
+    record = Run(plan, out, device, rank=rank, world=world, readers=readers).go(progress=rank == 0)
+    seconds = time.perf_counter() - start
+    if record is not None:
+        print(f"{record} ({record.stat().st_size / 1000:.0f} kB, this process took {seconds:.0f} s)")
+
+
+def run(program: str) -> None:
+    """Run the command; what goes wrong is one line on stderr and exit status 2."""
+    try:
+        main(program)
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{program}: stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)

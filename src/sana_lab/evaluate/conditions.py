@@ -1,0 +1,151 @@
+"""What is changed from one condition to the next, and the pipelines that have it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..int8 import fake_quantize_, quantize, sqnr_db
+from ..sana import _dtype_argument, _quiet, load_sana
+from ..shapes import SHAPES_FOLDER
+
+if TYPE_CHECKING:
+    from diffusers import SanaPipeline
+
+COMPONENTS = ("text_encoder", "transformer")
+"""What the official recipe quantizes; the autoencoder stays in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to draw.
+
+    Args:
+        title: for tables and figures.
+        precision: what `load_sana` takes.
+        components: which parts are in 8 bits, for int8.
+        threshold: outlier threshold of LLM.int8(), for int8.
+        bits: simulated bits of the weights of every Linear layer in both components, or None.
+        other_noise: start from the noise of another picture.
+    """
+
+    title: str
+    precision: str = "bf16"
+    components: tuple[str, ...] = COMPONENTS
+    threshold: float = 6.0
+    bits: int | None = None
+    other_noise: bool = False
+
+
+CONDITIONS = {
+    "bf16": Condition("bf16"),
+    "fp32": Condition("fp32", "fp32"),
+    "other-noise": Condition("bf16, other noise", other_noise=True),
+    "int8": Condition("int8, recipe", "int8"),
+    "int8-t0": Condition("int8, threshold 0", "int8", threshold=0.0),
+    "int8-transformer": Condition("int8, transformer only", "int8", ("transformer",)),
+    "int8-encoder": Condition("int8, text encoder only", "int8", ("text_encoder",)),
+    "nf4": Condition("nf4", "nf4"),
+    **{f"w{bits}": Condition(f"{bits}-bit weights, simulated", bits=bits) for bits in (8, 6, 5, 4, 3, 2)},
+}
+"""Every condition by its name. The first is what the others are compared with."""
+
+REFERENCE = "bf16"
+
+
+def folder_of(model: str | Path) -> Path:
+    """The folder of "shapes", or the folder that was given."""
+    return SHAPES_FOLDER if model == "shapes" else Path(model)
+
+
+def load(model: str | Path, condition: Condition, device: str) -> SanaPipeline:
+    """A pipeline under a condition, on a device, silent.
+
+    Raises:
+        ValueError, RuntimeError, OSError: what `load_sana` raises.
+
+    Chapter 6.
+    """
+    if condition.precision == "int8" and (condition.components, condition.threshold) != (COMPONENTS, 6.0):
+        pipe = _partly_int8(model, condition, device)
+    else:
+        pipe = load_sana(model, condition.precision, device)
+    if condition.bits is not None:
+        for component in COMPONENTS:
+            fake_quantize_(getattr(pipe, component), condition.bits)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _partly_int8(model: str | Path, condition: Condition, device: str) -> SanaPipeline:
+    """The bf16 pipeline with some of its components loaded again in 8 bits, as chapter 5 loads them."""
+    import diffusers
+    import transformers
+
+    pipe = load_sana(model, "bf16", device)
+    classes = {
+        "text_encoder": (transformers, transformers.AutoModel),
+        "transformer": (diffusers, diffusers.SanaTransformer2DModel),
+    }
+    with _quiet(), torch.cuda.device(device):  # quantized weights go to the current device
+        for component in condition.components:
+            library, loader = classes[component]
+            quantized = loader.from_pretrained(
+                folder_of(model),
+                subfolder=component,
+                quantization_config=library.BitsAndBytesConfig(
+                    load_in_8bit=True, llm_int8_threshold=condition.threshold
+                ),
+                use_safetensors=True,
+                **{_dtype_argument(library): torch.bfloat16},
+            )
+            setattr(pipe, component, quantized.eval())
+    return pipe
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the sensitivity sweep: which component, its name there, its class, how many weights it has."""
+
+    component: str
+    name: str
+    kind: str
+    weights: int
+
+    @property
+    def path(self) -> str:
+        """E.g. ``transformer.proj_out``."""
+        return f"{self.component}.{self.name}"
+
+
+def layers(pipe: SanaPipeline) -> list[Layer]:
+    """Every Linear and Conv2d of the text encoder and the transformer, in the order of `named_modules`. Chapter 6."""
+    return [
+        Layer(component, name, type(module).__name__, module.weight.numel())
+        for component in COMPONENTS
+        for name, module in getattr(pipe, component).named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+
+
+@contextmanager
+def one_layer_quantized(pipe: SanaPipeline, layer: Layer, bits: int) -> Iterator[float]:
+    """For the length of the block round one layer's weight to `bits` bits, one scale for each output; then restore it.
+
+    Yields:
+        The signal-to-quantization-noise ratio of the weight, in decibels. Chapter 6.
+    """
+    weight = getattr(pipe, layer.component).get_submodule(layer.name).weight
+    before = weight.detach().clone()
+    after = quantize(before, bits, axis=0).dequantize()
+    weight.data.copy_(after)
+    try:
+        yield sqnr_db(before, after)
+    finally:
+        weight.data.copy_(before)
