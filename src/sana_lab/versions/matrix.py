@@ -1,0 +1,255 @@
+"""The matrix: what each probe does on each stack, beside what it does on the stack that this book pins.
+
+`matrix()` reads the record. A cell is judged by one rule, the same for all probes: it *fails* if the lines raise, die
+or hang, *differs* if they run but warn or give another value than on the book's stack, and is the *same* otherwise. So
+the words say what a script meets, not whether it is right: a cast of an 8-bit model fails everywhere, as it should.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import evidence
+from . import record
+from .probes import GROUPS, PROBES
+from .stacks import BOOK, LIBRARIES
+
+if TYPE_CHECKING:
+    import pandas
+
+SYMBOLS = {"same": "●", "differs": "▲", "fails": "✕", "none": "–"}
+"""Verdict -> how a cell shows it, besides its color."""
+
+MEANING = {
+    "same": "runs, and does what it does on the book's stack",
+    "differs": "runs, but warns or gives another value",
+    "fails": "raises, dies or hangs",
+    "none": "not measured",
+}
+"""Verdict -> what it means."""
+
+CANNOT = {"kind": "cannot be installed"}
+"""The outcome of every probe on a stack that the package index refuses."""
+
+
+def matrix(folder: Path = evidence.FOLDER) -> Matrix:
+    """What was measured.
+
+    Raises:
+        ValueError: nothing yet, or the record is damaged.
+
+    Chapter 10.
+    """
+    results = record.load(folder)
+    if BOOK not in results["stacks"]:
+        raise ValueError(f"the stack {BOOK} is not measured, with which the others are compared: sana-lab versions run")
+    return Matrix(results["stacks"])
+
+
+def describe(outcome: Mapping[str, Any]) -> str:
+    """An outcome in a line: the value, or the exception and its words; a warning after the value."""
+    if outcome["kind"] == "runs":
+        return outcome["value"] + (f" · warns: {outcome['warns']}" if outcome.get("warns") else "")
+    if outcome["kind"] == "raises":
+        return f"{outcome['error']}: {outcome['words']}"
+    return f"{outcome['kind']}: {outcome['words']}" if outcome.get("words") else outcome["kind"]
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two outcomes are one: the same value, or the same kind of exception with the same first words."""
+    if one["kind"] != other["kind"]:
+        return False
+    if one["kind"] == "runs":
+        return one["value"] == other["value"] and bool(one.get("warns")) == bool(other.get("warns"))
+    if one["kind"] == "raises":
+        return one["error"] == other["error"] and one["words"][:40] == other["words"][:40]
+    return True
+
+
+def judge(outcome: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> str:
+    """`same`, `differs`, `fails` or `none`, by the rule at the head of this module."""
+    if outcome is None or outcome["kind"] == "skipped":
+        return "none"
+    if outcome["kind"] != "runs":
+        return "fails"
+    if outcome.get("warns") or (reference is not None and outcome["value"] != reference.get("value")):
+        return "differs"
+    return "same"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What `matrix()` returns. In a notebook it shows as the table of symbols."""
+
+    stacks: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def probes(self) -> list[str]:
+        """Ids of the probes that were measured on any stack."""
+        return [id for id in PROBES if any(id in entry["outcomes"] for entry in self.stacks.values())]
+
+    def outcome(self, stack: str, probe: str) -> Mapping[str, Any] | None:
+        """What a probe did on a stack; None if it was not measured.
+
+        Raises:
+            ValueError: there is no such stack in the record.
+        """
+        if stack not in self.stacks:
+            raise ValueError(f"stack {stack!r} is not in the record; there are: {', '.join(self.stacks)}.")
+        return self.stacks[stack]["outcomes"].get(probe) if self.stacks[stack]["built"] else CANNOT
+
+    def verdict(self, stack: str, probe: str) -> str:
+        """`same`, `differs`, `fails` or `none`."""
+        return judge(self.outcome(stack, probe), self.outcome(BOOK, probe))
+
+    def versions(self, stack: str) -> dict[str, str]:
+        """Library -> version found inside the environment; for one that cannot be built, as asked for."""
+        entry = self.stacks[stack]
+        if entry["built"]:
+            return dict(entry["resolved"])
+        asked = (word.split("==") for command in entry["commands"] for word in command.split() if "==" in word)
+        return dict(asked)
+
+    @property
+    def stack_table(self) -> pandas.DataFrame:
+        """Stacks with their versions, how many probes fail and differ, and what `pip check` finds wrong."""
+        import pandas
+
+        rows = {}
+        for name, entry in self.stacks.items():
+            verdicts = [self.verdict(name, probe) for probe in self.probes]
+            rows[name] = {
+                **{library: self.versions(name).get(library, "–") for library in LIBRARIES},
+                "differs": verdicts.count("differs"),
+                "fails": verdicts.count("fails"),
+                "pip check": _complaint(entry),
+            }
+        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("stack")
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """Probes × stacks, with the symbols."""
+        import pandas
+
+        cells = {name: [SYMBOLS[self.verdict(name, probe)] for probe in self.probes] for name in self.stacks}
+        return pandas.DataFrame(cells, index=pandas.Index(self.probes, name="probe"))
+
+    def row(self, probe: str) -> list[tuple[list[str], str, str]]:
+        """What one probe did: groups of stacks in a row with one outcome, each with the verdict and its description.
+
+        Raises:
+            ValueError: it was not measured.
+        """
+        if probe not in self.probes:
+            raise ValueError(f"probe {probe!r} is not in the record; there are: {', '.join(self.probes)}.")
+        groups: list[tuple[list[str], str, str]] = []
+        for name in self.stacks:
+            outcome = self.outcome(name, probe)
+            text = describe(outcome) if outcome is not None else "not measured"
+            verdict = self.verdict(name, probe)
+            mixed = bool(groups) and ("+" in groups[-1][0][0]) != ("+" in name)
+            if groups and groups[-1][1:] == (verdict, text) and not mixed:
+                groups[-1][0].append(name)
+            else:
+                groups.append(([name], verdict, text))
+        return groups
+
+    def csv(self) -> str:
+        """All cells as comma-separated values, a line for each."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["stack", "date", *LIBRARIES, "probe", "title", "verdict", "outcome"])
+        for name, entry in self.stacks.items():
+            versions = self.versions(name)
+            for probe in self.probes:
+                outcome = self.outcome(name, probe)
+                writer.writerow(
+                    [name, entry["date"], *(versions.get(library, "") for library in LIBRARIES)]
+                    + [probe, PROBES[probe].title.replace("`", ""), self.verdict(name, probe)]
+                    + [describe(outcome) if outcome is not None else ""]
+                )
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def __repr__(self) -> str:
+        """The table of symbols in plain text."""
+        names = list(self.stacks)
+        width = max(map(len, self.probes))
+        heads = [f"{'':{width}}  " + " ".join(f"{i:>2}" for i in range(1, len(names) + 1))]
+        rows = [
+            f"{probe:{width}}  " + " ".join(f" {SYMBOLS[self.verdict(name, probe)]}" for name in names)
+            for probe in self.probes
+        ]
+        legend = [f"{symbol} {MEANING[verdict]}" for verdict, symbol in SYMBOLS.items()]
+        return "\n".join([*heads, *rows, "", *(f"{i:>2} {name}" for i, name in enumerate(names, 1)), "", *legend])
+
+    def html(self, stacks: Iterable[str] | None = None, probes: Iterable[str] | None = None) -> str:
+        """The table: a colored symbol in each cell, with its words for a mouse, a screen reader and a keyboard.
+
+        Args:
+            stacks: names, in this order; all by default.
+            probes: ids, likewise.
+        """
+        names = list(self.stacks if stacks is None else stacks)
+        wanted = self.probes if probes is None else list(probes)
+        head = "".join(f'<th scope="col"><span>{html.escape(name)}</span></th>' for name in names)
+        lines = [f"{STYLE}<div class='versions' tabindex='0'><table><thead><tr><th></th>{head}</tr></thead><tbody>"]
+        group = None
+        for id in wanted:
+            if PROBES[id].group != group:
+                group = PROBES[id].group
+                lines.append(f'<tr><th colspan="{len(names) + 1}" class="group">{GROUPS[group]}</th></tr>')
+            cells = "".join(self._cell(name, id) for name in names)
+            lines.append(f'<tr><th scope="row">{code(PROBES[id].title)}</th>{cells}</tr>')
+        return "".join([*lines, "</tbody></table></div>", legend()])
+
+    def _cell(self, stack: str, probe: str) -> str:
+        outcome, verdict = self.outcome(stack, probe), self.verdict(stack, probe)
+        said = html.escape(f"{stack}: {describe(outcome) if outcome is not None else 'not measured'}", quote=True)
+        return f'<td class="{verdict}" title="{said}" aria-label="{verdict}. {said}">{SYMBOLS[verdict]}</td>'
+
+
+def legend() -> str:
+    """What the symbols mean, as HTML."""
+    items = (f'<span class="{v}">{symbol}</span> {v}: {MEANING[v]}' for v, symbol in SYMBOLS.items())
+    return f"<p class='versions-legend'>{' · '.join(items)}</p>"
+
+
+def code(text: str) -> str:
+    """HTML of a line with code in backticks."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def _complaint(entry: Mapping[str, Any]) -> str:
+    if not entry["built"]:
+        return "cannot be installed"
+    unmet = len(entry["check"].splitlines())
+    return f"{unmet} unmet" if unmet else "ok"
+
+
+STYLE = """<style>
+.versions { overflow-x: auto; margin-bottom: .5rem }
+.versions table { border-collapse: separate; border-spacing: 1px; font-size: .8rem; width: max-content; margin: 0 }
+.versions th { text-align: left; font-weight: normal; background: var(--pst-color-background, #fff) }
+.versions thead th { vertical-align: bottom; padding-bottom: .3rem }
+.versions thead th span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap }
+.versions th[scope=row] { position: sticky; left: 0; z-index: 1; max-width: 20rem; padding-right: .5rem }
+.versions th.group { font-weight: bold; padding-top: .6rem; position: sticky; left: 0 }
+.versions td { text-align: center; width: 1.7rem; min-width: 1.7rem; cursor: help }
+.versions th code { font-size: .95em; background: none; border: none; padding: 0; color: inherit }
+.versions td.same, .versions-legend .same { background: rgba(46, 160, 67, .22) }
+.versions td.differs, .versions-legend .differs { background: rgba(224, 160, 20, .34) }
+.versions td.fails, .versions-legend .fails { background: rgba(218, 54, 51, .34) }
+.versions-legend { font-size: .85rem }
+.versions-legend span { padding: 0 .4em }
+@media (max-width: 600px) { .versions th[scope=row] { max-width: 9rem; overflow-wrap: anywhere } }
+</style>"""

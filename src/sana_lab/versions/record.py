@@ -1,0 +1,65 @@
+"""The record of all measurements: one JSON file, `evidence/version_matrix.json`, which grows stack by stack.
+
+`results` holds `stacks`: name -> what it was made of (`key`), whether it could be built, the versions found inside,
+what `pip check` said, the outcome of each probe; and `bisections`, see `bisect`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import evidence
+from .probes import PROBES
+from .stacks import STACKS, Stack
+
+NAME = "version_matrix"
+WHAT = "What each probe does on each stack of library versions, on the virtual GPU, each in an environment of its own."
+COMMAND = "sana-lab versions run"
+
+
+def load(folder: Path = evidence.FOLDER) -> dict[str, Any]:
+    """The results, empty where nothing was measured yet.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if NAME not in evidence.names(folder):
+        return {"stacks": {}, "bisections": []}
+    return evidence.load(NAME, folder=folder)["results"]
+
+
+def save(results: dict[str, Any], folder: Path = evidence.FOLDER) -> None:
+    """Write the results, at a stroke, the stacks in their order."""
+    order = {stack.name: i for i, stack in enumerate(STACKS)}
+    stacks = dict(sorted(results["stacks"].items(), key=lambda item: order.get(item[0], len(order))))
+    for measured in stacks.values():
+        outcomes = measured["outcomes"]
+        measured["outcomes"] = {id: outcomes[id] for id in PROBES if id in outcomes}
+    import platform
+
+    evidence.save(
+        NAME,
+        what=WHAT,
+        command=COMMAND,
+        results={**results, "stacks": stacks},
+        seed=0,
+        versions={"python": platform.python_version()},
+        folder=folder,
+    )
+
+
+def missing(results: dict[str, Any], stack: Stack, probes: list[str], trained: bool) -> list[str]:
+    """Which of these probes have no outcome on this stack, or one of another stack or probe of the same name."""
+    measured = results["stacks"].get(stack.name)
+    if measured is None or measured["key"] != stack.key():
+        return list(probes)
+    if not measured["built"]:
+        return []
+    return [id for id in probes if _is_missing(measured["outcomes"].get(id), id, trained)]
+
+
+def _is_missing(outcome: dict[str, Any] | None, id: str, trained: bool) -> bool:
+    if outcome is None:
+        return True
+    return trained if outcome["kind"] == "skipped" else outcome["digest"] != PROBES[id].digest

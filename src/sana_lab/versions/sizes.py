@@ -1,0 +1,48 @@
+"""The bytes that each checkpoint holds in each precision, as a record: `doctor` has no time to build the models.
+
+`python -m sana_lab.versions.sizes` counts them again with `sana_lab.accounting.predict` and writes the record.
+"""
+
+from __future__ import annotations
+
+from .. import evidence
+
+NAME = "model_bytes"
+COMMAND = "python -m sana_lab.versions.sizes"
+
+
+def main() -> None:
+    """Count, and write the record."""
+    from tqdm import tqdm
+
+    from ..accounting import CHECKPOINTS, PRECISIONS
+
+    results = {name: {p: counted(name, p) for p in PRECISIONS} for name in tqdm(("shapes", *CHECKPOINTS), unit="model")}
+    what = "Bytes that the text encoder, the transformer and the autoencoder of a checkpoint hold, without activations."
+    evidence.save(NAME, what=what, command=COMMAND, results=results)
+
+
+def counted(model: str, precision: str) -> int:
+    """Bytes of all three networks, each tensor in blocks of 512 bytes as CUDA's allocator counts."""
+    from ..accounting import predict
+    from .folder import source
+
+    return sum(predict(source()[0] if model == "shapes" else model, precision, granule=512).values())
+
+
+def recorded(model: str, precision: str) -> int:
+    """The same from the record.
+
+    Raises:
+        ValueError: no such model or precision; the text lists what there is.
+    """
+    table = evidence.load(NAME)["results"]
+    if model not in table:
+        raise ValueError(f"model {model!r} is unknown: choose from {', '.join(table)}.")
+    if precision not in table[model]:
+        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(table[model])}.")
+    return table[model][precision]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The process in which probes run: started by `runner` with the Python of a stack's environment, not by hand.
+
+Reads one JSON object from stdin, with `probes`, `folder`, `older` (the same in older words), `trained` and `virtual`,
+and prints JSON lines: first the versions that this environment really has, then one for each probe. The libraries are
+imported once, and each probe runs in a fork with a time limit: an import takes longer than most probes, and a probe
+that hangs or dies must not take the next one with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from importlib.metadata import distributions
+from pathlib import Path
+
+from .probes import PROBES, Probe
+from .stacks import LIBRARIES
+
+WORDS = 300
+"""Letters of a message that are kept."""
+
+
+def main() -> None:
+    """Run what stdin says."""
+    wanted = json.loads(sys.stdin.read())
+    results = os.fdopen(os.dup(1), "w", encoding="utf-8")  # libraries print too
+    print(json.dumps(installed()), file=results, flush=True)
+    _preload()
+    for id in wanted["probes"]:
+        outcome = _in_a_fork(PROBES[id], wanted)
+        print(json.dumps({"probe": id, **outcome}, ensure_ascii=True), file=results, flush=True)
+
+
+def installed() -> dict:
+    """Every distribution of this environment with its version, as `importlib.metadata` reads it."""
+    found = {d.name.lower().replace("_", "-"): d.version for d in distributions() if d.name}
+    return {
+        "python": platform.python_version(),
+        "resolved": {name: found.get(name) for name in LIBRARIES},
+        "beside": {name: number for name, number in sorted(found.items()) if name not in LIBRARIES},
+    }
+
+
+def _preload() -> None:
+    """Import what probes import, as far as it can be imported; what cannot fails again in the probe, and says so."""
+    for module, names in (
+        ("torch", ()),
+        ("diffusers", ("SanaPipeline", "BitsAndBytesConfig", "SanaTransformer2DModel")),
+        ("transformers", ("AutoModel", "Gemma2Model", "BitsAndBytesConfig")),
+    ):
+        try:
+            library = __import__(module)
+            for name in names:
+                getattr(library, name)
+        except Exception as error:
+            print(f"{module}: {type(error).__name__}: {error}", file=sys.stderr)
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.cuda.is_available():  # importing it starts CUDA, after which no fork can use it
+        try:
+            import bitsandbytes  # noqa: F401
+        except Exception as error:
+            print(f"bitsandbytes: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _in_a_fork(probe: Probe, wanted: dict) -> dict:
+    if probe.trained and not wanted["trained"]:
+        return {"kind": "skipped", "words": "needs the trained weights"}
+    with tempfile.TemporaryDirectory() as place:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                _redirect(Path(place) / "log")
+                outcome = _run(probe, wanted)
+                (Path(place) / "outcome").write_text(json.dumps(outcome), encoding="utf-8")
+                status = 0
+            finally:
+                os._exit(status)  # no cleaning up: this process shares its parent's
+        status = _wait(child, probe.limit)
+        log = (Path(place) / "log").read_text(encoding="utf-8", errors="replace")
+        if status is None:
+            return {"kind": "hangs", "words": f"not done after {probe.limit:g} seconds"}
+        if status != 0:
+            return {"kind": "dies", "words": f"the process ended with status {status}"}
+        outcome = json.loads((Path(place) / "outcome").read_text(encoding="utf-8"))
+    seen = [_clean(line, wanted) for line in log.splitlines() if probe.watch and re.search(probe.watch, line)]
+    if outcome["kind"] == "runs" and seen:
+        outcome["warns"] = seen[0]
+    return outcome
+
+
+def _wait(child: int, limit: float) -> int | None:
+    """The exit status of a child; None if it had to be killed."""
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _redirect(log: Path) -> None:
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2):
+        os.dup2(target, number)
+
+
+def _run(probe: Probe, wanted: dict) -> dict:
+    import inspect
+
+    warnings.simplefilter("default")
+    given = {"FOLDER": wanted["folder"] if _new_words() else wanted["older"], "AS_WRITTEN": wanted["folder"]}
+    arguments = [given[name] for name in inspect.signature(probe.function).parameters]
+    try:
+        _quiet()
+        _accelerator(wanted["virtual"])
+        value = probe.function(*arguments)
+    except Exception as error:
+        return {"kind": "raises", "error": type(error).__name__, "words": _clean(str(error), wanted)}
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return {"kind": "runs", "value": _clean(str(value), wanted)}
+
+
+def _new_words() -> bool:
+    """Whether transformers reads the folder as transformers 5 wrote it."""
+    from importlib.metadata import version
+
+    try:
+        return int(version("transformers").split(".")[0]) >= 5
+    except Exception:
+        return False
+
+
+def _quiet() -> None:
+    """No loading bars: they are no log lines."""
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+def _accelerator(virtual: bool | None) -> None:
+    from ..accelerator import use_accelerator
+
+    use_accelerator(virtual=virtual)
+
+
+def _clean(text: str, wanted: dict) -> str:
+    """A message in one line, shortened, without what differs from run to run: folders and addresses."""
+    for folder in (wanted["older"], wanted["folder"]):
+        text = text.replace(folder, "FOLDER")
+    text = re.sub(r"\S*/site-packages/", "", text)
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/\w+", "FOLDER", text)
+    text = re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    text = " ".join(text.split())
+    # Libraries that load lazily wrap an error in one more sentence for each module on the way.
+    text = re.sub(r"Failed to import \S+ because of the following error \(look up to see its traceback\): ", "", text)
+    return text if len(text) <= WORDS else text[:WORDS].rsplit(" ", 1)[0] + " …"
+
+
+if __name__ == "__main__":
+    main()
