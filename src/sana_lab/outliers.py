@@ -1,0 +1,337 @@
+"""Outliers as large language models have them, planted in the small text encoder, and what they do to pictures.
+
+    python -m sana_lab.outliers -n 500      draws and reads 500 scenes for each way, and stores `outlier_adherence`
+
+The Shapes encoder is too small to grow outlier features of its own. Planting gives it some without changing what it
+computes: a norm multiplies a channel by a factor, and the columns of the layers that read it are divided by the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from diffusers import SanaPipeline
+    from PIL.Image import Image
+    from transformers import Gemma2Model
+
+    from .shapes import Scene
+
+RECORD = "outlier_adherence"
+CHANNEL = 7
+"""The channel that the chapter and its record plant: any of the 128 would do, this one was not searched for."""
+
+FACTORS = (1, 10, 30, 100, 300, 1000)
+"""What the record plants; 1 leaves the encoder as it is. LLM.int8() reports features up to 20 times as large as others
+(arXiv 2208.07339, section 1), SmoothQuant about 100 times (arXiv 2211.10438, section 3), and Sun et al. single
+activations 100,000 times as large (arXiv 2402.17762)."""
+
+WAYS = {"16 bits": None, "8 bits, plain": 0.0, "8 bits, split": 6.0}
+"""How the encoder computes: the threshold of LLM.int8(), or None for bfloat16."""
+
+READERS = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "pre_feedforward_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""In a layer of Gemma 2: the norms whose output goes to linear layers and nowhere else, and those layers
+(transformers 5.23.0, models/gemma2/modeling_gemma2.py)."""
+
+
+def plant_outliers_(encoder: Gemma2Model, channels: Sequence[int], factor: float) -> Gemma2Model:
+    """Make channels `factor` times as large between norm and linear layers, in place; the output stays as it was.
+
+    Gemma's norm multiplies by ``1 + weight``, so its weight becomes ``factor * (1 + weight) - 1``; the columns of the
+    layers that read it are divided by `factor`. This is SmoothQuant (arXiv 2211.10438, equation 3) run backwards.
+    What changes is rounding: none beyond float32's in float32, that of one norm weight a layer in bfloat16.
+
+    Args:
+        encoder: Gemma 2 with floating-point weights, before quantization.
+        channels: Of the hidden state, 0 up to its width, each once.
+        factor: Above 0; below 1 it makes channels smaller.
+
+    Returns:
+        The same encoder.
+
+    Raises:
+        TypeError: if it has no such norms, or its weights are integers.
+        ValueError: if a channel or the factor is out of range. Nothing is changed then.
+
+    Chapter 3.
+    """
+    pairs = [pair for layer in _layers(encoder) for pair in _norms(layer)]
+    width = pairs[0][0].weight.numel()
+    channels = list(channels)
+    if not channels or len(set(channels)) < len(channels):
+        raise ValueError(f"channels={channels}: name at least one channel, and each once")
+    if bad := [c for c in channels if not isinstance(c, int) or not 0 <= c < width]:
+        raise ValueError(f"channels {bad} do not exist: the encoder has channels 0 to {width - 1}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"factor={factor} must be a finite number above 0; 1 changes nothing")
+    with torch.no_grad():
+        for norm, linears in pairs:
+            norm.weight[channels] = (factor * (1 + norm.weight[channels].float()) - 1).to(norm.weight.dtype)
+            for linear in linears:
+                linear.weight[:, channels] /= factor
+    return encoder
+
+
+def load_encoder(folder: str | Path, threshold: float | None, device: str | torch.device = "cuda") -> Gemma2Model:
+    """The text encoder in `folder`, in bfloat16 or by LLM.int8() with this threshold, as the chapter loads it.
+
+    Args:
+        folder: of the encoder alone, what `save_pretrained` wrote.
+        threshold: None for 16 bits; 0 for 8 bits without a split; LLM.int8() uses 6.
+        device: where to put it.
+
+    Raises:
+        ValueError: if the threshold is negative or not finite.
+        OSError: if there is no model in the folder.
+
+    Chapter 3.
+    """
+    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
+        raise ValueError(f"threshold={threshold} must be 0 or above, or None for 16 bits")
+    from transformers import AutoModel, BitsAndBytesConfig
+
+    if threshold is None:
+        return AutoModel.from_pretrained(folder, dtype=torch.bfloat16).to(device)
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=float(threshold))
+    return AutoModel.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": torch.device(device)}
+    )
+
+
+def draw(
+    pipe: SanaPipeline, scenes: Sequence[Scene], *, steps: int = 20, seed: int = 0, batch: int = 50
+) -> Iterator[list[Image]]:
+    """Draw one picture of each scene, batch by batch. Picture i starts from the noise of ``seed + i``. Chapter 3."""
+    from .shapes import caption
+
+    for start in range(0, len(scenes), batch):
+        some = scenes[start : start + batch]
+        # On the CPU, where a seed is the same noise whatever the GPU.
+        noise = [torch.Generator("cpu").manual_seed(seed + start + i) for i in range(len(some))]
+        yield pipe([caption(scene) for scene in some], num_inference_steps=steps, generator=noise).images
+
+
+def measure(
+    folder: str | Path,
+    scenes: Sequence[Scene],
+    *,
+    factors: Iterable[float] = FACTORS,
+    channels: Sequence[int] = (CHANNEL,),
+    steps: int = 20,
+    seed: int = 0,
+    batch: int = 50,
+    workers: int = 1,
+) -> dict[str, dict[str, dict]]:
+    """Draw the scenes with outliers of every size and every way to compute, and read the pictures.
+
+    Only the text encoder changes; transformer and autoencoder compute in bfloat16 throughout.
+
+    Args:
+        folder: of a Shapes pipeline.
+        scenes: to draw, the same with the same noise each time.
+        factors: sizes of the planted outliers.
+        channels: where to plant them.
+        steps: of denoising.
+        seed: picture i starts from the noise of ``seed + i``.
+        batch: pictures drawn at once.
+        workers: processes that read pictures; 1 for this one.
+
+    Returns:
+        Way (a key of `WAYS`) → factor → `right`, one character a scene, 1 where the picture shows all that was asked,
+        and `encoder_db`, the encoder's output against float32 and no outliers, signal to noise.
+
+    Chapter 3.
+    """
+    from diffusers import SanaPipeline
+    from tqdm import tqdm
+    from transformers import AutoModel
+
+    factors = list(factors)
+    encoder_folder = Path(folder) / "text_encoder"
+    found = {way: {} for way in WAYS}
+    with (
+        _quiet(),
+        _mapping(workers) as each,
+        tempfile.TemporaryDirectory() as scratch,
+        tqdm(total=len(WAYS) * len(factors) * len(scenes), unit="picture") as bar,
+    ):
+        pipe = SanaPipeline.from_pretrained(folder, dtype=torch.bfloat16).to("cuda")
+        pipe.set_progress_bar_config(disable=True)
+        exact = _embeddings(AutoModel.from_pretrained(encoder_folder, dtype=torch.float32).to("cuda"), pipe, scenes)
+        for factor in factors:
+            planted = Path(scratch) / f"{factor:g}"
+            encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32)
+            plant_outliers_(encoder, channels, factor).save_pretrained(planted)
+            for way, threshold in WAYS.items():
+                pipe.text_encoder = load_encoder(planted, threshold)
+                error = _embeddings(pipe.text_encoder, pipe, scenes) - exact
+                ratio = (exact.square().sum() / error.square().sum()).item()
+                right = []
+                for pictures in draw(pipe, scenes, steps=steps, seed=seed, batch=batch):
+                    right += each(_shows, pictures, scenes[len(right) : len(right) + len(pictures)])
+                    bar.update(len(pictures))
+                found[way][f"{factor:g}"] = {
+                    "right": "".join("01"[shown] for shown in right),
+                    "encoder_db": 10 * math.log10(ratio) if math.isfinite(ratio) else None,
+                }
+    return found
+
+
+def record(
+    n: int = 500,
+    *,
+    model: str | Path | None = None,
+    factors: Sequence[float] = FACTORS,
+    steps: int = 20,
+    batch: int = 50,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> Path:
+    """Measure on `n` scenes of two objects that training never saw, and store the record `outlier_adherence`.
+
+    Args:
+        n: how many scenes.
+        model: folder of a pipeline; the trained Shapes model by default.
+        factors: sizes of the planted outliers.
+        steps: of denoising.
+        batch: pictures drawn at once.
+        seed: of the scenes and of the noise.
+        folder: where to write, by default where the package keeps its records.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: as `sana_lab.shapes.sample_scenes` for a bad `n`.
+        FileNotFoundError: if there are no trained weights.
+
+    Chapter 3.
+    """
+    from . import evidence, use_accelerator
+    from .shapes import SHAPES_FOLDER, sample_scenes
+
+    pipeline = Path(model) if model is not None else SHAPES_FOLDER
+    if not (pipeline / "model_index.json").is_file():
+        raise FileNotFoundError(f"no pipeline in {pipeline.name}: `sana-lab train` makes one, or give --model FOLDER")
+    scenes = sample_scenes(n, 2, seed)
+    use_accelerator()
+    began = time.monotonic()
+    ways = measure(pipeline, scenes, factors=factors, steps=steps, batch=batch, seed=seed, workers=_cores())
+    return evidence.save(
+        RECORD,
+        what="How often pictures show all that was asked, with outliers planted in the text encoder",
+        command=f"python -m sana_lab.outliers -n {n} --steps {steps} --factors {' '.join(f'{f:g}' for f in factors)}",
+        seed=seed,
+        results={
+            "n": n,
+            "objects": 2,
+            "steps": steps,
+            "channels": [CHANNEL],
+            "seconds": round(time.monotonic() - began, 1),
+            "ways": ways,
+        },
+        folder=folder or evidence.FOLDER,
+    )
+
+
+def _layers(encoder: Gemma2Model) -> Sequence[torch.nn.Module]:
+    layers = getattr(encoder, "layers", None)
+    if not layers or not all(hasattr(layer, norm) for layer in layers for norm in READERS):
+        raise TypeError(f"{type(encoder).__name__} has no layers with Gemma 2's norms: pass the text encoder itself")
+    return layers
+
+
+def _norms(layer: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[torch.nn.Module]]]:
+    for norm, readers in READERS.items():
+        linears = [layer.get_submodule(name) for name in readers]
+        if any(not linear.weight.is_floating_point() for linear in linears):
+            raise TypeError("the encoder's weights are integers: plant outliers first, quantize afterwards")
+        yield layer.get_submodule(norm), linears
+
+
+def _embeddings(encoder: Gemma2Model, pipe: SanaPipeline, scenes: Sequence[Scene]) -> torch.Tensor:
+    """What the encoder makes of the first 64 scenes' words, padding left out: float32 (tokens, width), on the CPU."""
+    from .shapes import caption
+
+    words = pipe.tokenizer([caption(scene) for scene in scenes[:64]], padding=True, return_tensors="pt").to("cuda")
+    with torch.no_grad():
+        return encoder(**words)[0][words.attention_mask.bool()].float().cpu()
+
+
+def _shows(picture: Image, scene: Scene) -> bool:
+    from .shapes import read_scene
+
+    return read_scene(picture) == scene.canonical
+
+
+def _cores() -> int:
+    """Cores that this process may use, 16 at most."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable]:
+    """`map`, in this process or over several. Spawned, not forked: a forked process would share CUDA's state."""
+    if workers <= 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=4)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back loading bars, and the line that bitsandbytes logs at every 8-bit product (0.50.2)."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    logger = logging.getLogger("bitsandbytes")
+    bars = (diffusers.utils.logging, transformers.utils.logging)
+    level, before = logger.level, [bar.is_progress_bar_enabled() for bar in bars]
+    logger.setLevel(logging.ERROR)
+    for bar in bars:
+        bar.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for bar in (bar for bar, on in zip(bars, before, strict=True) if on):
+            bar.enable_progress_bar()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the record and print where it is."""
+    parser = argparse.ArgumentParser(prog="python -m sana_lab.outliers", description=record.__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=500, help="scenes (default: 500)")
+    parser.add_argument("--steps", type=int, default=20, help="of denoising (default: 20)")
+    parser.add_argument("--batch", type=int, default=50, help="pictures drawn at once (default: 50)")
+    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="sizes of the outlier")
+    parser.add_argument("--model", type=Path, help="folder of a pipeline (default: the trained Shapes model)")
+    given = parser.parse_args(arguments)
+    if min(given.n, given.steps, given.batch) < 1:
+        parser.error("-n, --steps and --batch: give 1 or more")
+    try:
+        print(record(given.n, model=given.model, factors=given.factors, steps=given.steps, batch=given.batch))
+    except (ValueError, OSError) as reason:
+        parser.error(str(reason))
+
+
+if __name__ == "__main__":
+    main()
