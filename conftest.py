@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
+
 from chapters import SKIP_COMPARE, quiet_kernels, stored, table
 
 quiet_kernels()  # also before any test imports a Hub library
@@ -24,3 +28,12 @@ def pytest_terminal_summary(terminalreporter):
     if ran:
         terminalreporter.section("chapters")
         terminalreporter.write_line(table({path.name: nb for path, nb in stored().items()}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_accelerator_left():
+    """Leave a virtual GPU that a module's tests have entered, so that the next module's start afresh."""
+    yield
+    session = sys.modules.get("sana_lab.accelerator.session")
+    if session is not None and session._active is not None:
+        session._active.leave()

@@ -57,6 +57,8 @@ _LOOK = """() => ({
         e => e.querySelector('mjx-container') && !e.querySelector('mjx-merror')).length,
     widgets: document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length,
 })"""
+_SETTLED = """() => document.readyState === 'complete' && [...document.querySelectorAll('span.math, div.math')]
+    .every(e => e.querySelector('mjx-container'))"""
 _DRAWN = "() => document.querySelectorAll('.cell_output .jupyter-widgets').length"
 _TOO_WIDE = """() => {
     const room = document.documentElement.clientWidth;
@@ -91,8 +93,11 @@ def look(context, url: str) -> Visit:
     page.on("console", lambda m: m.type == "error" and visit.complaints.append(f"console: {m.text}"))
     page.on("pageerror", lambda error: visit.complaints.append(f"exception: {error}"))
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(url, wait_until="networkidle")
+    page.goto(url, wait_until="load", timeout=60_000)
+    page.wait_for_load_state("networkidle", timeout=60_000)
     page.evaluate("() => window.MathJax?.startup?.promise")
+    with contextlib.suppress(TooLong):  # on a busy machine the network rests before the page is whole
+        page.wait_for_function(_SETTLED, timeout=30_000)
     seen = page.evaluate(_LOOK)
     for name, value in seen.items():
         setattr(visit, name, set(value) if name == "ids" else value)
