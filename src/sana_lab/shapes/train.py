@@ -93,8 +93,8 @@ class Fleet:
         return bool(late)
 
     def autocast(self) -> torch.autocast:
-        """The bfloat16 autocast of the device."""
-        return torch.autocast(self.device.type, torch.bfloat16)
+        """The bfloat16 autocast of a GPU; a CPU computes in float32, since many are far slower in bfloat16."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 300) -> float:
