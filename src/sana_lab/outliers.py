@@ -9,7 +9,6 @@ computes: a norm multiplies a channel by a factor, and the columns of the layers
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import tempfile
@@ -163,6 +162,8 @@ def measure(
     from tqdm import tqdm
     from transformers import AutoModel
 
+    from .sana import _quiet
+
     factors = list(factors)
     encoder_folder = Path(folder) / "text_encoder"
     found = {way: {} for way in WAYS}
@@ -294,26 +295,6 @@ def _mapping(workers: int) -> Iterator[Callable]:
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield partial(pool.map, chunksize=4)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back loading bars, and the line that bitsandbytes logs at every 8-bit product (0.50.2)."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    logger = logging.getLogger("bitsandbytes")
-    bars = (diffusers.utils.logging, transformers.utils.logging)
-    level, before = logger.level, [bar.is_progress_bar_enabled() for bar in bars]
-    logger.setLevel(logging.ERROR)
-    for bar in bars:
-        bar.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for bar in (bar for bar, on in zip(bars, before, strict=True) if on):
-            bar.enable_progress_bar()
 
 
 def main(arguments: list[str] | None = None) -> None:
