@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,13 @@ CHECKPOINTS = {
 }
 
 
-def load_sana(model: str | Path, precision: str, device: str | torch.device | None = None) -> SanaPipeline:
+def load_sana(
+    model: str | Path,
+    precision: str,
+    device: str | torch.device | None = None,
+    *,
+    slim: bool | Collection[str] = False,
+) -> SanaPipeline:
     """Load a Sana pipeline, ready to call.
 
     `int8` and `nf4` quantize the text encoder and the transformer while they load, each with its own library's
@@ -78,12 +84,16 @@ def load_sana(model: str | Path, precision: str, device: str | torch.device | No
             type, which is bf16 otherwise. Only safetensors files are read.
         precision: one of `PRECISIONS`.
         device: where to put it: by default `"cuda"` where there is a GPU, real or virtual, else `"cpu"`.
+        slim: quantize also what the recipe leaves in 16 bits: `"pointwise"`, the 1x1 convolutions of the transformer's
+            feed-forward, and `"embedding"`, the text encoder's, which is in 8 bits for nf4 as well. `True` means both,
+            a set of names some. `sana_lab.slim` does it and `sana_lab.slim.savings` says what each saves. Chapter 7.
 
     Returns:
         A `SanaPipeline`, or `SanaSprintPipeline` for Sprint.
 
     Raises:
-        ValueError: unknown model, precision or device, or a folder that holds no Sana pipeline.
+        ValueError: unknown model, precision, device or part to slim, or a folder that holds no Sana pipeline; `slim`
+            with a precision that does not quantize.
         RuntimeError: a quantized precision without a GPU (diffusers 0.42.1 refuses it, quantizers/bitsandbytes).
         OSError: files are missing or damaged, or cannot be had from the Hub.
 
@@ -91,9 +101,12 @@ def load_sana(model: str | Path, precision: str, device: str | torch.device | No
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}.")
+    if slim and precision in DTYPES:
+        raise ValueError(f"slim is for int8 and nf4; {precision} quantizes nothing: leave slim out, or ask for those.")
     checkpoint = _find(model)
     device = _place(device, quantized=precision not in DTYPES)
     with _quiet():
+        parts = _parts(slim)
         folder = _download(model, checkpoint) if checkpoint else SHAPES_FOLDER if model == "shapes" else Path(model)
         if model == "shapes" or (folder / manifest.NAME).exists():
             manifest.check(folder)
@@ -105,18 +118,39 @@ def load_sana(model: str | Path, precision: str, device: str | torch.device | No
         warnings.warn(f"{advice} (diffusers issue 10336)", stacklevel=2)
     try:
         with _quiet():
-            return _load(pipeline_class, folder, variant, precision, DTYPES[trained or "bf16"], device)
+            return _load(pipeline_class, folder, variant, precision, DTYPES[trained or "bf16"], device, parts)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         how = f"download it again: `hf download {checkpoint.repo}`" if checkpoint else "get the folder again"
         raise OSError(f"{folder}: files are missing or damaged ({_first_line(error)}); {how}.") from error
 
 
+def _parts(slim: bool | Collection[str]) -> tuple[str, ...]:
+    if not slim:
+        return ()
+    from .slim import parts_of
+
+    return parts_of(slim)
+
+
 def _load(
-    pipeline_class: type, folder: Path, variant: str | None, precision: str, trained: torch.dtype, device: torch.device
+    pipeline_class: type,
+    folder: Path,
+    variant: str | None,
+    precision: str,
+    trained: torch.dtype,
+    device: torch.device,
+    parts: Collection[str],
 ) -> SanaPipeline:
-    """The recipe, line by line as in chapter 5."""
+    """The recipe, line by line as in chapter 5, and what makes it slim (chapter 7).
+
+    The transformer comes first: what it needs while it loads and gives back when slimmed, the text encoder then fills,
+    so that loading never takes more than the pipeline holds in the end.
+    """
     import diffusers
     import transformers
+
+    if parts:
+        from . import slim
 
     quantized = precision not in DTYPES
     transformer_dtype = DTYPES.get(precision, trained)
@@ -134,12 +168,16 @@ def _load(
         return given
 
     with torch.cuda.device(device) if quantized else nullcontext():  # quantized weights go to the current device
-        text_encoder = transformers.AutoModel.from_pretrained(
-            folder, subfolder="text_encoder", **options(transformers, other_dtype)
-        )
         transformer = diffusers.SanaTransformer2DModel.from_pretrained(
             folder, subfolder="transformer", **options(diffusers, transformer_dtype)
         )
+        if "pointwise" in parts:
+            slim.quantize_pointwise_(transformer, precision)
+        text_encoder = transformers.AutoModel.from_pretrained(
+            folder, subfolder="text_encoder", **options(transformers, other_dtype)
+        )
+        if "embedding" in parts:
+            slim.quantize_embedding_(text_encoder)
     pipe = pipeline_class.from_pretrained(
         folder, text_encoder=text_encoder, transformer=transformer, **files, **{_dtype_argument(diffusers): other_dtype}
     )

@@ -8,6 +8,7 @@ Start with `use_accelerator()`. How it works: `memory` knows where every storage
 from __future__ import annotations
 
 from .conformance import conformance_table
+from .devices import on_real_gpu
 from .session import Accelerator, use_accelerator
 
-__all__ = ["Accelerator", "conformance_table", "use_accelerator"]
+__all__ = ["Accelerator", "conformance_table", "on_real_gpu", "use_accelerator"]

@@ -19,6 +19,11 @@ CAPABILITY = (9, 0)
 _make_device = torch.device
 
 
+def on_real_gpu() -> bool:
+    """Whether this process has a real GPU: False on a virtual one, and without any."""
+    return torch.cuda.is_available() and not torch.cuda.get_device_name(0).startswith(NAME)
+
+
 class Devices:
     """`gpus` virtual CUDA devices of `vram` bytes each. Live until `sana_lab` leaves them."""
 

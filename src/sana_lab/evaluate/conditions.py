@@ -31,6 +31,7 @@ class Condition:
         precision: what `load_sana` takes.
         components: which parts are in 8 bits, for int8.
         threshold: outlier threshold of LLM.int8(), for int8.
+        slim: quantize also what the recipe leaves (chapter 7), for int8 and nf4.
         bits: simulated bits of the weights of every Linear layer in both components, or None.
         other_noise: start from the noise of another picture.
     """
@@ -39,6 +40,7 @@ class Condition:
     precision: str = "bf16"
     components: tuple[str, ...] = COMPONENTS
     threshold: float = 6.0
+    slim: bool = False
     bits: int | None = None
     other_noise: bool = False
 
@@ -51,7 +53,9 @@ CONDITIONS = {
     "int8-t0": Condition("int8, threshold 0", "int8", threshold=0.0),
     "int8-transformer": Condition("int8, transformer only", "int8", ("transformer",)),
     "int8-encoder": Condition("int8, text encoder only", "int8", ("text_encoder",)),
+    "int8-slim": Condition("int8, slim", "int8", slim=True),
     "nf4": Condition("nf4", "nf4"),
+    "nf4-slim": Condition("nf4, slim", "nf4", slim=True),
     **{f"w{bits}": Condition(f"{bits}-bit weights, simulated", bits=bits) for bits in (8, 6, 5, 4, 3, 2)},
 }
 """Every condition by its name. The first is what the others are compared with."""
@@ -75,7 +79,7 @@ def load(model: str | Path, condition: Condition, device: str) -> SanaPipeline:
     if condition.precision == "int8" and (condition.components, condition.threshold) != (COMPONENTS, 6.0):
         pipe = _partly_int8(model, condition, device)
     else:
-        pipe = load_sana(model, condition.precision, device)
+        pipe = load_sana(model, condition.precision, device, slim=condition.slim)
     if condition.bits is not None:
         for component in COMPONENTS:
             fake_quantize_(getattr(pipe, component), condition.bits)
