@@ -1,0 +1,343 @@
+"""8-bit Sana without the waiting: the same int8 products, written so that a compiler can fuse what stands around them.
+
+A step of the recipe spends most of its time between products: each of bitsandbytes' layers launches a kernel that finds
+outliers, one that quantizes, one that multiplies, one that rescales. `fuse_` writes the layers in plain PyTorch, on the
+very codes that bitsandbytes made, and without the search for outliers (threshold 0). `compile_` lets the compiler join
+what is written, and `capture_` records a whole step as one CUDA graph.
+
+Chapter 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from .accelerator import on_real_gpu
+from .kernels import gated_depthwise, int8_linear
+
+if TYPE_CHECKING:
+    from diffusers import SanaPipeline, SanaTransformer2DModel
+
+ENOUGH_DB = 20.0
+"""Decibels that every layer must keep without the split for outliers, unless the split keeps hardly more. Chapter 7."""
+
+class FusedLinear8bit(nn.Module):
+    """A linear layer in vector-wise int8, as LLM.int8() computes it at threshold 0.
+
+    A row of the input is rounded to 127 steps of its largest magnitude, the product of the codes is exact in int32, and
+    each number of it is scaled back by its row's step times its column's. Other than bitsandbytes 0.50.2 (autograd/
+    _functions.py, `MatMul8bitLt`) it does not cast the input to float16 first, which overflows beyond 65504.
+
+    Args:
+        codes: (out, in) int8, rows of the weight.
+        scale: (out,) float32, what one step of each row is worth.
+        bias: (out,) or None.
+
+    Shape: (..., in) to (..., out), in the input's type.
+
+    Chapter 7.
+    """
+
+    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        """Keep codes, scale and bias as buffers, without a copy."""
+        super().__init__()
+        self.out_features, self.in_features = codes.shape
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> FusedLinear8bit:
+        """The layer that computes what bitsandbytes' `layer` computes at threshold 0, on the same codes.
+
+        Raises:
+            TypeError: the layer has no 8-bit codes.
+        """
+        # The codes are the weight; the scales are beside it until the first call and in the layer's state after it.
+        codes, state = layer.weight.data, getattr(layer, "state", None)
+        scales = getattr(layer.weight, "SCB", None)
+        scales = getattr(state, "SCB", None) if scales is None else scales
+        if codes.dtype != torch.int8 or scales is None:
+            raise TypeError(f"{type(layer).__name__} holds no 8-bit codes: load the model in 8 bits, on the GPU, first")
+        bias = None if layer.bias is None else layer.bias.detach()
+        return cls(codes.detach(), scales.detach().float() / 127, bias)
+
+    def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
+        """Quantize, multiply, scale back; apply SiLU to the result where asked."""
+        rows = hidden.reshape(-1, self.in_features)
+        step = rows.abs().amax(dim=1, keepdim=True).float() / 127
+        codes = (rows.float() / step.clamp_min(1e-30)).round().to(torch.int8)
+        out = int8_linear(codes, step, self.codes, self.scale, self.bias, silu, hidden.dtype)
+        return out.reshape(*hidden.shape[:-1], self.out_features)
+
+
+class FusedFeedForward(nn.Module):
+    """Sana's feed-forward with channels last: two linear layers, and between them a 3 x 3 convolution of each channel.
+
+    diffusers' `GLUMBConv` (0.42.1, sana_transformer.py) keeps channels first, so each 8-bit layer would start with a
+    transposition. The convolution and the gate after it are one kernel, `sana_lab.kernels.gated_depthwise`.
+
+    Args:
+        expand: (..., in) to (..., 2 * hidden).
+        depthwise: the `nn.Conv2d` of 2 * hidden channels with a group each.
+        contract: (..., hidden) to (..., out).
+
+    Shape: (batch, in, height, width) to (batch, out, height, width).
+
+    Chapter 7.
+    """
+
+    def __init__(self, expand: nn.Module, depthwise: nn.Conv2d, contract: nn.Module) -> None:
+        """Keep the layers, and the convolution's weight as (3, 3, channels)."""
+        super().__init__()
+        self.expand, self.contract = expand, contract
+        self.register_buffer("taps", depthwise.weight.detach().squeeze(1).permute(1, 2, 0).contiguous())
+        self.register_buffer("bias", depthwise.bias.detach())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Expand, convolve, gate, contract."""
+        hidden = hidden.permute(0, 2, 3, 1)
+        if isinstance(self.expand, FusedLinear8bit):
+            hidden = self.expand(hidden, silu=True)
+        else:
+            hidden = F.silu(self.expand(hidden))
+        return self.contract(gated_depthwise(hidden, self.taps, self.bias)).permute(0, 3, 1, 2)
+
+
+def fuse_(transformer: SanaTransformer2DModel) -> SanaTransformer2DModel:
+    """Replace every feed-forward and every 8-bit layer by one that a compiler can fuse, in place.
+
+    The weights stay the very same tensors. A transformer in 16 bits gets the feed-forward alone.
+
+    Raises:
+        TypeError: there is no feed-forward of Sana's in it, or it is fused already.
+
+    Chapter 7.
+    """
+    import bitsandbytes
+    from diffusers.models.transformers.sana_transformer import GLUMBConv
+
+    blocks = [(name, block) for name, block in transformer.named_modules() if isinstance(block, GLUMBConv)]
+    if not blocks:
+        raise TypeError(f"{type(transformer).__name__} has no Sana feed-forward: give pipe.transformer, not fused yet")
+    for name, block in blocks:
+        if block.norm is not None or block.residual_connection:
+            raise TypeError(f"{name} has a norm or a residual of its own, which no released Sana transformer has")
+        fused = FusedFeedForward(_over_tokens(block.conv_inverted), block.conv_depth, _over_tokens(block.conv_point))
+        transformer.set_submodule(name, fused)
+    for name, layer in list(transformer.named_modules()):
+        if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+            transformer.set_submodule(name, FusedLinear8bit.of(layer))
+    return transformer
+
+
+def _over_tokens(layer: nn.Module) -> nn.Module:
+    """The same function with channels last: of a 1 x 1 convolution, or of one of `sana_lab.slim`'s layers."""
+    import bitsandbytes
+
+    if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+        return FusedLinear8bit.of(layer)
+    if not layer.weight.is_floating_point() or layer.weight.dtype == torch.uint8:
+        raise TypeError(f"{type(layer).__name__} is neither in 16 nor in 8 bits: fuse_ is for those")
+    out_channels, in_channels = layer.weight.shape[:2]
+    linear = nn.Linear(in_channels, out_channels, layer.bias is not None, device="meta")
+    linear.weight = nn.Parameter(layer.weight.data.reshape(out_channels, in_channels), requires_grad=False)
+    linear.bias = layer.bias
+    return linear
+
+
+def compile_(transformer: SanaTransformer2DModel, **options: Any) -> SanaTransformer2DModel:
+    """Compile each block in place; all blocks are alike, so one compilation serves them all.
+
+    Args:
+        transformer: real CUDA or CPU; the virtual GPU does not compile.
+        options: for `torch.compile`, such as ``mode="max-autotune-no-cudagraphs"``.
+
+    Chapter 7.
+    """
+    for block in transformer.transformer_blocks:
+        block.compile(fullgraph=True, dynamic=False, **options)
+    return transformer
+
+
+class Captured:
+    """A function of tensors, recorded as a CUDA graph at its first call with each set of shapes and replayed after.
+
+    Replaying launches all kernels of the recording at once, on the tensors that it was recorded with: inputs are copied
+    there and outputs from there. What the function does besides, such as asking whether there are outliers, is not
+    repeated; a function that must wait for the GPU to know what to do next cannot be recorded, and CUDA says so.
+
+    Args:
+        function: takes and gives tensors, in any nesting.
+        warm_up: calls before recording, in which compilers and libraries make up their mind.
+
+    Source: the CUDA graph pages of PyTorch's documentation (whole-network capture). Chapter 7.
+    """
+
+    def __init__(self, function: Callable[..., Any], warm_up: int = 3) -> None:
+        """Record nothing yet."""
+        self.function, self.warm_up = function, warm_up
+        self.recordings: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+
+    @torch.no_grad()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Replay, after recording where need be.
+
+        Raises:
+            RuntimeError: the function cannot be recorded, or there is no real GPU.
+        """
+        leaves, form = tree_flatten((args, kwargs))
+        shapes = tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else repr(x) for x in leaves)
+        if (key := (shapes, str(form))) not in self.recordings:
+            self.recordings[key] = self._record(leaves, form)
+        graph, places, output = self.recordings[key]
+        for place, value in zip(places, [x for x in leaves if isinstance(x, Tensor)], strict=True):
+            place.copy_(value)
+        graph.replay()
+        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output)
+
+    def _record(self, leaves: list[Any], form: Any) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+        if not on_real_gpu():
+            raise RuntimeError("CUDA graphs need a real GPU: leave capture_ out on this machine.")
+        leaves = [x.clone() if isinstance(x, Tensor) else x for x in leaves]
+        args, kwargs = tree_unflatten(leaves, form)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(self.warm_up):
+                self.function(*args, **kwargs)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = self.function(*args, **kwargs)
+        return graph, [x for x in leaves if isinstance(x, Tensor)], output
+
+
+def capture_(transformer: SanaTransformer2DModel) -> SanaTransformer2DModel:
+    """Let a transformer replay its whole step as one CUDA graph, in place. See `Captured`.
+
+    Chapter 7.
+    """
+    transformer.forward = Captured(transformer.forward)
+    return transformer
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an 8-bit layer keeps of its signal, in decibels against the noise of rounding its input; of the worst step.
+
+    Attributes:
+        recipe: as bitsandbytes computes it, outliers set apart.
+        plain: at threshold 0, every column in 8 bits.
+
+    Chapter 7.
+    """
+
+    recipe: float
+    plain: float
+
+    def spoiled(self, enough: float = ENOUGH_DB) -> bool:
+        """Whether the layer needs its outliers set apart: it keeps too little without, and a bit (6 dB) more with."""
+        return self.plain < enough and self.recipe - self.plain > 6
+
+
+@torch.no_grad()
+def rounding(pipe: SanaPipeline, prompts: Sequence[str], steps: int = 4, seed: int = 0) -> dict[str, Kept]:
+    """What rounding their input does to the 8-bit layers of the transformer, while a pipeline draws.
+
+    Each product is held against the one with the input as it is, both with the weight as its codes have it. An outlier
+    in one channel makes the step of its rows large, and the other channels vanish in it.
+
+    Args:
+        pipe: loaded in 8 bits and not fused.
+        prompts: to draw, one batch.
+        steps: of denoising.
+        seed: of the noise.
+
+    Returns:
+        Layer name to `Kept`; of some 512 rows of each input.
+
+    Raises:
+        TypeError: no layer is in 8 bits.
+
+    Chapter 7.
+    """
+    import bitsandbytes
+
+    layers = {n: m for n, m in pipe.transformer.named_modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)}
+    if not layers:
+        raise TypeError("no layer of the transformer is in 8 bits: load the pipeline with precision int8, not fused")
+    found: dict[str, Kept] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            hidden = inputs[0].movedim(1, -1) if inputs[0].ndim == 4 else inputs[0]  # a 1 x 1 convolution's, or tokens
+            rows = hidden.reshape(-1, hidden.shape[-1])
+            rows = rows[:: max(1, len(rows) // 512)]
+            fused = FusedLinear8bit.of(layer)
+            bias = None if fused.bias is None else fused.bias.float()
+            exact = F.linear(rows.float(), fused.codes.float() * fused.scale[:, None])
+            recipe = bitsandbytes.nn.Linear8bitLt.forward(layer, rows).float() - (0 if bias is None else bias)
+            plain = fused(rows.float()) - (0 if bias is None else bias)
+            now = Kept(_decibels(exact, recipe), _decibels(exact, plain))
+            before = found.get(name, now)
+            found[name] = now if now.plain < before.plain else before
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        noise = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+        pipe(list(prompts), num_inference_steps=steps, generator=noise, output_type="latent")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _decibels(exact: Tensor, found: Tensor) -> float:
+    ratio = 10 * (exact.square().sum() / (found - exact).square().sum()).log10().item()
+    return float("-inf") if math.isnan(ratio) else ratio
+
+
+def speed_up_(
+    pipe: SanaPipeline, prompts: Sequence[str], *, enough_db: float = ENOUGH_DB, graphs: bool | None = None
+) -> SanaPipeline:
+    """Make an 8-bit pipeline fast, in place, if its activations allow it: fuse, compile, record.
+
+    Args:
+        pipe: as `load_sana(..., "int8")` returns it, slim or not.
+        prompts: a few to draw with, such as will come; what they do to the layers decides.
+        enough_db: what a layer must keep where outliers are no longer set apart, see `Kept.spoiled`.
+        graphs: compile and record as well; by default on a real GPU.
+
+    Returns:
+        `pipe`. The first picture of each size and batch then takes a minute, in which all is compiled.
+
+    Raises:
+        ValueError: a layer has outliers that the fast mode would not survive. The pipeline is left as it was.
+        TypeError: as `rounding`.
+
+    Chapter 7.
+    """
+    kept = rounding(pipe, prompts)
+    spoiled = [name for name in kept if kept[name].spoiled(enough_db)]
+    if spoiled:
+        worst = min(spoiled, key=lambda name: kept[name].plain)
+        raise ValueError(
+            f"the fast mode would spoil {len(spoiled)} of {len(kept)} layers, {worst} worst: it keeps "
+            f"{kept[worst].recipe:.1f} dB of its signal with outliers set apart, {kept[worst].plain:.1f} dB without. "
+            "Stay with the recipe."
+        )
+    fuse_(pipe.transformer)
+    if on_real_gpu() if graphs is None else graphs:
+        capture_(compile_(pipe.transformer))
+    return pipe

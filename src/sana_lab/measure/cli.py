@@ -1,0 +1,81 @@
+"""`sana-lab measure`: bytes, and on a real GPU times, of a checkpoint under several methods."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .methods import METHODS
+
+SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+def mount(parent: typer.Typer) -> None:
+    """Add `measure` to a command line."""
+    parent.command("measure")(_command)
+
+
+def _command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint; `make-random` makes one.")],
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated.  [default: all]")
+    ] = None,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", help='Such as "1024x4": pixels, pictures at once; may be repeated.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results.  [default: FOLDER-measured]")] = None,
+) -> None:
+    """Measure a checkpoint, each method in a process of its own: bytes, and on a real GPU times.
+
+    Without --size bytes of loading alone. Results are kept in a file a method: the same command goes on where it was
+    stopped. At the end they are one record, measured.json, which says on what machine.
+    """
+    from ..accelerator import on_real_gpu
+    from .runner import jobs_for, run, save
+
+    pairs = []
+    for size in sizes or ():
+        match = SIZE.fullmatch(size)
+        if match is None or int(match[1]) < 32 or int(match[1]) % 32 or int(match[2]) < 1:
+            raise ValueError(f"--size {size}: give pixels and pictures, such as 512x1; pixels a multiple of 32.")
+        pairs.append((int(match[1]), int(match[2])))
+    out = out or folder.with_name(f"{folder.name}-measured")
+    jobs = jobs_for(folder, methods or METHODS, pairs)
+    real = on_real_gpu()
+    if pairs and not real:
+        typer.echo("sana-lab: no real GPU here: bytes are counted on the virtual one, and nothing is timed.", err=True)
+    failed = run(jobs, out, gpus=int(real))
+    command = " ".join(
+        ["sana-lab measure FOLDER", *(f"--method {m}" for m in methods or ()), *(f"--size {s}" for s in sizes or ())]
+    )
+    file = save(jobs, out, command, folder=out)
+    from .runner import collect
+
+    for line in table(collect(jobs, out)):
+        typer.echo(line)
+    typer.echo(file)
+    if failed:
+        names = ", ".join(f"{job.name}.log" for job in failed)
+        raise RuntimeError(f"{len(failed)} of {len(jobs)} methods failed: see {names} in {out}; run again to retry.")
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines for people: resident MiB and load peak of each method, and milliseconds a step of each way and size."""
+    lines = [f"{'method':16}{'resident MiB':>14}{'load peak':>11}   ms a step (pixels x pictures)"]
+    for row in rows:
+        if "resident" not in row:
+            lines.append(f"{row['method']:16}{row.get('error', 'stopped')}: {row.get('text', 'run again')[:80]}")
+            continue
+        resident, peak = row["resident"]["allocated"] / 2**20, row["load"]["peak"] / 2**20
+        steps = [
+            f"{way} {size['pixels']}x{size['batch']}: {size['step_ms']['median']:.1f}"
+            for way, found in row["ways"].items()
+            if isinstance(found, list)
+            for size in found
+            if "step_ms" in size
+        ]
+        lines.append(f"{row['method']:16}{resident:14,.0f}{peak:11,.0f}   {'; '.join(steps)}".rstrip())
+    return lines

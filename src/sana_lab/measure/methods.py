@@ -1,0 +1,64 @@
+"""Ways to load a Sana, and ways to run what was loaded. Imports no torch.
+
+Chapter 7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a pipeline is loaded, and which ways of running it are timed.
+
+    Args:
+        title: for tables and figures.
+        precision: what `load_sana` takes; `"16-bit"` is the type that the checkpoint was trained in.
+        slim: quantize also what the recipe leaves.
+        threshold: outlier threshold of LLM.int8(), for int8.
+        torchao: quantize the transformer's blocks by torchao, in place of bitsandbytes.
+        offload: keep each component on the CPU until it is needed (`enable_model_cpu_offload`).
+        ways: keys of `WAYS`, in the order of timing; each is applied to what the one before has left.
+    """
+
+    title: str
+    precision: str = "int8"
+    slim: bool = False
+    threshold: float = 6.0
+    torchao: bool = False
+    offload: bool = False
+    ways: tuple[str, ...] = ("eager",)
+
+
+WAYS = {
+    "eager": "as loaded",
+    "graph": "whole step recorded as one CUDA graph",
+    "compiled": "blocks compiled, whole step recorded as one CUDA graph",
+    "fused": "8-bit layers and feed-forward rewritten, blocks compiled, whole step recorded as one CUDA graph",
+}
+
+METHODS = {
+    "16-bit": Method("16-bit", "16-bit", ways=("eager", "graph", "compiled")),
+    "16-bit-fused": Method("16-bit, feed-forward rewritten", "16-bit", ways=("fused",)),
+    "16-bit-offload": Method("16-bit, offloaded", "16-bit", offload=True),
+    "int8": Method("8-bit, the recipe", ways=("eager", "graph")),
+    "int8-t0": Method("8-bit, threshold 0", threshold=0.0, ways=("eager", "graph", "compiled")),
+    "int8-slim": Method("8-bit, slim", slim=True),
+    "int8-fast": Method("8-bit, slim and fused", slim=True, ways=("fused",)),
+    "nf4": Method("nf4", "nf4"),
+    "nf4-slim": Method("nf4, slim", "nf4", slim=True),
+    "torchao": Method("torchao int8", "16-bit", torchao=True, ways=("compiled",)),
+}
+"""Every method by its name."""
+
+
+def find(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is unknown: choose from {', '.join(METHODS)}.")
+    return METHODS[name]

@@ -1,0 +1,151 @@
+"""Does the fast mode draw what the recipe draws? Shapes, with and without outliers planted in the transformer.
+
+`python -m sana_lab.measure.quality` draws the same scenes from the same noise by the recipe, slim, and slim and fast
+with its check switched off, and writes beside the adherence what the check would have said.
+
+Chapter 7.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import evidence
+
+if TYPE_CHECKING:
+    from diffusers import SanaPipeline
+
+RECORD = "fast_quality"
+FACTORS = (1.0, 10.0, 30.0, 100.0, 1000.0)
+WAYS = ("recipe", "slim", "fast")
+CHECK_SCENES = 8
+
+
+def pipeline(folder: Path, way: str, graphs: bool | None = None) -> SanaPipeline:
+    """The pipeline of a way; the fast one without its check.
+
+    Raises:
+        ValueError: the way is unknown.
+    """
+    from ..accelerator import on_real_gpu
+    from ..fast import capture_, compile_, fuse_
+    from ..sana import load_sana
+
+    if way not in WAYS:
+        raise ValueError(f"way {way!r} is unknown: choose from {', '.join(WAYS)}.")
+    pipe = load_sana(folder, "int8", slim=way != "recipe")
+    pipe.set_progress_bar_config(disable=True)
+    if way == "fast":
+        fuse_(pipe.transformer)
+        if on_real_gpu() if graphs is None else graphs:
+            capture_(compile_(pipe.transformer))
+    return pipe
+
+
+def record(
+    n: int = 200,
+    *,
+    factors: Sequence[float] = FACTORS,
+    steps: int = 20,
+    batch: int = 50,
+    seed: int = 0,
+    folder: Path = evidence.FOLDER,
+) -> Path:
+    """Measure, and store the record `fast_quality`. What is finished is kept in `folder` until then.
+
+    Args:
+        n: scenes of two objects that training never saw.
+        factors: of the planted outliers; 1 plants none.
+        steps: of denoising.
+        batch: pictures drawn at once.
+        seed: of the scenes and of the noise.
+        folder: where to write.
+
+    Returns:
+        The file written.
+
+    Chapter 7.
+    """
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from .. import use_accelerator
+    from ..fast import ENOUGH_DB, rounding
+    from ..outliers import _cores, _mapping, _shows, draw
+    from ..planted import copy_with_outliers
+    from ..sana import _hushed
+    from ..shapes import SHAPES_FOLDER, caption, sample_scenes
+
+    scenes = sample_scenes(n, 2, seed)
+    use_accelerator()
+    kept_file = folder / f"{RECORD}.partial"
+    plan = {"n": n, "steps": steps, "batch": batch, "seed": seed}
+    kept = json.loads(kept_file.read_text()) if kept_file.is_file() else {"plan": plan, "found": {}}
+    if kept["plan"] != plan:
+        raise ValueError(f"{kept_file.name} is of other arguments ({kept['plan']}): give these, or remove it.")
+    found = kept["found"]
+    with (
+        _hushed("bitsandbytes"),
+        _mapping(_cores()) as each,
+        tempfile.TemporaryDirectory() as scratch,
+        tqdm(total=len(factors) * len(WAYS) * n, unit="picture") as bar,
+    ):
+        for factor in factors:
+            here = found.setdefault(f"{factor:g}", {})
+            planted = SHAPES_FOLDER
+            if factor != 1:
+                planted = copy_with_outliers(SHAPES_FOLDER, Path(scratch) / f"{factor:g}", factor)
+            if "layers" not in here:
+                pipe = pipeline(planted, "slim")
+                seen = rounding(pipe, [caption(scene) for scene in scenes[:CHECK_SCENES]])
+                worst = min(seen, key=lambda name: seen[name].plain)
+                here["layers"] = {name: {k: round(v, 2) for k, v in asdict(db).items()} for name, db in seen.items()}
+                here |= {"refused": any(db.spoiled() for db in seen.values()), "enough_db": ENOUGH_DB, "worst": worst}
+            for way in WAYS:
+                if way not in here:
+                    pipe, right = pipeline(planted, way), []
+                    for pictures in draw(pipe, scenes, steps=steps, seed=seed, batch=batch):
+                        right += each(_shows, pictures, scenes[len(right) : len(right) + len(pictures)])
+                        bar.update(len(pictures))
+                    here[way] = "".join("01"[shown] for shown in right)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    kept_file.write_text(json.dumps(kept), encoding="utf-8")
+                else:
+                    bar.update(n)
+    file = evidence.save(
+        RECORD,
+        what="How often pictures show all that was asked: recipe, slim, and fast, with outliers in the transformer",
+        command=f"python -m sana_lab.measure.quality -n {n} --factors {' '.join(f'{f:g}' for f in factors)}",
+        seed=seed,
+        results={**plan, "objects": 2, "factors": found},
+        folder=folder,
+    )
+    kept_file.unlink(missing_ok=True)
+    return file
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the record and print where it is."""
+    parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.quality", description=__doc__)
+    parser.add_argument("-n", type=int, default=200, help="scenes (default: 200)")
+    parser.add_argument("--steps", type=int, default=20, help="of denoising (default: 20)")
+    parser.add_argument("--batch", type=int, default=50, help="pictures drawn at once (default: 50)")
+    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="sizes of the outliers; 1 for none")
+    parser.add_argument("--out", type=Path, default=evidence.FOLDER, help="folder for the record")
+    given = parser.parse_args(arguments)
+    if min(given.n, given.steps, given.batch) < 1:
+        parser.error("-n, --steps and --batch: give 1 or more")
+    try:
+        print(record(given.n, factors=given.factors, steps=given.steps, batch=given.batch, folder=given.out))
+    except (ValueError, OSError) as reason:
+        parser.error(str(reason))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Everything chapter 7 shows, by one command on a machine with CUDA: `python -m sana_lab.measure.real_size WORK`.
+
+Makes the checkpoints with random weights in WORK (26 GB), measures them, and writes the record.
+
+Chapter 7.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .. import evidence
+from ..random_checkpoint import make
+from .methods import METHODS
+from .runner import Job, run, save
+
+SIZES_512 = ((512, 1), (512, 4), (1024, 1), (1024, 4))
+SIZES_1024 = ((1024, 1), (1024, 4), (512, 1), (512, 4))
+AT_1600M = ("16-bit", "int8", "int8-fast", "16-bit-fused", "int8-t0", "int8-slim", "nf4")
+BYTES_ALONE = ("16-bit", "int8", "int8-slim")
+FACTOR = 100.0
+"""Of the outliers planted in one channel of every input that can have them, see `sana_lab.planted`."""
+
+
+def prepare(work: Path) -> list[Job]:
+    """Make what is missing of the checkpoints, and name the jobs."""
+    from ..planted import copy_with_outliers
+
+    work.mkdir(parents=True, exist_ok=True)
+    small, planted, large, huge = (work / name for name in ("600M-512", "600M-512-outliers", "1600M-1024", "1.5-4.8B"))
+    if not small.exists():
+        make("600M-512", small, dtype="fp16")
+    if not planted.exists():
+        copy_with_outliers(small, planted, FACTOR)
+    if not large.exists():
+        make("1600M-1024", large, dtype="fp16", parts_from=small)
+    if not huge.exists():
+        make("1.5-4.8B", huge, dtype="bf16")
+    return [
+        *(Job(small, method, SIZES_512) for method in METHODS),
+        *(Job(large, method, SIZES_1024) for method in AT_1600M),
+        *(Job(planted, method, SIZES_512[:1]) for method in ("int8", "int8-t0")),
+        *(Job(huge, method) for method in BYTES_ALONE),
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make, measure, write."""
+    parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.real_size", description=__doc__)
+    parser.add_argument("work", type=Path, help="folder for checkpoints; some 26 GB")
+    parser.add_argument("--out", type=Path, help="folder for a file a method (default: WORK/measured)")
+    parser.add_argument("--record", type=Path, default=evidence.FOLDER, help="folder for the record")
+    given = parser.parse_args(arguments)
+    import torch
+
+    from ..accelerator import on_real_gpu
+
+    if not on_real_gpu():
+        parser.error("this needs a real GPU; `sana-lab measure FOLDER` counts bytes without one")
+    jobs, out = prepare(given.work), given.out or given.work / "measured"
+    failed = run(jobs, out, gpus=min(2, torch.cuda.device_count()))
+    print(save(jobs, out, "python -m sana_lab.measure.real_size WORK", folder=given.record))
+    for job in failed:
+        print(f"{job.name}: failed, see {job.name}.log; run again to try it again")
+
+
+if __name__ == "__main__":
+    main()

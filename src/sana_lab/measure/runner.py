@@ -1,0 +1,155 @@
+"""Runs workers, one GPU each, keeps what each finds in a file of its own, and puts them together as a record.
+
+Chapter 7.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from .. import evidence
+from .methods import METHODS, find
+
+RECORD = "measured"
+LIMIT = 300
+"""Seconds that one worker may take."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        method: key of `METHODS`.
+        sizes: (pixels a side, pictures at once); empty for bytes alone.
+        label: of the checkpoint, in file names and tables; the folder's name by default.
+    """
+
+    folder: Path
+    method: str
+    sizes: tuple[tuple[int, int], ...] = ()
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """File name of its result, without `.json`."""
+        return f"{self.label or self.folder.name}--{self.method}"
+
+
+def jobs_for(
+    folder: Path, methods: Iterable[str] = tuple(METHODS), sizes: Sequence[tuple[int, int]] = ()
+) -> list[Job]:
+    """The jobs of one checkpoint.
+
+    Raises:
+        ValueError: an unknown method, or a folder that is no checkpoint.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} is no checkpoint: `sana-lab make-random 600M-512 {folder}` makes one to measure.")
+    return [Job(folder, name, tuple(sizes)) for name in methods if find(name)]
+
+
+def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, progress: bool = True) -> list[Job]:
+    """Measure what is not measured yet, each in a process of its own; one at a time uses a GPU.
+
+    Args:
+        jobs: jobs of one checkpoint go to one GPU, in their order.
+        out: folder for one file a job. Files of finished jobs are left alone: run again to go on.
+        gpus: of this machine; 0 where there is none, which measures bytes on a virtual one.
+        limit: seconds for one job, waiting for its turn excluded.
+        progress: show a bar.
+
+    Returns:
+        The jobs that failed or ran out of time; what they had found is kept.
+    """
+    from tqdm import tqdm
+
+    out.mkdir(parents=True, exist_ok=True)
+    todo = [job for job in jobs if not _complete(out / f"{job.name}.json")]
+    checkpoints = list(dict.fromkeys(job.label or job.folder.name for job in todo))
+    queues: list[Queue[Job]] = [Queue() for _ in range(max(gpus, 1))]
+    for job in todo:
+        queues[checkpoints.index(job.label or job.folder.name) % len(queues)].put(job)
+    failed, lock = [], threading.Lock()
+    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="method", disable=not progress) as bar:
+
+        def serve(number: int) -> None:
+            queue = queues[number % len(queues)]
+            while not queue.empty():
+                try:
+                    job = queue.get_nowait()
+                except Exception:
+                    return
+                good = _run_one(job, out, number % len(queues) if gpus else None, limit)
+                with lock:
+                    bar.update()
+                    if not good:
+                        failed.append(job)
+
+        # Two workers a GPU: while one has its turn, the next imports its libraries.
+        with ThreadPoolExecutor(2 * len(queues)) as pool:
+            list(pool.map(serve, range(2 * len(queues))))
+    return failed
+
+
+def _run_one(job: Job, out: Path, gpu: int | None, limit: float) -> bool:
+    file = out / f"{job.name}.json"
+    file.unlink(missing_ok=True)
+    sizes = ",".join(f"{pixels}x{batch}" for pixels, batch in job.sizes)
+    command = [sys.executable, "-m", "sana_lab.measure.worker", str(job.folder), job.method, str(file)]
+    command += ["--sizes", sizes, "--turn", str(out / f".turn-{gpu or 0}")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+    with (out / f"{job.name}.log").open("w") as log:
+        try:
+            done = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=2 * limit)
+        except subprocess.TimeoutExpired:
+            return False
+    return done.returncode == 0
+
+
+def _complete(file: Path) -> bool:
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")).get("complete"))
+    except (OSError, ValueError):
+        return False
+
+
+def collect(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
+    """What was found: a row a job that has a file, with its checkpoint and method."""
+    rows = []
+    for job in jobs:
+        file = out / f"{job.name}.json"
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            rows.append({"checkpoint": job.label or job.folder.name, "method": job.method, **found})
+    return rows
+
+
+def save(jobs: Sequence[Job], out: Path, command: str, *, folder: Path, name: str = RECORD) -> Path:
+    """Write the record of what was found.
+
+    Raises:
+        ValueError: nothing was.
+    """
+    rows = collect(jobs, out)
+    if not rows:
+        raise ValueError(f"nothing was measured in {out}: run `{command}` first.")
+    return evidence.save(
+        name,
+        what="Bytes and times of real-size checkpoints with seeded random weights, each method in a process of its own",
+        command=command,
+        results={"rows": rows},
+        seed=0,
+        folder=folder,
+    )

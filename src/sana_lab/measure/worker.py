@@ -1,0 +1,301 @@
+"""Measures one method on one checkpoint in this process, and writes what it finds to a file.
+
+On a real GPU: bytes and times. On the virtual one: bytes of loading alone; nothing is drawn, and nothing is timed.
+
+Chapter 7.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..accelerator import on_real_gpu
+from .methods import Method, find
+
+if TYPE_CHECKING:
+    from diffusers import SanaPipeline
+
+PROMPT = "a small red star above a large blue ring on a white background"
+STEPS = 20
+WARM_UP = 3
+CALLS = 20
+COMPILED_SIZES = 2
+"""How many of the sizes are drawn in the ways that compile: each is compiled anew."""
+
+
+def load(folder: Path, method: Method) -> SanaPipeline:
+    """The pipeline that a method asks for, with its weights where the method wants them.
+
+    Raises:
+        ValueError, RuntimeError, OSError: as `load_sana`.
+        ImportError: torchao is asked for and not installed.
+    """
+    from ..sana import load_sana
+
+    precision = method.precision
+    if precision == "16-bit":
+        precision = "fp16" if (folder / "transformer/diffusion_pytorch_model.fp16.safetensors").exists() else "bf16"
+    pipe = load_sana(folder, precision, "cpu" if method.offload else "cuda", slim=method.slim)
+    pipe.set_progress_bar_config(disable=True)
+    if method.threshold != 6 and precision == "int8":
+        set_threshold_(pipe, method.threshold)
+    if method.torchao:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        from ..slim import pointwise_as_linear_
+
+        pointwise_as_linear_(pipe.transformer)
+        quantize_(pipe.transformer.transformer_blocks, Int8DynamicActivationInt8WeightConfig())
+    if method.offload:
+        pipe.enable_model_cpu_offload()
+    return pipe
+
+
+def set_threshold_(pipe: SanaPipeline, threshold: float) -> None:
+    """Change the outlier threshold of every 8-bit layer, in place.
+
+    It is read at each call (bitsandbytes 0.50.2, nn/modules.py and autograd/_functions.py: `state.threshold`), so this
+    is the same as loading with `llm_int8_threshold`.
+    """
+    import bitsandbytes
+
+    for model in (pipe.text_encoder, pipe.transformer):
+        for layer in model.modules():
+            if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+                layer.state.threshold = threshold
+
+
+def measure(folder: Path, name: str, sizes: Sequence[tuple[int, int]], keep: Callable[[dict], None]) -> dict[str, Any]:
+    """Load, count, and on a real GPU draw and time.
+
+    Args:
+        folder: of a checkpoint.
+        name: of a method.
+        sizes: (pixels a side, pictures at once) to draw and time.
+        keep: called with what is known so far, whenever there is more.
+
+    Returns:
+        `load`: seconds and peak bytes; `resident`: bytes by component and all that the allocator has given out;
+        `ways`: a list for each way, with an entry a size, or what went wrong.
+    """
+    from .. import accounting, use_accelerator
+
+    method = find(name)
+    use_accelerator(vram="80GiB")
+    for library in ("bitsandbytes", "diffusers", "transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    real = on_real_gpu()
+    torch.cuda.init()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    pipe = load(folder, method)
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    gc.collect()
+    torch.cuda.empty_cache()
+    found: dict[str, Any] = {
+        "load": {"seconds": round(seconds, 2) if real else None, "peak": torch.cuda.max_memory_allocated()},
+        "resident": {**accounting.components(pipe, granule=512), "allocated": torch.cuda.memory_allocated()},
+        "ways": {},
+    }
+    keep(found)
+    if not real:
+        return found
+    for way in method.ways if sizes else ():
+        try:
+            with torch.no_grad():
+                prepare_(pipe, way)
+                found["ways"][way] = []
+                for i, (pixels, batch) in enumerate(sizes if way in ("eager", "graph") else sizes[:COMPILED_SIZES]):
+                    found["ways"][way].append(_drawing(pipe, method, way, pixels, batch, pictures=i == 0))
+                    keep(found)
+        except Exception as error:  # what breaks is a result: the chapter says which combination, and how
+            text = " ".join(str(error).split())
+            found["ways"][way] = {"error": type(error).__name__, "text": text[:400]}
+            keep(found)
+            if "illegal memory access" in text or "unspecified launch failure" in text:
+                break  # this process has no GPU any more
+    return found
+
+
+def prepare_(pipe: SanaPipeline, way: str) -> None:
+    """Make the pipeline's transformer run in a way, whatever way it ran before."""
+    from ..fast import Captured, capture_, compile_, fuse_
+
+    transformer = pipe.transformer
+    if isinstance(transformer.forward, Captured):
+        transformer.forward = transformer.forward.function
+    if way == "fused":
+        fuse_(transformer)
+    if way in ("compiled", "fused"):
+        compile_(transformer)
+    if way != "eager":
+        capture_(transformer)
+
+
+def _drawing(
+    pipe: SanaPipeline, method: Method, way: str, pixels: int, batch: int, pictures: bool
+) -> dict[str, Any]:
+    """Times and peak of drawing `batch` pictures of `pixels` a side; of whole pictures only where asked."""
+    call = lambda steps: pipe(  # noqa: E731
+        [PROMPT] * batch,
+        height=pixels,
+        width=pixels,
+        num_inference_steps=steps,
+        use_resolution_binning=False,
+        generator=[torch.Generator().manual_seed(i) for i in range(batch)],
+    )
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    call(2)
+    torch.cuda.synchronize()
+    row: dict[str, Any] = {
+        "pixels": pixels,
+        "batch": batch,
+        "first_s": round(time.perf_counter() - began, 2),
+        "clocks": _clocks(),
+    }
+    torch.cuda.reset_peak_memory_stats()
+    call(1)
+    row["peak"] = torch.cuda.max_memory_allocated()
+    if pictures or method.offload:
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            call(STEPS)
+            torch.cuda.synchronize()
+            seconds.append(round(time.perf_counter() - began, 4))
+        row |= {"picture_s": sorted(seconds), "steps": STEPS}
+    if method.offload:
+        return row
+    inputs = step_inputs(pipe, pixels, batch)
+    row["step_ms"] = timed(lambda: pipe.transformer(**inputs), CALLS)
+    latents = torch.randn(batch, 32, pixels // 32, pixels // 32, device="cuda", dtype=pipe.vae.dtype)
+    if way == "eager":
+        row["decode_ms"] = timed(lambda: pipe.vae.decode(latents, return_dict=False), 10)
+        row["encode_ms"] = timed(lambda: pipe.encode_prompt([PROMPT] * batch), 10)
+    if pictures:
+        row["kernels"] = kernels(lambda: pipe.transformer(**inputs))
+    return row
+
+
+def step_inputs(pipe: SanaPipeline, pixels: int, batch: int) -> dict[str, Any]:
+    """What the pipeline gives its transformer at a step: both halves of guidance, in the transformer's type."""
+    dtype = pipe.transformer.patch_embed.proj.weight.dtype
+    embeds, mask, negative, negative_mask = pipe.encode_prompt([PROMPT] * batch)
+    noise = torch.randn(2 * batch, 32, pixels // 32, pixels // 32, generator=torch.Generator().manual_seed(0))
+    return {
+        "hidden_states": noise.to("cuda", dtype),
+        "encoder_hidden_states": torch.cat([negative, embeds]).to(dtype),
+        "encoder_attention_mask": torch.cat([negative_mask, mask]),
+        "timestep": torch.full((2 * batch,), 500.0, device="cuda"),
+        "return_dict": False,
+    }
+
+
+def timed(function: Callable[[], object], calls: int) -> dict[str, float]:
+    """Milliseconds of a call by CUDA events, after `WARM_UP` calls: median, quartiles, extremes, number of calls."""
+    for _ in range(WARM_UP):
+        function()
+    torch.cuda.synchronize()
+    found = []
+    for _ in range(calls):
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
+        function()
+        after.record()
+        torch.cuda.synchronize()
+        found.append(before.elapsed_time(after))
+    low, _, high = statistics.quantiles(found, n=4)
+    spread = {"median": statistics.median(found), "q1": low, "q3": high, "min": min(found), "max": max(found)}
+    return {name: round(value, 3) for name, value in spread.items()} | {"n": calls}
+
+
+def kernels(function: Callable[[], object]) -> dict[str, Any]:
+    """What the GPU does in one call: kernels started, milliseconds busy, and the twelve that take longest."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        function()
+        torch.cuda.synchronize()
+    rows = [
+        (event.key, event.count, event.device_time_total / 1e3)
+        for event in profiler.key_averages()
+        if not event.key.startswith("cuda") and event.device_time_total > 0
+    ]
+    rows.sort(key=lambda row: -row[2])
+    return {
+        "started": sum(count for _, count, _ in rows),
+        "busy_ms": round(sum(ms for _, _, ms in rows), 3),
+        "longest": [[key[:100], count, round(ms, 3)] for key, count, ms in rows[:12]],
+    }
+
+
+def _clocks() -> list[int] | None:
+    """Clocks of processors and memory in MHz, as `nvidia-smi` finds them."""
+    query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits"]
+    try:
+        run = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        return [int(number) for number in run.stdout.splitlines()[torch.cuda.current_device()].split(",")]
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        return None
+
+
+@contextmanager
+def _turn(file: Path | None) -> Iterator[None]:
+    """Wait until no other worker holds `file`, and hold it."""
+    if file is None:
+        yield
+        return
+    import fcntl
+
+    with file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and write; what goes wrong before anything is known becomes the result."""
+    parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.worker", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("method")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sizes", default="", help="such as 512x1,1024x4: pixels a side, pictures at once")
+    parser.add_argument("--turn", type=Path, help="a file that one worker at a time holds while it uses the GPU")
+    given = parser.parse_args(arguments)
+    sizes = [tuple(map(int, size.split("x"))) for size in given.sizes.split(",") if size]
+
+    def keep(found: dict) -> None:
+        partial = given.out.with_suffix(".partial")
+        partial.write_text(json.dumps(found), encoding="utf-8")
+        partial.replace(given.out)
+
+    import diffusers.pipelines.sana  # noqa: F401  before its turn: importing takes seconds and no GPU
+    import transformers.models.gemma2  # noqa: F401
+
+    try:
+        with _turn(given.turn):
+            keep(measure(given.folder, given.method, sizes, keep) | {"complete": True})
+    except Exception as error:
+        if not given.out.exists():
+            text = " ".join(str(error).split())[:400]
+            keep({"error": type(error).__name__, "text": text, "complete": True})
+        raise
+
+
+if __name__ == "__main__":
+    main()

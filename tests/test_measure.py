@@ -1,0 +1,177 @@
+"""`sana-lab measure`: one process a method, what is finished is kept, no time is made up where there is no GPU."""
+
+import json
+import logging
+
+import pytest
+from typer.testing import CliRunner
+
+from sana_lab import cli, use_accelerator
+from sana_lab.measure import quality, runner, worker
+from sana_lab.measure.cli import table
+from sana_lab.measure.methods import METHODS, WAYS, find
+from sana_lab.measure.runner import Job, collect, jobs_for, run, save
+from sana_lab.shapes import SHAPES_FOLDER
+
+
+def test_methods_name_known_ways_and_precisions():
+    from sana_lab.sana import PRECISIONS
+
+    for method in METHODS.values():
+        assert set(method.ways) <= set(WAYS)
+        assert method.precision in (*PRECISIONS, "16-bit")
+    assert METHODS["16-bit"].ways.index("eager") == 0, "the others are compared with it"
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="method 'int7' is unknown: choose from 16-bit"):
+        find("int7")
+    with pytest.raises(ValueError, match="method 'int7' is unknown"):
+        jobs_for(SHAPES_FOLDER, ["int7"])
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no checkpoint: `sana-lab make-random"):
+        jobs_for(tmp_path)
+
+
+def test_bytes_on_the_virtual_gpu_and_no_times(tmp_path):
+    """In this process, to be quick; the numbers are those of chapter 4's accounting."""
+    from sana_lab import accounting, slim
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with use_accelerator(virtual=True, vram="80GiB"):
+        seen = []
+        found = worker.measure(SHAPES_FOLDER, "int8-slim", [(512, 1)], lambda found: seen.append(json.dumps(found)))
+    expected = slim.predict(SHAPES_FOLDER, "int8", granule=512)
+    assert {name: found["resident"][name] for name in accounting.COMPONENTS} == expected
+    assert found["resident"]["allocated"] == sum(expected.values())
+    assert found["load"]["peak"] >= found["resident"]["allocated"]
+    assert found["load"]["seconds"] is None
+    assert found["ways"] == {}
+    assert seen, "nothing would be left of an interrupted measurement"
+
+
+def test_threshold_0_reaches_every_8_bit_layer():
+    import bitsandbytes
+
+    with use_accelerator(virtual=True, vram="80GiB"):
+        pipe = worker.load(SHAPES_FOLDER, METHODS["int8-t0"])
+        layers = [m for model in (pipe.text_encoder, pipe.transformer) for m in model.modules()]
+    thresholds = {m.state.threshold for m in layers if isinstance(m, bitsandbytes.nn.Linear8bitLt)}
+    assert thresholds == {0.0}
+
+
+# ---- the runner, with workers that do not measure ---------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Workers that write at once; `broken` names those that fail half-way."""
+    started, broken = [], set()
+
+    def one(job, out, gpu, limit):
+        started.append((job.name, gpu))
+        found = {"resident": {"allocated": 2**20}, "load": {"peak": 2**20}, "ways": {}}
+        if job.method not in broken:
+            found["complete"] = True
+        (out / f"{job.name}.json").write_text(json.dumps(found))
+        return job.method not in broken
+
+    monkeypatch.setattr(runner, "_run_one", one)
+    return started, broken
+
+
+def test_what_is_finished_is_not_measured_again(fake, tmp_path):
+    started, broken = fake
+    jobs = [Job(tmp_path, name, label="x") for name in ("16-bit", "int8", "nf4")]
+    broken.add("int8")
+    assert [job.method for job in run(jobs, tmp_path, progress=False)] == ["int8"]
+    started.clear()
+    broken.clear()
+    assert run(jobs, tmp_path, progress=False) == []
+    assert [name for name, _ in started] == ["x--int8"]
+
+
+def test_a_checkpoint_stays_on_its_gpu(fake, tmp_path):
+    started, _ = fake
+    jobs = [Job(tmp_path, method, label=label) for label in ("a", "b") for method in ("16-bit", "int8", "nf4")]
+    run(jobs, tmp_path, gpus=2, progress=False)
+    assert {(name[0], gpu) for name, gpu in started} == {("a", 0), ("b", 1)}
+
+
+def test_a_record_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing was measured"):
+        save([Job(tmp_path, "int8")], tmp_path, "x", folder=tmp_path)
+
+
+def test_half_a_result_is_in_the_record_and_measured_again(fake, tmp_path):
+    _, broken = fake
+    broken.add("int8")
+    jobs = [Job(tmp_path, "int8", label="x")]
+    run(jobs, tmp_path, progress=False)
+    assert collect(jobs, tmp_path)[0]["checkpoint"] == "x"
+    (tmp_path / "x--int8.json").write_text("{")
+    assert not runner._complete(tmp_path / "x--int8.json")
+
+
+# ---- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_counts_in_another_process(tmp_path):
+    result = CliRunner().invoke(
+        cli.app, ["measure", str(SHAPES_FOLDER), "--method", "int8", "--size", "512x1", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "nothing is timed" in result.stderr
+    record = json.loads((tmp_path / "measured.json").read_text())
+    row = record["results"]["rows"][0]
+    assert (row["method"], row["ways"], row["complete"]) == ("int8", {}, True)
+    assert record["command"] == "sana-lab measure FOLDER --method int8 --size 512x1"
+
+
+@pytest.mark.parametrize("size", ["512", "0x1", "100x1", "512x0", "512x1x1"])
+def test_a_bad_size_is_one_line(size):
+    result = CliRunner().invoke(cli.app, ["measure", str(SHAPES_FOLDER), "--size", size])
+    assert "give pixels and pictures, such as 512x1" in str(result.exception)
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_a_result(tmp_path):
+    """A folder with a model_index.json and nothing else: reported, kept, and the exit status says so."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / "model_index.json").write_text((SHAPES_FOLDER / "model_index.json").read_text())
+    result = CliRunner().invoke(cli.app, ["measure", str(folder), "--method", "int8", "--out", str(tmp_path / "out")])
+    assert "1 of 1 methods failed: see empty--int8.log" in str(result.exception)
+    assert json.loads((tmp_path / "out/empty--int8.json").read_text())["error"] in ("OSError", "ValueError")
+
+
+def test_the_table_shows_bytes_times_and_failures():
+    step = {"median": 12.34}
+    rows = [
+        {
+            "method": "int8",
+            "resident": {"allocated": 3 * 2**20},
+            "load": {"peak": 4 * 2**20},
+            "ways": {"eager": [{"pixels": 512, "batch": 1, "step_ms": step}], "graph": {"error": "E", "text": "t"}},
+        },
+        {"method": "nf4", "error": "OutOfMemoryError", "text": "CUDA out of memory"},
+    ]
+    lines = table(rows)
+    assert lines[1].split() == ["int8", "3", "4", "eager", "512x1:", "12.3"]
+    assert "OutOfMemoryError: CUDA out of memory" in lines[2]
+
+
+# ---- quality -----------------------------------------------------------------------------------------------------
+
+
+def test_quality_goes_on_and_refuses_other_arguments(tmp_path):
+    plan = {"n": 3, "steps": 20, "batch": 50, "seed": 0}
+    (tmp_path / "fast_quality.partial").write_text(json.dumps({"plan": plan, "found": {}}))
+    with use_accelerator(virtual=True), pytest.raises(ValueError, match="is of other arguments"):
+        quality.record(2, folder=tmp_path)
+
+
+def test_a_way_to_draw_must_be_known():
+    with pytest.raises(ValueError, match="way 'fastest' is unknown: choose from recipe, slim, fast"):
+        quality.pipeline(SHAPES_FOLDER, "fastest")
