@@ -15,6 +15,7 @@ from test_sana import folder  # noqa: F401  (the small pipeline)
 from typer.testing import CliRunner
 
 from sana_lab import bench, cli, sana, use_accelerator
+from sana_lab.generate import few
 from sana_lab.shapes import manifest
 
 
@@ -238,7 +239,7 @@ def test_debug_shows_the_traceback(monkeypatch):
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(cli, "_files", lambda *_: {}["nowhere"])
+    monkeypatch.setattr(few, "files", lambda *_: {}["nowhere"])
     monkeypatch.setattr(sys, "argv", ["sana-lab", "generate", "a"])
     with pytest.raises(KeyError):
         cli.main()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import json
 import os
-import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import random_checkpoint
 from .failures import cli as failures
+from .measure import cli as measure
 from .versions import cli as versions
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEBUG_VARIABLE = "SANA_LAB_DEBUG"
 
 app = typer.Typer(
@@ -30,14 +29,24 @@ app = typer.Typer(
 
 @app.command()
 def generate(
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw; several make one batch.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; several make one batch.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--prompts", help="A file of prompts instead: one a line, or JSON lines.")
+    ] = None,
     model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "600M-512", or a folder.')] = "shapes",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or nf4.")] = "int8",
     steps: Annotated[int | None, typer.Option(help="Denoising steps.  [default: 20; Sprint: 2]")] = None,
     guidance: Annotated[float, typer.Option(help="Strength of the prompt; 1 and below switch guidance off.")] = 4.5,
-    seed: Annotated[int, typer.Option(help="Picture i of a batch starts from the noise of seed + i.")] = 0,
+    seed: Annotated[int, typer.Option(help="Picture i starts from the noise of seed + i.")] = 0,
     size: Annotated[int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]")] = None,
-    out: Annotated[Path, typer.Option(help="A folder, or for one prompt a file: .png, .jpg or .webp.")] = Path("."),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder, or for one prompt a file: .png, .jpg or .webp.  [default: here]"),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="With --prompts: pictures drawn at once.  [default: 1]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --prompts: end with numbers, not a sentence.")] = False,
     gpus: Annotated[int, typer.Option(help="Number of GPUs.")] = 1,
     vram: Annotated[str, typer.Option(help="Memory of each virtual GPU.")] = "16GiB",
     virtual: Annotated[
@@ -48,54 +57,50 @@ def generate(
 
     The noise of picture i comes from seed + i alone: the second picture of a batch with --seed 0 is the only one of a
     batch with --seed 1, up to rounding.
+
+    Many prompts: --prompts FILE --out FOLDER. In a text file every line is a prompt, but for blank lines and comments
+    (#); in a .jsonl file a line is {"prompt": ..., "seed": ..., "name": ...}, the latter two optional. The same
+    command goes on where it was stopped. Each picture keeps its prompt, seed and settings in its metadata, and
+    pictures of other settings are refused.
+
+    Several GPUs, one process each: accelerate launch --num_processes 2 -m sana_lab.cli generate --prompts FILE ...
+    (or accelerate launch ... $(which sana-lab) generate ...). With fewer than two GPUs add --multi_gpu, or accelerate
+    starts one process. Several machines: the same on each, as accelerate config sets it up, with FOLDER on a disk that
+    all share.
+
+    The pictures do not depend on the number of processes. They do on --batch, in their last digits, and in 8 bits on
+    what else is in the batch: an outlier in one picture takes its column out of the 8-bit product for all. With
+    --batch 1 a picture depends on its own prompt and seed alone.
     """
-    if any(not prompt.strip() for prompt in prompts):
-        raise ValueError('the prompt is empty: say what to draw, as in "a small red star on a white background".')
-    if steps is not None and steps < 1:
-        raise ValueError(f"--steps {steps}: give 1 or more; 20 is usual.")
-    if not (math.isfinite(guidance) and guidance >= 0):
-        raise ValueError(f"--guidance {guidance}: give a number from 0 up; 4.5 is usual.")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"--seed {seed}: give a whole number from 0 up to 2**63 - 1.")
-    if size is not None and (size < 32 or size % 32):
-        raise ValueError(f"--size {size}: give a multiple of 32, such as 512.")
-    files = _files(out, prompts, seed)
+    if file is None:
+        if not prompts:
+            raise ValueError("nothing to draw: give a PROMPT, or a file of them with --prompts FILE.")
+        if batch is not None or as_json:
+            raise ValueError(f"{'--json' if as_json else '--batch'} goes with --prompts FILE.")
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise ValueError("several processes would draw the same: put the prompts in a file, for --prompts FILE.")
+        from .generate import few
 
-    import logging
-    import warnings
+        for path in few.run(
+            prompts, model=model, precision=precision, steps=steps, guidance=guidance, seed=seed, size=size,
+            out=out or Path("."), gpus=gpus, vram=vram, virtual=virtual, say=_say,
+        ):  # fmt: skip
+            typer.echo(path)
+        return
+    if prompts:
+        raise ValueError("prompts on the command line or in a file: give a PROMPT or --prompts FILE, not both.")
+    if out is None:
+        raise ValueError("--prompts needs --out FOLDER, for the pictures.")
+    if gpus != 1:
+        raise ValueError("--gpus: with --prompts each process has one GPU; start more with accelerate launch.")
+    from .generate import many
 
-    import torch
-
-    from . import use_accelerator
-    from .sana import load_sana
-    from .shapes import describe_unknown_words
-
-    use_accelerator(gpus=gpus, vram=vram, virtual=virtual)
-    with warnings.catch_warnings(record=True) as caught:
-        pipe = load_sana(model, precision)
-    for warning in caught:
-        if warning.category is UserWarning:
-            _say(f"warning: {warning.message}")
-    unknown = dict.fromkeys(w for p in prompts for w in describe_unknown_words(p)) if model == "shapes" else ()
-    if unknown:
-        _say(f"warning: the Shapes model never saw these words and will guess: {', '.join(unknown)}")
-    # bitsandbytes tells of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="MatMul8bitLt")
-    pipe.set_progress_bar_config(desc="drawing", unit="step", leave=False)
-    size = size or pipe.transformer.config.sample_size * pipe.vae_scale_factor
-    pictures = pipe(
-        prompts,
-        **({} if steps is None else {"num_inference_steps": steps}),
-        guidance_scale=guidance,
-        height=size,
-        width=size,
-        # On the CPU, where the same seed is the same noise whatever the GPU.
-        generator=[torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompts))],
-    ).images
-    _write(pictures, files)
-    for file in files:
-        typer.echo(file)
+    done = many.run(
+        file, model=model, precision=precision, steps=steps, guidance=guidance, seed=seed, size=size,
+        batch=1 if batch is None else batch, out=out, vram=vram, virtual=virtual, say=_say,
+    )  # fmt: skip
+    if done is not None:
+        typer.echo(json.dumps(done) if as_json else f"{out}: {many.summary(done)}")
 
 
 @app.command(
@@ -121,50 +126,14 @@ def evaluate(context: typer.Context) -> None:
     evaluate_main("sana-lab evaluate", context.args)
 
 
-def _files(out: Path, prompts: list[str], seed: int) -> list[Path]:
-    """Where to write the picture of each prompt.
-
-    Raises:
-        ValueError: `out` does not fit the number of prompts.
-        OSError: nothing can be written there.
-    """
-    if out.is_dir() or not out.suffix:
-        words = [re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") for prompt in prompts]
-        files = [out / f"{seed + i}-{text or 'picture'}.png" for i, text in enumerate(words)]
-    elif out.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--out {out}: a picture's name ends in {', '.join(SUFFIXES)}; a folder's has no dot.")
-    elif len(prompts) > 1:
-        raise ValueError(f"--out {out} is one file for {len(prompts)} prompts: give a folder.")
-    else:
-        files = [out]
-    folder = files[0].parent
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"--out {out}: cannot write in {folder} ({error.strerror}): give another place.") from None
-    return files
-
-
-def _write(pictures: list, files: list[Path]) -> None:
-    """Write all pictures or none: into a scratch folder beside their places, then each to its place at a stroke."""
-    folder = files[0].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".sana-lab-", dir=folder) as scratch:
-        for picture, file in zip(pictures, files, strict=True):
-            picture.save(Path(scratch) / file.name)
-        for file in files:
-            (Path(scratch) / file.name).replace(file)
-
-
 def _say(text: str) -> None:
     """One line on stderr, whatever the line breaks in `text`."""
     typer.echo(f"sana-lab: {' '.join(text.split())}", err=True)
 
 
 failures.mount(app)
+measure.mount(app)
+random_checkpoint.mount(app)
 versions.mount(app)
 
 

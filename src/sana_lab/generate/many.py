@@ -1,0 +1,455 @@
+"""A file of prompts, drawn by as many processes as a launcher starts, and gone on with where it was stopped.
+
+**Who draws what.** The prompts are cut into batches of consecutive ones. Batch k belongs to process k modulo their
+number. So what is drawn together does not depend on how many processes there are, and no process waits for another:
+they only tell process 0 at the end how long they took.
+
+**Why whole batches.** Picture i starts from the noise of its own seed, but in 8 bits what is drawn beside it changes
+its last digits: with a threshold, LLM.int8() takes a column out of the 8-bit product if any row of the whole batch has
+an outlier in it (bitsandbytes 0.50.2, backends/cuda/ops.py, int8_vectorwise_quant: `outliers.any(dim=0)`). And in
+every precision the libraries may choose another kernel, with another order of sums, for another shape. So a batch of
+which a picture is missing is drawn again whole, and only what is missing is written.
+
+**What is promised.** The same files, settings, versions and kind of GPU give the same pictures, bit for bit, whatever
+the number of processes and however often it was stopped. With `batch=1` a picture depends on no other prompt.
+
+**How it goes on.** A picture is written beside its place and moved there when whole, and says in its own metadata how
+it was drawn. What is there is held to what is asked, and a picture of other settings is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import evidence
+from . import drawing, few, prompts
+from .prompts import Wanted
+
+if TYPE_CHECKING:
+    from diffusers import SanaPipeline
+    from PIL.Image import Image
+
+WINDOW = 298
+"""Tokens of a prompt that Sana reads: `max_sequence_length` 300 less two (diffusers 0.42.1, pipeline_sana.py)."""
+PATIENCE = timedelta(minutes=10)
+"""So long process 0 waits, when it has finished, for what the others report. They draw on without it."""
+WRITERS = 2
+"""Threads that compress pictures while the next batch is drawn."""
+_END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the launched processes this one is.
+
+    Args:
+        rank: its number.
+        world: how many there are.
+        local: its number on its machine, which is that of its GPU.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @classmethod
+    def here(cls) -> Place:
+        """As `accelerate launch`, `torchrun` or `mpirun` tell it in the environment; alone without one."""
+        from accelerate.utils.environment import get_cpu_distributed_information
+
+        told = get_cpu_distributed_information()  # only reads variables, also for GPUs (accelerate 1.15.0)
+        return cls(told.rank, told.world_size, told.local_rank)
+
+
+def _fewer_than_asked() -> bool:
+    """Whether accelerate was asked for several processes and has started one.
+
+    It does so on a machine with less than two GPUs and with `--cpu`, silently (1.15.0, commands/launch.py,
+    simple_launcher, which sets MASTER_ADDR for several and starts one). With `--multi_gpu` it starts them all.
+    """
+    told = os.environ
+    return "ACCELERATE_USE_CPU" in told and "MASTER_ADDR" in told and not {"RANK", "WORLD_SIZE"} & told.keys()
+
+
+def batches(wanted: list[Wanted], batch: int) -> list[list[Wanted]]:
+    """Consecutive pictures, `batch` at a time; the last batch may be smaller."""
+    return [wanted[at : at + batch] for at in range(0, len(wanted), batch)]
+
+
+def run(
+    file: Path,
+    *,
+    model: str,
+    precision: str,
+    steps: int | None,
+    guidance: float,
+    seed: int,
+    size: int | None,
+    batch: int,
+    out: Path,
+    vram: str,
+    virtual: bool | None,
+    say: Callable[[str], None],
+    place: Place | None = None,
+) -> dict[str, Any] | None:
+    """Draw this process's share of a file of prompts.
+
+    Args:
+        file: see `prompts.read`.
+        model: what `load_sana` takes, as `precision`.
+        precision: see there.
+        steps: denoising steps, or the pipeline's own.
+        guidance: strength of the prompt.
+        seed: picture i starts from the noise of `seed` + i, unless its line says otherwise.
+        size: width and height in pixels, or the model's own.
+        batch: pictures drawn at once.
+        out: a folder, which all processes see.
+        vram: of the virtual GPU of each process.
+        virtual: what `use_accelerator` takes.
+        say: takes a line of warning. Only process 0 says what all would.
+        place: which process this is; found out by default.
+
+    Returns:
+        In process 0, what all have done (see `report`); in others None.
+
+    Raises:
+        ValueError: bad input, or a picture in `out` that was drawn otherwise.
+        OSError: files cannot be read or written.
+        RuntimeError: what `use_accelerator` and `load_sana` raise, or too little memory.
+
+    Chapter 7.
+    """
+    drawing.check(steps, guidance, seed, size)
+    if batch < 1:
+        raise ValueError(f"--batch {batch}: give 1 or more.")
+    wanted, warnings = prompts.read(file, seed)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: give a folder for {len(wanted)} pictures.")
+    few.must_be_writable(out, out)
+    place = place or Place.here()
+    tell = say if place.rank == 0 else lambda _: None
+    if _fewer_than_asked():
+        tell("warning: accelerate has started one process, not those asked for; add --multi_gpu, and leave out --cpu")
+    for warning in warnings:
+        tell(f"warning: {warning}")
+    device, device_name = _gpu(place, vram, virtual)
+
+    settings = _settings(model, precision, steps, guidance, size, batch)
+    made_by = {"device": device_name, **evidence.installed_versions()}
+    out.mkdir(parents=True, exist_ok=True)
+    parts = batches(wanted, batch)
+    missing = [[w for w, notes in _notes(part, settings) if not _is_there(out / w.name, notes)] for part in parts]
+    if place.rank == 0:
+        _warn_of_other_makers([out / w.name for w in wanted], made_by, say)
+    mine = [k for k in range(place.rank, len(parts), place.world) if missing[k]]
+    _clear(out, {w.name for k in mine for w in missing[k]})
+
+    share: dict[str, Any] = {"pictures": 0, "seconds": 0.0, "load_seconds": 0.0}
+    share |= {"first_batch_pictures": 0, "first_batch_seconds": 0.0, "device": device_name}
+    if place.rank == 0:
+        drawing.warn_of_unknown_words(model, [w.prompt for w in wanted], say)
+    if mine:
+        start = time.perf_counter()
+        pipe = drawing.load(model, precision, tell, device)
+        pipe.set_progress_bar_config(disable=True)
+        share["load_seconds"] = time.perf_counter() - start
+        _warn_of_long_prompts(pipe.tokenizer, wanted, tell)
+        todo = [(parts[k], missing[k]) for k in mine]
+        share |= _draw(pipe, todo, out, settings, made_by, place)
+    shares = _gather(share, place)
+    return None if shares is None else report(shares, len(wanted), settings, place.world)
+
+
+def _draw(
+    pipe: SanaPipeline,
+    todo: list[tuple[list[Wanted], list[Wanted]]],
+    out: Path,
+    settings: dict[str, Any],
+    made_by: dict[str, str],
+    place: Place,
+) -> dict[str, Any]:
+    """Draw batches, and write of each what is missing while the next is drawn.
+
+    Args:
+        pipe: draws.
+        todo: of each batch all its pictures, and those that are missing.
+        out: the folder.
+        settings: see `_settings`.
+        made_by: device and versions, kept in the pictures' metadata.
+        place: only process 0 has a progress bar.
+
+    Returns:
+        How many pictures were written, and how long it took; the same of the first batch.
+    """
+    from tqdm import tqdm
+
+    title = "drawing" if place.world == 1 else f"drawing, process 1 of {place.world}"
+    total = sum(len(missing) for _, missing in todo)
+    options = {key: settings[key] for key in ("steps", "guidance", "size")}
+    first_seconds, start = None, time.perf_counter()
+    waiting: list[Future] = []
+    with (
+        ThreadPoolExecutor(WRITERS) as writers,
+        tqdm(total=total, desc=title, unit="picture", leave=False, disable=place.rank > 0) as bar,
+    ):
+        for part, missing in todo:
+            pictures = drawing.draw(pipe, [w.prompt for w in part], [w.seed for w in part], **options)
+            for written in waiting:  # so that at most one batch waits, and an error stops us
+                written.result()
+            waiting = [
+                writers.submit(_write, picture, out / w.name, {**notes, **made_by})
+                for picture, (w, notes) in zip(pictures, _notes(part, settings), strict=True)
+                if w in missing
+            ]
+            bar.update(len(missing))
+            if first_seconds is None:
+                first_seconds = time.perf_counter() - start
+        for written in waiting:
+            written.result()
+    return {
+        "pictures": total,
+        "seconds": time.perf_counter() - start,
+        "first_batch_pictures": len(todo[0][1]),
+        "first_batch_seconds": first_seconds,
+    }
+
+
+def report(shares: list[dict[str, Any]], wanted: int, settings: dict[str, Any], processes: int) -> dict[str, Any]:
+    """What all processes together have done, as plain JSON.
+
+    Returns:
+        `pictures` drawn now, `wanted` in all, `processes`, `seconds` of the slowest one without loading,
+        `load_seconds` likewise, `pictures_per_second` (the two divided), `steady_pictures_per_second` (the sum of each
+        process's rate after its first batch, in which libraries set themselves up; None with one batch),
+        `settings`, and `shares`, one for each process that reported.
+    """
+    seconds = max(s["seconds"] for s in shares)
+    pictures = sum(s["pictures"] for s in shares)
+    later = [(s["pictures"] - s["first_batch_pictures"], s["seconds"] - s["first_batch_seconds"]) for s in shares]
+    return {
+        "pictures": pictures,
+        "wanted": wanted,
+        "processes": processes,
+        "seconds": round(seconds, 3),
+        "load_seconds": round(max(s["load_seconds"] for s in shares), 3),
+        "pictures_per_second": round(pictures / seconds, 4) if pictures else 0.0,
+        "steady_pictures_per_second": round(sum(n / s for n, s in later), 4) if all(n for n, _ in later) else None,
+        "settings": settings,
+        "shares": [{k: round(v, 3) if isinstance(v, float) else v for k, v in s.items()} for s in shares],
+    }
+
+
+def summary(report: dict[str, Any]) -> str:
+    """A report in one line."""
+    n, there = report["pictures"], report["wanted"]
+    silent = report["processes"] - len(report["shares"])
+    if silent:
+        return f"{n} pictures by {len(report['shares'])} of {report['processes']} processes; no word of the others"
+    if not n:
+        return f"all {there} pictures were there"
+    processes = f"{report['processes']} process{'es' * (report['processes'] > 1)}"
+    before = f", {there - n} were there" if there > n else ""
+    return (
+        f"{n} picture{'s' * (n > 1)}{before}: {report['seconds']:.1f} s, "
+        f"{report['pictures_per_second']:.2f} pictures/s, {processes}, loading took {report['load_seconds']:.1f} s"
+    )
+
+
+def _gpu(place: Place, vram: str, virtual: bool | None) -> tuple[str | None, str]:
+    """The GPU of this process: what to load on, and its name."""
+    import torch
+
+    from .. import use_accelerator
+
+    accelerator = use_accelerator(vram=vram, virtual=virtual)
+    if accelerator.virtual:
+        torch.set_num_threads(1)  # a sum over other threads is rounded in another order; take more processes instead
+        return None, f"{accelerator.name}, {evidence._processor()}"
+    index = place.local % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return f"cuda:{index}", torch.cuda.get_device_name(index)
+
+
+def _settings(
+    model: str, precision: str, steps: int | None, guidance: float, size: int | None, batch: int
+) -> dict[str, Any]:
+    """What decides how every picture looks, found out without loading anything.
+
+    Raises:
+        ValueError: unknown model or precision, or a folder that holds no pipeline.
+        OSError: the model's files are missing.
+    """
+    import inspect
+
+    from .. import sana
+    from ..shapes import manifest
+
+    if precision not in sana.PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(sana.PRECISIONS)}.")
+    checkpoint = sana._find(model)
+    with sana._quiet():
+        folder = sana._download(model, checkpoint) if checkpoint else Path(model)
+        folder = sana.SHAPES_FOLDER if model == "shapes" else folder
+        if model == "shapes":
+            manifest.check(folder)
+        own_steps = inspect.signature(sana._pipeline_class(folder).__call__).parameters["num_inference_steps"].default
+    try:
+        side = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))["sample_size"]
+        blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["encoder_block_out_channels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise OSError(f"{folder}: files are missing or damaged ({error}); get the folder again.") from None
+    return {
+        "model": model if checkpoint or model == "shapes" else folder.resolve().name,
+        # A folder of the Hub's cache is named by its commit.
+        "weights": folder.name if checkpoint else fingerprint(folder),
+        "precision": precision,
+        "steps": steps or own_steps,
+        "guidance": float(guidance),
+        "size": size or side * 2 ** (len(blocks) - 1),
+        "batch": batch,
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """Sixteen hexadecimal digits that tell one training from another, of samples and not of gigabytes.
+
+    Of each file of weights and each configuration: its name, its size, and 16 evenly spaced blocks of 64 KiB.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.parent != folder):
+        length = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()} {length}\n".encode())
+        with path.open("rb") as file:
+            for k in range(16):
+                file.seek(length * k // 16)
+                digest.update(file.read(2**16))
+    return digest.hexdigest()[:16]
+
+
+def _notes(part: list[Wanted], settings: dict[str, Any]) -> list[tuple[Wanted, dict[str, str]]]:
+    """For each picture of a batch what decides how it looks, as its file tells it: itself, settings, companions."""
+    members = hashlib.sha256(json.dumps([[w.prompt, w.seed] for w in part]).encode()).hexdigest()[:16]
+    common = {key: str(value) for key, value in settings.items()} | {"batch members": members}
+    return [(w, {"prompt": w.prompt, "seed": str(w.seed), **common}) for w in part]
+
+
+def _is_there(path: Path, notes: dict[str, str]) -> bool:
+    """Whether a picture is there, whole, and what is wanted.
+
+    Raises:
+        ValueError: it is there and something else.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - len(_END_OF_PNG)))
+            whole = file.read() == _END_OF_PNG
+        with Image.open(path) as picture:
+            found = {key: picture.info.get(key) for key in notes}  # info, not text, which would decode the picture
+    except FileNotFoundError:
+        return False
+    except (UnidentifiedImageError, SyntaxError):
+        found = dict.fromkeys(notes)
+        whole = False
+    if set(found.values()) == {None}:
+        raise ValueError(f"{path} is not from here: it does not say how it was drawn. Move it, or give another --out.")
+    for key, value in notes.items():
+        if found[key] == value:
+            continue
+        if key in ("weights", "batch members"):
+            what = {"weights": "by other weights", "batch members": "in a batch with other prompts or seeds"}[key]
+        else:
+            what = f"with {key} {found[key]}, not {value}"
+        raise ValueError(f"{path} was drawn {what}: give another --out, or the options and prompts of that run.")
+    return whole
+
+
+def _warn_of_other_makers(paths: list[Path], made_by: dict[str, str], say: Callable[[str], None]) -> None:
+    """Say it if pictures that are there come from another kind of GPU or other versions, once."""
+    from PIL import Image
+
+    for path in paths:
+        if not path.exists():
+            continue
+        with Image.open(path) as picture:
+            found = {key: picture.info.get(key) for key in made_by}
+        other = [key for key in made_by if found[key] != made_by[key]]
+        if other:
+            was = ", ".join(f"{key} {found[key]}, not {made_by[key]}" for key in other[:3])
+            say(f"warning: {path} was drawn with {was}; new pictures may differ from such in their last digits")
+            return
+
+
+def _warn_of_long_prompts(tokenizer, wanted: list[Wanted], tell: Callable[[str], None]) -> None:
+    """Name the pictures whose prompts the pipeline cuts off."""
+    counts = [len(ids) for ids in tokenizer([w.prompt.lower() for w in wanted], add_special_tokens=False).input_ids]
+    long = [w.name for w, count in zip(wanted, counts, strict=True) if count > WINDOW]
+    if long:
+        more = f" and {len(long) - 3} more" * (len(long) > 3)
+        tell(f"warning: only the first {WINDOW} tokens of a prompt are read; longer: {', '.join(long[:3])}{more}")
+
+
+def _clear(out: Path, names: set[str]) -> None:
+    """Delete what an interrupted run has left beside the places of these pictures."""
+    for path in out.glob(".*.partial"):
+        name, _, _ = path.name[1:].removesuffix(".partial").rpartition(".")
+        if name in names:
+            path.unlink(missing_ok=True)
+
+
+def _write(picture: Image, path: Path, notes: dict[str, str]) -> None:
+    """Write a picture and how it was drawn, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in notes.items():
+        info.add_text(key, value)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        picture.save(partial, format="PNG", pnginfo=info)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error.strerror or error}); what is there stays.") from None
+
+
+def _gather(share: dict[str, Any], place: Place) -> list[dict[str, Any]] | None:
+    """What each process has done, in process 0. The others hand over and leave.
+
+    The launcher's key-value store is enough: there is no process group, whose collectives would wait for a process
+    that has died.
+    """
+    if place.world == 1:
+        return [share]
+    shares = [share]
+    try:
+        from torch.distributed import rendezvous
+
+        store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=PATIENCE))
+        if place.rank:
+            store.set(f"sana-lab-share-{place.rank}", json.dumps(share))
+            return None
+        shares += [json.loads(store.get(f"sana-lab-share-{rank}")) for rank in range(1, place.world)]
+    except (
+        ImportError,
+        RuntimeError,
+        ValueError,
+    ):  # a launcher without a store, or a process that draws on: no report of it
+        if place.rank:
+            return None
+    return shares
