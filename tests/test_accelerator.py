@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import subprocess
 import sys
 import threading
@@ -282,6 +283,87 @@ def test_more_gpus_than_there_are(one_real_gpu):
     with use_accelerator(gpus=2, virtual=True) as accelerator:
         assert accelerator.virtual and torch.cuda.device_count() == 2
     assert torch.cuda.device_count() == 1
+
+
+@pytest.fixture
+def real_gpus(monkeypatch):
+    """Three real GPUs as CUDA shows them: it reads the variable when it starts, and never again."""
+    state = types.SimpleNamespace(started=None)
+
+    def visible():
+        names = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return ["0", "1", "2"] if names is None else [name for name in names.split(",") if name]
+
+    def start(*args):
+        state.started = state.started or visible()
+        return types.SimpleNamespace(total_memory=80 * 2**30)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(state.started or visible()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(start()))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: state.started is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", start)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Real GPU")
+    return state
+
+
+@pytest.mark.parametrize(
+    ("before", "gpus", "seen"),
+    [
+        (None, 1, ["0"]),
+        (None, 2, ["0", "1"]),
+        (None, 3, ["0", "1", "2"]),
+        ("2,0", 1, ["2"]),
+        ("GPU-a1,GPU-b2,GPU-c3", 2, ["GPU-a1", "GPU-b2"]),
+        ("1", 1, ["1"]),
+    ],
+)
+def test_a_process_sees_the_real_gpus_that_it_asked_for(real_gpus, monkeypatch, before, gpus, seen):
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    accelerator = use_accelerator(gpus=gpus)
+    assert real_gpus.started == seen and torch.cuda.device_count() == gpus
+    again = use_accelerator(gpus=gpus)
+    assert torch.cuda.device_count() == gpus
+    with pytest.raises(RuntimeError, match=f"machine with {gpus} GPU"):
+        use_accelerator(gpus=gpus + 1)
+    for left in (again, accelerator):
+        left.leave()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+def test_gpus_are_hidden_for_children_until_the_end_of_the_block(real_gpus):
+    with use_accelerator():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        with pytest.raises(RuntimeError, match="more are hidden since CUDA started"):
+            use_accelerator(gpus=2)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_nothing_is_hidden_once_cuda_has_started(real_gpus):
+    torch.cuda.is_available()
+    assert not use_accelerator().virtual
+    assert torch.cuda.device_count() == 3 and "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_nothing_is_hidden_from_a_launchers_processes(real_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    use_accelerator()
+    assert torch.cuda.device_count() == 3 and "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_what_somebody_else_has_set_since_is_kept(real_gpus, monkeypatch):
+    accelerator = use_accelerator()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    accelerator.leave()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,2"
+
+
+def test_virtual_gpus_hide_no_real_ones(real_gpus):
+    with use_accelerator(virtual=True):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert real_gpus.started is None
 
 
 def test_the_environment_can_ask_for_virtual(one_real_gpu, monkeypatch):

@@ -114,7 +114,17 @@ def test_a_bad_threshold_is_refused_before_loading(threshold):
         outliers.load_encoder("nowhere", threshold)
 
 
-@pytest.mark.parametrize("arguments", [["-n", "0"], ["--steps", "0"], ["--batch", "-1"], ["--model", "nowhere"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-n", "0"],
+        ["--steps", "0"],
+        ["--batch", "-1"],
+        ["--model", "nowhere"],
+        ["--factors", "0"],
+        ["--factors", "inf"],
+    ],
+)
 def test_a_bad_command_line_is_one_clear_line(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         outliers.main(arguments)
@@ -122,16 +132,24 @@ def test_a_bad_command_line_is_one_clear_line(arguments, capsys):
     assert "error:" in capsys.readouterr().err
 
 
-def test_a_small_record_has_every_way_and_size(tmp_path, monkeypatch):
-    """Everything but the drawing, which is replaced by a picture that is right for every other scene."""
+@pytest.fixture
+def drawn(monkeypatch):
+    """No drawing: a picture that is right for every other scene. Collects how many scenes each call was to draw."""
     from sana_lab import render
 
-    def drawn(pipe, scenes, *, steps, seed, batch):
+    calls = []
+
+    def draw(pipe, scenes, *, steps, seed, batch):
+        calls.append(len(scenes))
         for start in range(0, len(scenes), batch):
             yield [render(scenes[i - i % 2]) for i in range(start, min(start + batch, len(scenes)))]
 
-    monkeypatch.setattr(outliers, "draw", drawn)
+    monkeypatch.setattr(outliers, "draw", draw)
     monkeypatch.setattr(outliers, "_cores", lambda: 1)
+    return calls
+
+
+def test_a_small_record_has_every_way_and_size(tmp_path, drawn):
     outliers.record(4, model=untrained_shapes(), batch=3, factors=(1, 64), folder=tmp_path)
     found = evidence.load(outliers.RECORD, folder=tmp_path)
     results = found["results"]
@@ -144,10 +162,90 @@ def test_a_small_record_has_every_way_and_size(tmp_path, monkeypatch):
     assert db["8 bits, plain"]["64"] < db["8 bits, split"]["64"] - 3 < db["16 bits"]["64"] - 3
 
 
+def stop_after(monkeypatch, calls, n):
+    """Make the run end as by Ctrl+C once so many ways are drawn."""
+    draw = outliers.draw
+
+    def stopping(*args, **kwargs):
+        if len(calls) == n:
+            raise KeyboardInterrupt
+        yield from draw(*args, **kwargs)
+
+    monkeypatch.setattr(outliers, "draw", stopping)
+
+
+def untimed(folder):
+    """The record's results without what differs from run to run."""
+    results = evidence.load(outliers.RECORD, folder=folder)["results"]
+    cells = {w: {f: dict(c, seconds=0) for f, c in cells.items()} for w, cells in results["ways"].items()}
+    return dict(results, ways=cells, seconds=0)
+
+
+def test_a_stopped_run_goes_on_where_it_stood(tmp_path, drawn, monkeypatch):
+    arguments = {"model": untrained_shapes(), "factors": (1, 64)}
+    outliers.record(2, folder=tmp_path / "whole", **arguments)
+    drawn.clear()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(patched, drawn, 4)
+        outliers.record(2, folder=tmp_path / "stopped", **arguments)
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["outlier_adherence.partial"]
+    outliers.record(2, folder=tmp_path / "stopped", **arguments)
+    assert len(drawn) == 6, "what was finished is not drawn again, what was not is"
+    assert untimed(tmp_path / "stopped") == untimed(tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["outlier_adherence.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"n": 3}, "-n 2 "),
+        ({"batch": 7}, "--batch 50"),
+        ({"factors": (1, 32)}, "--factors 1 64"),
+        ({"seed": 1}, "--seed 0"),
+        ({"versions": {"torch": "1.0"}}, "versions {"),
+    ],
+)
+def test_what_another_run_left_is_refused_and_kept(tmp_path, monkeypatch, other, said):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outliers, "measure", stopped)
+    arguments = {"n": 2, "model": untrained_shapes(), "factors": (1, 64), "folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        outliers.record(**arguments)
+    left = (tmp_path / "outlier_adherence.partial").read_text()
+    if versions := other.pop("versions", None):
+        monkeypatch.setattr(evidence, "installed_versions", lambda: versions)
+    with pytest.raises(ValueError, match="another run") as refused:
+        outliers.record(**arguments | other)
+    assert said in str(refused.value) and "delete it" in str(refused.value) and "\n" not in str(refused.value)
+    assert (tmp_path / "outlier_adherence.partial").read_text() == left
+
+
+def test_a_damaged_file_and_a_folder_that_is_none_are_told_before_drawing(tmp_path, drawn):
+    (tmp_path / "outlier_adherence.partial").write_text('{"settings": {')
+    with pytest.raises(ValueError, match="damaged: delete it"):
+        outliers.record(2, model=untrained_shapes(), folder=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="--out FOLDER"):
+        outliers.record(2, model=untrained_shapes(), folder=tmp_path / "file")
+    assert not drawn
+
+
+def test_the_recorded_command_asks_for_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(outliers, "measure", lambda *args, **kwargs: {})
+    outliers.record(3, model=untrained_shapes(), batch=2, steps=4, factors=(1, 33.5), seed=9, folder=tmp_path)
+    found = evidence.load(outliers.RECORD, folder=tmp_path)
+    given = outliers._parser().parse_args(found["command"].split()[3:])
+    assert (given.n, given.batch, given.steps, given.seed, given.factors) == (3, 2, 4, 9, [1, 33.5])
+
+
 def test_the_stored_record_is_whole():
     record = evidence.load(outliers.RECORD)
-    results, factors = record["results"], record["command"].partition("--factors ")[2].split()
-    assert results["n"] >= 40 and len(factors) >= 2
+    results, given = record["results"], outliers._parser().parse_args(record["command"].split()[3:])
+    factors = {f"{factor:g}" for factor in given.factors}
+    assert results["n"] == given.n >= 40 and results["steps"] == given.steps
+    assert {"100", "1000"} <= factors, "chapter 3 speaks of these"
     for way in WAYS:
-        assert set(results["ways"][way]) == set(factors)
+        assert set(results["ways"][way]) == factors
         assert all(len(cell["right"]) == results["n"] for cell in results["ways"][way].values())

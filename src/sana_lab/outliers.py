@@ -2,6 +2,8 @@
 
     python -m sana_lab.outliers -n 500      draws and reads 500 scenes for each way, and stores `outlier_adherence`
 
+Stopped, the same command goes on where it stood.
+
 The Shapes encoder is too small to grow outlier features of its own. Planting gives it some without changing what it
 computes: a norm multiplies a channel by a factor, and the columns of the layers that read it are divided by the same.
 """
@@ -9,8 +11,11 @@ computes: a norm multiplies a channel by a factor, and the columns of the layers
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -137,6 +142,8 @@ def measure(
     seed: int = 0,
     batch: int = 50,
     workers: int = 1,
+    done: dict[str, dict[str, dict]] | None = None,
+    keep: Callable[[dict[str, dict[str, dict]]], None] = lambda found: None,
 ) -> dict[str, dict[str, dict]]:
     """Draw the scenes with outliers of every size and every way to compute, and read the pictures.
 
@@ -149,12 +156,14 @@ def measure(
         channels: where to plant them.
         steps: of denoising.
         seed: picture i starts from the noise of ``seed + i``.
-        batch: pictures drawn at once.
+        batch: pictures drawn at once. It matters: one prompt's outlier takes a column of the whole batch to 16 bits.
         workers: processes that read pictures; 1 for this one.
+        done: what an earlier call with the same arguments has found, and need not be drawn again.
+        keep: called with all that was found whenever a way is finished.
 
     Returns:
         Way (a key of `WAYS`) → factor → `right`, one character a scene, 1 where the picture shows all that was asked,
-        and `encoder_db`, the encoder's output against float32 and no outliers, signal to noise.
+        `encoder_db`, the encoder's output against float32 and no outliers, signal to noise, and `seconds`.
 
     Chapter 3.
     """
@@ -164,24 +173,29 @@ def measure(
 
     from .sana import _quiet
 
-    factors = list(factors)
     encoder_folder = Path(folder) / "text_encoder"
-    found = {way: {} for way in WAYS}
+    found = {way: dict((done or {}).get(way, {})) for way in WAYS}
+    todo = {factor: [way for way in WAYS if f"{factor:g}" not in found[way]] for factor in factors}
+    if not any(todo.values()):
+        return found
     with (
         _quiet(),
         _mapping(workers) as each,
         tempfile.TemporaryDirectory() as scratch,
-        tqdm(total=len(WAYS) * len(factors) * len(scenes), unit="picture") as bar,
+        tqdm(total=sum(map(len, todo.values())) * len(scenes), unit="picture") as bar,
     ):
         pipe = SanaPipeline.from_pretrained(folder, dtype=torch.bfloat16).to("cuda")
         pipe.set_progress_bar_config(disable=True)
         exact = _embeddings(AutoModel.from_pretrained(encoder_folder, dtype=torch.float32).to("cuda"), pipe, scenes)
-        for factor in factors:
+        for factor, ways in todo.items():
+            if not ways:
+                continue
             planted = Path(scratch) / f"{factor:g}"
             encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32)
             plant_outliers_(encoder, channels, factor).save_pretrained(planted)
-            for way, threshold in WAYS.items():
-                pipe.text_encoder = load_encoder(planted, threshold)
+            for way in ways:
+                began = time.monotonic()
+                pipe.text_encoder = load_encoder(planted, WAYS[way])
                 error = _embeddings(pipe.text_encoder, pipe, scenes) - exact
                 ratio = (exact.square().sum() / error.square().sum()).item()
                 right = []
@@ -191,7 +205,9 @@ def measure(
                 found[way][f"{factor:g}"] = {
                     "right": "".join("01"[shown] for shown in right),
                     "encoder_db": 10 * math.log10(ratio) if math.isfinite(ratio) else None,
+                    "seconds": round(time.monotonic() - began, 1),
                 }
+                keep(found)
     return found
 
 
@@ -207,6 +223,9 @@ def record(
 ) -> Path:
     """Measure on `n` scenes of two objects that training never saw, and store the record `outlier_adherence`.
 
+    What is finished waits in a file `outlier_adherence.partial` beside the record: a stopped run goes on behind it when
+    it is started again with the same arguments. The file goes when the record is written.
+
     Args:
         n: how many scenes.
         model: folder of a pipeline; the trained Shapes model by default.
@@ -220,36 +239,98 @@ def record(
         The file written.
 
     Raises:
-        ValueError: as `sana_lab.shapes.sample_scenes` for a bad `n`.
+        ValueError: as `sana_lab.shapes.sample_scenes` for a bad `n`; a factor given twice; or there is a file of a run
+            with other arguments, weights, libraries or hardware.
         FileNotFoundError: if there are no trained weights.
+        OSError: if the folder cannot be written, before anything is drawn.
 
     Chapter 3.
     """
     from . import evidence, use_accelerator
+    from .evaluate.statistics import weights_digest
     from .shapes import SHAPES_FOLDER, sample_scenes
 
     pipeline = Path(model) if model is not None else SHAPES_FOLDER
     if not (pipeline / "model_index.json").is_file():
         raise FileNotFoundError(f"no pipeline in {pipeline.name}: `sana-lab train` makes one, or give --model FOLDER")
+    factors = [float(factor) for factor in factors]
+    if len(set(factors)) < len(factors):
+        raise ValueError("factors: give each once")
     scenes = sample_scenes(n, 2, seed)
+    folder = folder or evidence.FOLDER
+    command = f"python -m sana_lab.outliers -n {n} --steps {steps} --batch {batch} --seed {seed}"
+    if model is not None:
+        command += f" --model {pipeline.name}"
+    command += f" --factors {' '.join(f'{factor:g}' for factor in factors)}"
+    settings = {
+        "command": command,
+        "weights": weights_digest(pipeline),
+        "machine": evidence.this_machine()["device"],
+        "versions": evidence.installed_versions(),
+    }
+    partial = folder / f"{RECORD}.partial"
+    done = _resume(partial, settings)
     use_accelerator()
-    began = time.monotonic()
-    ways = measure(pipeline, scenes, factors=factors, steps=steps, batch=batch, seed=seed, workers=_cores())
-    return evidence.save(
+    ways = measure(
+        pipeline,
+        scenes,
+        factors=factors,
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        workers=_cores(),
+        done=done,
+        keep=lambda found: _write(partial, {"settings": settings, "found": found}),
+    )
+    path = evidence.save(
         RECORD,
         what="How often pictures show all that was asked, with outliers planted in the text encoder",
-        command=f"python -m sana_lab.outliers -n {n} --steps {steps} --factors {' '.join(f'{f:g}' for f in factors)}",
+        command=command,
         seed=seed,
         results={
             "n": n,
             "objects": 2,
             "steps": steps,
+            "batch": batch,
             "channels": [CHANNEL],
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(sum(cell["seconds"] for cells in ways.values() for cell in cells.values()), 1),
             "ways": ways,
         },
-        folder=folder or evidence.FOLDER,
+        folder=folder,
     )
+    partial.unlink()
+    return path
+
+
+def _resume(partial: Path, settings: dict) -> dict[str, dict[str, dict]]:
+    """What the file has of a run with these settings; a file of a new run if there is none.
+
+    Raises:
+        ValueError: it is damaged, or of another run.
+        OSError: it cannot be written.
+    """
+    if not partial.exists():
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            _write(partial, {"settings": settings, "found": {}})
+        except OSError as error:
+            raise OSError(f"{partial.parent} cannot be written ({error.strerror}): give --out FOLDER") from None
+    try:
+        kept = json.loads(partial.read_text(encoding="utf-8"))
+        was, found = kept["settings"], kept["found"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{partial} is damaged: delete it, and start again") from None
+    if other := [key for key in settings if was.get(key) != settings[key]]:
+        told = "; ".join(f"{key} {was.get(key)!r}, not {settings[key]!r}" for key in other)
+        raise ValueError(f"{partial} is of another run ({told}): delete it, or give another --out FOLDER")
+    return found
+
+
+def _write(path: Path, kept: dict) -> None:
+    """Replace a file at once: whoever stops this leaves the old one whole."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def _layers(encoder: Gemma2Model) -> Sequence[torch.nn.Module]:
@@ -293,25 +374,43 @@ def _mapping(workers: int) -> Iterator[Callable]:
     if workers <= 1:
         yield map
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that draws
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
         yield partial(pool.map, chunksize=4)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sana_lab.outliers",
+        description=record.__doc__.splitlines()[0],
+        epilog="Stopped, the same command goes on where it stood.",
+    )
+    parser.add_argument("-n", type=int, default=500, help="scenes (default: 500)")
+    parser.add_argument("--steps", type=int, default=20, help="of denoising (default: 20)")
+    parser.add_argument("--batch", type=int, default=50, help="pictures drawn at once (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and noise (default: 0)")
+    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="sizes of the outlier")
+    parser.add_argument("--model", type=Path, help="folder of a pipeline (default: the trained Shapes model)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for the record and what is finished of it (default: the package)"
+    )
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Make the record and print where it is."""
-    parser = argparse.ArgumentParser(prog="python -m sana_lab.outliers", description=record.__doc__.splitlines()[0])
-    parser.add_argument("-n", type=int, default=500, help="scenes (default: 500)")
-    parser.add_argument("--steps", type=int, default=20, help="of denoising (default: 20)")
-    parser.add_argument("--batch", type=int, default=50, help="pictures drawn at once (default: 50)")
-    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="sizes of the outlier")
-    parser.add_argument("--model", type=Path, help="folder of a pipeline (default: the trained Shapes model)")
-    given = parser.parse_args(arguments)
-    if min(given.n, given.steps, given.batch) < 1:
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    if min(given["n"], given["steps"], given["batch"]) < 1:
         parser.error("-n, --steps and --batch: give 1 or more")
+    if not all(math.isfinite(factor) and factor > 0 for factor in given["factors"]):
+        parser.error("--factors: give numbers above 0; 1 changes nothing")
     try:
-        print(record(given.n, model=given.model, factors=given.factors, steps=given.steps, batch=given.batch))
+        print(record(folder=given.pop("out"), **given))
     except (ValueError, OSError) as reason:
         parser.error(str(reason))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
 
 
 if __name__ == "__main__":

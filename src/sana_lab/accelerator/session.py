@@ -16,10 +16,18 @@ from .patches import Patches, apply, refresh_libraries
 FORCE_VARIABLE = "SANA_LAB_VIRTUAL"
 """Environment variable: `1` makes `use_accelerator()` virtual also where there is a real GPU."""
 
+LAUNCHED = {"LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK"}
+"""How torchrun, accelerate and MPI number a machine's processes (accelerate 1.15.0, utils/environment.py)."""
+
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+"""Which GPUs CUDA shows to a process, by number or name, with commas; read once, when the driver starts."""
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 _active: Accelerator | None = None
+_hidden: tuple[str | None, str] | None = None
+"""`CUDA_VISIBLE_DEVICES` as it was before real GPUs were hidden, and as it is since; None while none are."""
 
 
 def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | None = None) -> Accelerator:
@@ -27,6 +35,11 @@ def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | No
 
     Takes effect at once and until `leave()`; used as a context manager, until the end of the block. Importing a
     library before or after makes no difference. Calling it again with the same arguments changes nothing.
+
+    A process sees as many real GPUs as it asked for: further ones are hidden through `CUDA_VISIBLE_DEVICES`, of which
+    the first are kept where it is set already. That works until PyTorch has started CUDA, which the first tensor on a
+    GPU does; after that nothing can be hidden or shown any more. Where a launcher has given this process a number
+    (torchrun's `LOCAL_RANK` and the like), nothing is hidden, because it will choose a GPU by that number.
 
     Args:
         gpus: how many GPUs, at least 1.
@@ -54,15 +67,46 @@ def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | No
             )
         _active._change(gpus, size)
         return _active
-    real = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if virtual or (virtual is None and not real):
+    if virtual:
+        return Accelerator(gpus, size, virtual=True)._enter()
+    started = torch.cuda.is_initialized()
+    if not started:
+        _show_all()
+    real = torch.cuda.device_count()  # asks the driver's management library: CUDA is not started by it
+    if gpus < real and not started and not os.environ.keys() & LAUNCHED:
+        _hide_all_but(gpus)
+    if not torch.cuda.is_available():  # this starts the driver, which reads the variable then and never again
+        _show_all()
+        real = 0
+    if virtual is None and not real:
         return Accelerator(gpus, size, virtual=True)._enter()
     if gpus > real:
+        before = " (more are hidden since CUDA started)" if _hidden else ""
         raise RuntimeError(
-            f"use_accelerator(gpus={gpus}) on a machine with {real} GPU{'s' * (real != 1)}: ask for at most {real}, "
-            f"or for virtual ones with use_accelerator(gpus={gpus}, virtual=True)."
+            f"use_accelerator(gpus={gpus}) on a machine with {real} GPU{'s' * (real != 1)}{before}: ask for at most "
+            f"{real}, or for virtual ones with use_accelerator(gpus={gpus}, virtual=True)."
         )
     return Accelerator(gpus, torch.cuda.get_device_properties(0).total_memory, virtual=False)
+
+
+def _hide_all_but(gpus: int) -> None:
+    """Let this process and its children see the first GPUs only. CUDA must not have started."""
+    global _hidden
+    before = os.environ.get(VISIBLE_VARIABLE)
+    names = [str(i) for i in range(gpus)] if before is None else before.split(",")[:gpus]
+    _hidden = before, ",".join(names)
+    os.environ[VISIBLE_VARIABLE] = _hidden[1]
+
+
+def _show_all() -> None:
+    """Give the variable its value back, for children and for a CUDA that has not started, unless others changed it."""
+    global _hidden
+    if _hidden is not None and os.environ.get(VISIBLE_VARIABLE) == _hidden[1]:
+        if _hidden[0] is None:
+            del os.environ[VISIBLE_VARIABLE]
+        else:
+            os.environ[VISIBLE_VARIABLE] = _hidden[0]
+    _hidden = None
 
 
 def parse_size(vram: str | int) -> int:
@@ -112,8 +156,13 @@ class Accelerator:
         return f'<p style="opacity: 0.7; margin: 0">{self!r}</p>'
 
     def leave(self) -> None:
-        """Put everything back as it was. Tensors that lived on a virtual GPU are CPU tensors from now on."""
+        """Put everything back as it was. Tensors that lived on a virtual GPU are CPU tensors from now on.
+
+        Real GPUs that were hidden can be seen again by processes that start from now on. In this one they stay hidden.
+        """
         global _active
+        if not self.virtual:
+            _show_all()
         if self._patches is None:
             return
         self._devices.live = False
