@@ -75,3 +75,61 @@ def test_no_virtual_memory_is_taken_for_the_wider_copies():
         before = torch.cuda.memory_allocated()
         a @ a
         assert torch.cuda.max_memory_allocated() - before == 256 * 256 * 2
+
+
+def activations(draw, dtype):
+    """Rows with outliers or without, wide and narrow ranges, zeros, one row, one column: what a quantizer may meet."""
+    generator = torch.Generator().manual_seed(draw)
+    rows, width = (int(torch.randint(1, 70, (), generator=generator)) for _ in range(2))
+    values = torch.randn(rows, width, generator=generator) * 10 ** float(torch.randn((), generator=generator))
+    values[torch.rand(rows, width, generator=generator) < 0.02] *= 40
+    values[torch.rand(rows, generator=generator) < 0.1] = 0
+    return values.to(dtype)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 6.0])
+def test_codes_and_scales_are_those_of_bitsandbytes_bit_by_bit(threshold):
+    import bitsandbytes.functional
+
+    given = [activations(draw, torch.float16) for draw in range(120)]
+    right = [bitsandbytes.functional.int8_vectorwise_quant(values.clone(), threshold) for values in given]
+    with use_accelerator(virtual=True):
+        for values, expected in zip(given, right, strict=True):
+            there = values.cuda()
+            found = bitsandbytes.functional.int8_vectorwise_quant(there, threshold)
+            assert torch.equal(there.cpu(), values), "the activations are only read"
+            for a, b in zip(found, expected, strict=True):
+                assert (a is None and b is None) or (a.dtype == b.dtype and torch.equal(a.cpu(), b))
+                assert a is None or a.device.type == "cuda"
+    split = sum(columns is not None and columns.numel() > 0 for _, _, columns in right)
+    assert (split > 40) == (threshold > 0), "many draws must have outliers"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_split_product_is_that_of_bitsandbytes_up_to_one_rounding(dtype):
+    import bitsandbytes.functional
+
+    ops, cases, split = torch.ops.bitsandbytes, [], 0
+    for draw in range(100):
+        values = activations(draw, dtype)
+        codes, absmax, columns = bitsandbytes.functional.int8_vectorwise_quant(values.half(), 6.0)
+        codes_b, absmax_b, _ = bitsandbytes.functional.int8_vectorwise_quant(numbers(5, values.shape[1]).half())
+        given = (values, codes, codes_b, absmax, absmax_b, columns, numbers(5).to(dtype) if draw % 2 else None)
+        cases.append((given, *ops.int8_mixed_scaled_mm(*given)))
+        split += columns.numel() > 0
+    assert split > 30
+    with use_accelerator(virtual=True):
+        for given, right, chosen in cases:
+            product, found = ops.int8_mixed_scaled_mm(*(part if part is None else part.cuda() for part in given))
+            assert product.device.type == "cuda" and product.dtype == dtype and torch.equal(found.cpu(), chosen)
+            # Two roundings of sums as large as the outliers' part; a weight is absmax at most.
+            size = right.float().abs() + chosen.float().abs().sum(-1, keepdim=True) * given[4]
+            assert ((product.cpu().float() - right.float()).abs() <= torch.finfo(dtype).eps * size + 1e-30).all()
+
+
+def test_int8_sums_are_exact_integers():
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randint(-127, 128, (9, 1024), generator=generator, dtype=torch.int8) for _ in range(2))
+    with use_accelerator(virtual=True):
+        sums = torch.ops.bitsandbytes.int8_linear_matmul(a.cuda(), b.cuda()).cpu()
+    assert torch.equal(sums, a.long() @ b.long().T)

@@ -56,6 +56,14 @@ def test_a_good_chapter_passes():
     assert vars(counts(good)) == {"code": 3, "executed": 3, "compared": 1, "skipped": 0}
 
 
+def test_a_chapter_may_say_that_its_gpus_are_virtual():
+    virtual = SETUP_CELL.replace("()", "(virtual=True)")
+    cells = [cell(virtual, outputs=[]), cell(metadata=CHECK), cell()]
+    assert problems(canonical(new_notebook(cells=cells))) == []
+    cells[0] = cell(SETUP_CELL.replace("()", "(gpus=2)"), outputs=[])
+    assert any("common setup cell" in line for line in problems(canonical(new_notebook(cells=cells))))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -3,7 +3,9 @@
 1. The execution cache. jupyter-cache finds a chapter's stored run by its code cells alone, so an edit in `src/`
    would leave old outputs on the page. Here the cache folder's name is a hash of the package and of every installed
    distribution; the chapter's own cells stay the key inside it, so editing one chapter re-runs one chapter.
-2. Reading offline. Pages load MathJax, require.js and the Jupyter widget manager from public CDNs by default. They
+2. Time. MyST-NB executes one chapter after the other, and a chapter keeps few cores busy. So chapters that the cache
+   does not hold are executed into it first, several at once.
+3. Reading offline. Pages load MathJax, require.js and the Jupyter widget manager from public CDNs by default. They
    are fetched once with `npm pack`, checked by hash, and served from `_static`. Without npm the CDNs remain, and the
    build says so in one line.
 """
@@ -12,24 +14,33 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase as fnmatch
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
 
 import myst_nb.core.render
+import nbformat
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 from chapters import ROOT, quiet_kernels
 
 CACHE = ROOT / ".cache"
+AT_ONCE = 4
+"""Most chapters that run at a time: each needs about one core and two gigabytes."""
 logger = logging.getLogger(__name__)
 
 
@@ -167,6 +178,45 @@ def configure(app: Sphinx, config: Config) -> None:
     use_local_scripts(config)
 
 
+def execute_chapters(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
+    """Execute the chapters to be read that the cache does not hold, several at once, and put them into it.
+
+    They run as MyST-NB would run them (1.4.0, core/execute/cache.py), which then finds them. A chapter that fails is
+    not kept: MyST-NB runs it again, and reports it as it does.
+    """
+    cache = get_cache(app.config.nb_execution_cache_path)
+    todo: dict[Path, NotebookNode] = {}
+    for path in (Path(env.doc2path(name)) for name in docnames):
+        if path.suffix == ".ipynb":
+            notebook = nbformat.read(path, as_version=4)
+            try:
+                cache.match_cache_notebook(notebook)
+            except KeyError:
+                todo[path] = notebook
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = min(cores, len(todo), AT_ONCE)
+    if at_once < 2:
+        return
+
+    def run(path: Path) -> ExecutionResult:
+        timeout = app.config.nb_execution_timeout
+        return single_nb_execution(todo[path], cwd=str(path.parent), timeout=timeout, allow_errors=False)
+
+    logger.info("executing %d chapters, %d at a time", len(todo), at_once)
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = before or str(cores // at_once)  # what kernels inherit
+    try:
+        with ThreadPoolExecutor(at_once) as pool:  # each waits for a kernel, which is a process
+            for path, result in zip(todo, pool.map(run, todo), strict=True):
+                if result.err is None:
+                    bundle = CacheBundleIn(result.nb, str(path), data={"execution_seconds": result.time})
+                    cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+                    logger.info("executed %s in %.1f s", path.name, result.time)
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+
+
 def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs of a cell with what it printed in one piece, however the kernel cut it.
 
@@ -189,4 +239,5 @@ def setup(app: Sphinx) -> dict[str, object]:
     """Register the extension with Sphinx."""
     myst_nb.core.render.coalesce_streams = merge_streams
     app.connect("config-inited", configure)
+    app.connect("env-before-read-docs", execute_chapters)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

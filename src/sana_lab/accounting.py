@@ -6,7 +6,8 @@ say what loading would hold. `components` and `count` look at models that are re
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +235,12 @@ def build(checkpoint: str | Path, dtype: torch.dtype = torch.bfloat16) -> dict[s
         }
 
 
+@cache
+def _build_once(checkpoint: str, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """`build`, for reading only: the same models each time. Making one takes most of a second."""
+    return build(checkpoint, dtype)
+
+
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
@@ -261,14 +268,15 @@ def plan(checkpoint: str | Path, precision: str | Mapping[str, str] = "bf16") ->
     import pandas as pd
 
     by_component = _by_component(precision)
-    built = {dtype: build(checkpoint, dtype) for dtype in {*map(_dtype, by_component.values())}}
+    known = _build_once if checkpoint in CHECKPOINTS else build
+    built = {dtype: known(checkpoint, dtype) for dtype in {*map(_dtype, by_component.values())}}
     rows = []
     for component, chosen in by_component.items():
         module = built[_dtype(chosen)][component]
         tensors = held(module)
         if chosen in ("int8", "nf4"):
             tensors = quantized(tensors, module, chosen)
-        rows += [{"component": component} | asdict(stored) for stored in tensors]
+        rows += [{"component": component} | vars(stored) for stored in tensors]
     return pd.DataFrame(rows)
 
 
@@ -338,7 +346,7 @@ def count(module: nn.Module) -> "pd.DataFrame":
 
     if not isinstance(module, nn.Module):
         raise TypeError(f"count needs an nn.Module, got {type(module).__name__}: pass pipe.transformer, for example")
-    table = pd.DataFrame([asdict(stored) for stored in held(module)], columns=list(Stored.__dataclass_fields__))
+    table = pd.DataFrame([vars(stored) for stored in held(module)], columns=list(Stored.__dataclass_fields__))
     by_kind = table.groupby("kind").agg(
         layers=("layer", "nunique"), parameters=("parameters", "sum"), bytes=("bytes", "sum")
     )

@@ -69,6 +69,43 @@ def test_a_bad_chapter_fails_the_build(book, cell, said):
     assert said in log
 
 
+WAIT = """
+import time
+from pathlib import Path
+
+with open("{me}", "a") as file:
+    file.write("ran ")
+for _ in range(600):
+    if Path("{other}").exists():
+        print("met", "{other}")
+        break
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="chapters run at once on two cores or more")
+def test_chapters_run_at_once_and_each_of_them_once(book):
+    """Each of two chapters waits for a sign of the other: one after the other, neither would meet it."""
+    (book.folder / "_toc.yml").write_text("format: jb-book\nroot: chapter\nchapters:\n- file: a\n- file: b\n")
+    for me, other in ("ab", "ba"):
+        cells = [new_markdown_cell("# Title"), new_code_cell(WAIT.format(me=f"{me}.ran", other=f"{other}.ran"))]
+        nbformat.write(new_notebook(cells=cells), book.folder / f"{me}.ipynb")
+    code, log, _ = book(new_code_cell("print(1 + 1)"))
+    assert code == 0, log
+    for me, other in ("ab", "ba"):
+        assert f"met {other}.ran" in (book.folder / "_build" / "html" / f"{me}.html").read_text(encoding="utf-8")
+        assert (book.folder / f"{me}.ran").read_text() == "ran "
+
+
+def test_a_bad_chapter_among_others_fails_the_build(book):
+    (book.folder / "_toc.yml").write_text("format: jb-book\nroot: chapter\nchapters:\n- file: a\n- file: b\n")
+    for name in "ab":
+        cells = [new_markdown_cell("# Title"), new_code_cell("print(2)")]
+        nbformat.write(new_notebook(cells=cells), book.folder / f"{name}.ipynb")
+    code, log, _ = book(new_code_cell("raise ValueError('broken')"))
+    assert code != 0 and "broken" in log
+
+
 def test_the_execution_key_follows_the_package_and_nothing_else(tmp_path):
     source = tmp_path / "src" / "package" / "module.py"
     source.parent.mkdir(parents=True)

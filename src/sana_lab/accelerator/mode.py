@@ -196,6 +196,8 @@ class VirtualGPUMode(TorchFunctionMode):
         handler = self._by_name.get(name, self.compute)
         if name in precision.PRODUCTS:
             handler = precision.wrap(self, handler)
+        elif str(func).startswith("bitsandbytes."):
+            handler = precision.wrap_kernel(self, name, handler)
         if name in autocast.POLICY:
             handler = autocast.wrap(self, autocast.POLICY[name], handler)
         self._handlers[func] = handler

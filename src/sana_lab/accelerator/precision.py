@@ -4,6 +4,9 @@ A processor without 16-bit arithmetic (AVX2 and older) takes more than two hundr
 bfloat16 as for one in float32 (torch 2.13, oneDNN's reference kernels), and processors that have it round in other
 places. Factors of 16 bits are exact in float32, sums of float32 are what a GPU keeps, and the result is rounded to 16
 bits: the same numbers, up to the order of the sums, on every processor.
+
+bitsandbytes' 8-bit kernels are written in PyTorch on a processor (0.50.2, backends/default/ops.py) and slow there for
+the same reason. Two places in them where 16-bit arithmetic hides are done in float32: see `wrap_kernel`.
 """
 
 from __future__ import annotations
@@ -30,6 +33,84 @@ def wrap(mode, handler: Callable) -> Callable:
         return handler(func if dtype is None else _in_float32(func, dtype), args, kwargs)
 
     return product
+
+
+def wrap_kernel(mode, name: str, handler: Callable) -> Callable:
+    """`handler` of a bitsandbytes kernel, without 16-bit arithmetic where all its tensors are on a GPU.
+
+    The quantizer compares, masks and takes maxima, which is exact, and scales in float32: from the same numbers in
+    float32 it makes the same codes and scales, bit by bit. The product of outlier columns is as in `wrap`.
+    """
+
+    def kernel(func: Callable, args: tuple, kwargs: dict) -> Any:
+        if mode.home((args, kwargs)) >= 0:
+            if name == "int8_vectorwise_quant" and args:
+                return handler(_vectorwise_quant, args, kwargs)
+            if name == "int8_mixed_scaled_mm" and args and args[0].dtype in NARROW:
+                return handler(_mixed_scaled_mm, args, kwargs)
+        return handler(func, args, kwargs)
+
+    return kernel
+
+
+def _vectorwise_quant(
+    A: torch.Tensor, threshold: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Codes and scales by bitsandbytes' own kernel, given a float32 copy from which outliers are taken out already.
+
+    It would take them out itself, keep them, and write them back, which costs as much as all the rest.
+
+    Args:
+        A: activations, (rows, k).
+        threshold: magnitude from which an entry is an outlier, 0 for none.
+
+    Returns:
+        Codes, int8, (rows, k); the largest magnitude in each row, float32; numbers of the outlier columns, None if
+        the threshold is 0.
+    """
+    quantize, values = torch.ops.bitsandbytes.int8_vectorwise_quant.default, A.float()
+    if threshold <= 0:
+        return quantize(values)
+    outliers = values.abs() >= threshold
+    columns = outliers.any(dim=0).nonzero().view(-1)
+    if not columns.numel():
+        return *quantize(values)[:2], columns
+    codes, absmax, _ = quantize(values.masked_fill(outliers, 0))
+    if A.numel() > A.shape[-1]:  # of a single row bitsandbytes keeps the codes (0.50.2, backends/default/ops.py)
+        codes[:, columns] = 0
+    return codes, absmax, columns
+
+
+def _mixed_scaled_mm(
+    A: torch.Tensor,
+    CA: torch.Tensor,
+    CB: torch.Tensor,
+    SCA: torch.Tensor,
+    SCB: torch.Tensor,
+    outlier_cols: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The steps of bitsandbytes (0.50.2, backends/default/ops.py), but for the outlier columns' product in float32.
+
+    Args:
+        A: activations, 16-bit, (rows, k).
+        CA: their codes, int8.
+        CB: codes of the weight, int8, (n, k).
+        SCA: largest magnitude of each row of `A`, float32.
+        SCB: the same of the weight.
+        outlier_cols: columns of `A` to be multiplied in 16 bits.
+        bias: (n).
+
+    Returns:
+        The product, (rows, n), and the outlier columns of `A`.
+    """
+    ops = torch.ops.bitsandbytes
+    product = ops.int8_scaled_mm.default(CA, CB, SCA, SCB, bias=bias, dtype=A.dtype)
+    if outlier_cols is None or not outlier_cols.numel():
+        return product, A.new_empty(0)
+    chosen = A[:, outlier_cols].contiguous()
+    weights = ops.int8_vectorwise_dequant.default(CB[:, outlier_cols].contiguous(), SCB).to(A.dtype).t()
+    return _in_float32(torch.addmm, A.dtype)(product, chosen, weights), chosen
 
 
 def _narrow(mode, values: Any) -> torch.dtype | None:
