@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
+import os
 import sys
-import time
 
 import pytest
 from packaging.requirements import Requirement
@@ -226,11 +226,17 @@ def test_the_command_s_exit_status_is_1_if_a_check_fails(monkeypatch, capsys, se
 
 
 def test_this_environment_in_earnest():
-    """The real thing, once: the libraries are the pinned ones, and one layer is multiplied right."""
-    started = time.perf_counter()
+    """The real thing, once: the libraries are the pinned ones, one layer is multiplied right, in less than 10 s."""
+    started = _processor_seconds()
     diagnosis = doctor.doctor()
-    took = time.perf_counter() - started
+    took = _processor_seconds() - started  # not by the clock: this machine may have other work to do
     status = {check.name: check.status for check in diagnosis.checks}
     assert status["8-bit product"] == status["requirements"] == status["memory"] == "OK", str(diagnosis)
     assert all(status[library] == "OK" for library in LIBRARIES)
-    print(f"doctor took {took:.1f} s")
+    assert 0 < took < 10
+
+
+def _processor_seconds():
+    """What this process and the ones that it waited for have used."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

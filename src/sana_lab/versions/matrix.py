@@ -85,14 +85,37 @@ def judge(outcome: Mapping[str, Any] | None, reference: Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Matrix:
-    """What `matrix()` returns. In a notebook it shows as the table of symbols."""
+    """What `matrix()` returns. In a notebook it shows as the table of symbols.
+
+    Attributes:
+        stacks: Name -> its entry in the record.
+        chosen: Ids of the probes to show; all that were measured if it is empty.
+    """
 
     stacks: Mapping[str, Mapping[str, Any]]
+    chosen: tuple[str, ...] = ()
 
     @property
     def probes(self) -> list[str]:
         """Ids of the probes that were measured on any stack."""
-        return [id for id in PROBES if any(id in entry["outcomes"] for entry in self.stacks.values())]
+        measured = [id for id in PROBES if any(id in entry["outcomes"] for entry in self.stacks.values())]
+        return [id for id in measured if not self.chosen or id in self.chosen]
+
+    def part(self, stacks: Iterable[str], probes: Iterable[str]) -> Matrix:
+        """Some stacks and some probes of it; the stack that others are compared with must be among the stacks.
+
+        Raises:
+            ValueError: one of them was not measured.
+
+        Chapter 10.
+        """
+        names, ids = list(stacks), tuple(probes)
+        for name, known in [*((name, self.stacks) for name in (*names, BOOK)), *((id, self.probes) for id in ids)]:
+            if name not in known:
+                raise ValueError(f"{name!r} is not in the matrix; there are: {', '.join(known)}.")
+        if BOOK not in names:
+            raise ValueError(f"the part must have the stack {BOOK}, with which the others are compared.")
+        return Matrix({name: self.stacks[name] for name in names}, ids)
 
     def outcome(self, stack: str, probe: str) -> Mapping[str, Any] | None:
         """What a probe did on a stack; None if it was not measured.
@@ -150,15 +173,19 @@ class Matrix:
             raise ValueError(f"probe {probe!r} is not in the record; there are: {', '.join(self.probes)}.")
         groups: list[tuple[list[str], str, str]] = []
         for name in self.stacks:
-            outcome = self.outcome(name, probe)
-            text = describe(outcome) if outcome is not None else "not measured"
             verdict = self.verdict(name, probe)
+            text = self._words(name, probe)
             mixed = bool(groups) and ("+" in groups[-1][0][0]) != ("+" in name)
             if groups and groups[-1][1:] == (verdict, text) and not mixed:
                 groups[-1][0].append(name)
             else:
                 groups.append(([name], verdict, text))
         return groups
+
+    def _words(self, stack: str, probe: str) -> str:
+        """An outcome in a line; a probe that was skipped for want of weights was not measured either."""
+        outcome = self.outcome(stack, probe)
+        return MEANING["none"] if outcome is None or outcome["kind"] == "skipped" else describe(outcome)
 
     def csv(self) -> str:
         """All cells as comma-separated values, a line for each."""
@@ -168,11 +195,10 @@ class Matrix:
         for name, entry in self.stacks.items():
             versions = self.versions(name)
             for probe in self.probes:
-                outcome = self.outcome(name, probe)
                 writer.writerow(
                     [name, entry["date"], *(versions.get(library, "") for library in LIBRARIES)]
                     + [probe, PROBES[probe].title.replace("`", ""), self.verdict(name, probe)]
-                    + [describe(outcome) if outcome is not None else ""]
+                    + [self._words(name, probe)]
                 )
         return file.getvalue()
 
@@ -212,8 +238,8 @@ class Matrix:
         return "".join([*lines, "</tbody></table></div>", legend()])
 
     def _cell(self, stack: str, probe: str) -> str:
-        outcome, verdict = self.outcome(stack, probe), self.verdict(stack, probe)
-        said = html.escape(f"{stack}: {describe(outcome) if outcome is not None else 'not measured'}", quote=True)
+        verdict = self.verdict(stack, probe)
+        said = html.escape(f"{stack}: {self._words(stack, probe)}", quote=True)
         return f'<td class="{verdict}" title="{said}" aria-label="{verdict}. {said}">{SYMBOLS[verdict]}</td>'
 
 

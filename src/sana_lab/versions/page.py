@@ -6,12 +6,15 @@ import base64
 from functools import cache
 from typing import TYPE_CHECKING
 
+from . import record
 from .matrix import SYMBOLS, Matrix, matrix
 from .probes import GROUPS, PROBES
 from .stacks import LIBRARIES, STACKS
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
+
+    from .agreement import Agreement
 
 
 @cache
@@ -23,7 +26,7 @@ def summary() -> Markdown:
     """How much was measured, and what could not be."""
     found = _matrix()
     built = [name for name, entry in found.stacks.items() if entry["built"]]
-    cells = sum(found.outcome(name, probe) is not None for name in built for probe in found.probes)
+    cells = sum(found.verdict(name, probe) != "none" for name in built for probe in found.probes)
     seconds = sorted(found.stacks[name]["seconds"] for name in built if "seconds" in found.stacks[name])
     lines = [
         f"{len(found.stacks)} stacks, {len(found.probes)} probes, {cells} outcomes; "
@@ -31,6 +34,26 @@ def summary() -> Markdown:
         f"Half of the stacks took {seconds[len(seconds) // 2] / 60:.0f} minutes or less each, on two cores that had "
         "other work to do."
     ]
+    outcomes = [outcome for name in built for outcome in found.stacks[name]["outcomes"].values()]
+    untrained = sum(outcome.get("weights") == "untrained" for outcome in outcomes)
+    if untrained:
+        lines += [
+            "",
+            f"{untrained} of the outcomes are older than the Shapes model's training: a model of the same shape with "
+            "random weights was loaded. Only the two probes that draw depend on the weights, and they ran with the "
+            "trained ones.",
+        ]
+    for name, checked in record.load().get("checks", {}).items():
+        differ = len(checked["differences"])
+        lines += [
+            "",
+            f"Built and measured a second time from nothing, on {checked['when'][:10]}: {name}. "
+            + (
+                f"Of {checked['probes']} outcomes that could be compared, {differ} differed."
+                if differ
+                else f"All {checked['probes']} outcomes that could be compared were the same."
+            ),
+        ]
     left = [stack.name for stack in STACKS if stack.name not in found.stacks]
     if left:
         lines += ["", f"Not measured yet: {', '.join(left)}."]
@@ -40,14 +63,13 @@ def summary() -> Markdown:
 def stacks() -> Markdown:
     """The stacks as a table: versions found inside, what pip says, and how many probes fail."""
     found = _matrix()
-    heads = ["stack", "what it is", *LIBRARIES, "`pip check`", SYMBOLS["differs"], SYMBOLS["fails"]]
+    heads = ["stack", *LIBRARIES, "`pip check`", SYMBOLS["differs"], SYMBOLS["fails"]]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     table = found.stack_table
     for name, entry in found.stacks.items():
         row = table.loc[name]
         cells = [
-            f'<span style="white-space: nowrap">{name}</span>',
-            entry["title"],
+            f'<span style="white-space: nowrap">**{name}**</span><br>{entry["title"]}',
             *(str(row[library]) for library in LIBRARIES),
         ]
         cells += [row["pip check"], str(row["differs"]), str(row["fails"])]
@@ -112,6 +134,17 @@ def shared() -> Markdown:
 
     source = "\n\n\n".join(inspect.getsource(function).rstrip() for function in SHARED)
     return _markdown(["::::{dropdown} Shared functions", "```python", source, "```", "::::"])
+
+
+def real() -> Agreement | Markdown:
+    """What a real GPU does with the probes on a few stacks, beside the virtual one."""
+    from .. import evidence
+    from .agreement import agreement
+    from .real import NAME
+
+    if NAME not in evidence.names():
+        return _markdown(["No stack was run on a real GPU yet; the agreement is known for the newest versions only."])
+    return agreement()
 
 
 def _is_mix(entry: dict) -> bool:

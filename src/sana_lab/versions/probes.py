@@ -40,7 +40,7 @@ class Probe:
         function: the lines; takes `FOLDER` or `AS_WRITTEN` or nothing, and returns the value to record.
         watch: regular expression of a log line that counts as a warning worth seeing.
         trained: whether it needs trained weights.
-        limit: seconds, after which it counts as hanging.
+        limit: seconds of computing, after which it counts as hanging.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Probe:
     @property
     def digest(self) -> str:
         """Eight digits that change when the probe, or what it shares, does: then its outcomes are out of date."""
-        shared = "".join(_lines(function) for function in SHARED)
+        shared = "".join(_lines(function) for function in (*SHARED, *((_drawn,) if "_drawn(" in self.code else ())))
         return hashlib.sha256(f"{self.code}{self.watch}{shared}".encode()).hexdigest()[:8]
 
 

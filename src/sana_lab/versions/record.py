@@ -1,7 +1,8 @@
 """The record of all measurements: one JSON file, `evidence/version_matrix.json`, which grows stack by stack.
 
 `results` holds `stacks`: name -> what it was made of (`key`), whether it could be built, the versions found inside,
-what `pip check` said, the outcome of each probe; and `bisections`, see `bisect`.
+what `pip check` said, the outcome of each probe; `bisections`, see `bisect`; and `checks`: name -> when a stack was
+measured from scratch a second time, how many outcomes were compared, and what differed.
 """
 
 from __future__ import annotations
