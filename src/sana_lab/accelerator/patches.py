@@ -223,9 +223,9 @@ def refresh_libraries() -> None:
         _clear(getattr(backend, "_detect_device_type", None))
     pipelines = sys.modules.get("diffusers.pipelines.pipeline_utils")
     if pipelines is not None and hasattr(pipelines, "SUPPORTED_DEVICE_MAP") and hasattr(pipelines, "get_device"):
-        strategies = pipelines.SUPPORTED_DEVICE_MAP
-        if len(strategies) == 3:  # since 0.37; earlier versions list "balanced", or "balanced" and "cuda", outright
-            pipelines.SUPPORTED_DEVICE_MAP = [strategies[0], pipelines.get_device(), strategies[2]]
+        strategies = pipelines.SUPPORTED_DEVICE_MAP  # since 0.35 the second is the device there was at import
+        if len(strategies) > 1:
+            pipelines.SUPPORTED_DEVICE_MAP = [strategies[0], pipelines.get_device(), *strategies[2:]]
 
 
 def _clear(function: Callable | None) -> None:

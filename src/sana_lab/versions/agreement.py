@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 REASONS: dict[str, str] = {
     "map-cuda": "diffusers 0.35 and 0.36 list the devices once, when `pipeline_utils.py` is imported. The process that "
-    "runs the probes imports it before the virtual GPU is there, so `cuda` is missing from the list. The real GPU is "
-    "right, and so the version matrix is wrong about this row for these releases."
+    "runs the probes imports it before the virtual GPU is there, so `cuda` was missing from the list. The real GPU is "
+    "right. Mended since: the virtual GPU enters itself, and the version matrix was measured again in this row."
 }
 """Probe -> why the virtual GPU does something else than the recorded real one."""
 
