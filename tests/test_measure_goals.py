@@ -1,0 +1,144 @@
+"""The goals of chapter 7 against made-up records: met, missed, and not measured."""
+
+import math
+
+import pytest
+
+from sana_lab.measure.goals import COLUMNS, Goal, as_table, goals, points_lost, table, value
+from sana_lab.measure.methods import METHODS, WAYS
+
+GIB = 2**30
+
+
+def size(pixels=512, batch=1, ms=10.0, **more):
+    return {
+        "pixels": pixels,
+        "batch": batch,
+        "first_s": 1.0,
+        "peak": GIB,
+        "step_ms": {"median": ms, "q1": 9, "q3": 11},
+    } | more
+
+
+def row(checkpoint, method, resident, transformer, ways=None, peak=1.0):
+    held = {"text_encoder": 10, "vae": 1, "transformer": transformer, "allocated": resident}
+    return {
+        "checkpoint": checkpoint,
+        "method": method,
+        "load": {"seconds": 1.0, "peak": peak * resident},
+        "resident": held,
+        "ways": ways or {},
+    }
+
+
+def record(fast_ms=3.0, best_ms=20.0, slim=50, peak=1.1):
+    """A record that meets every goal, unless told otherwise."""
+    large = {"eager": [size(1024, 1, 30.0), size(1024, 4, 30.0)], "graph": [size(1024, 1, 25.0), size(1024, 4, 25.0)]}
+    return [
+        row("600M-512", "16-bit", 100, 100, {"eager": [size(ms=30.0)], "graph": [size(ms=5.0)]}),
+        row("600M-512", "int8", 67, 75, {"eager": [size(ms=90.0)], "graph": {"error": "E", "text": "no capture"}}),
+        row("600M-512", "int8-slim", slim, slim, {"eager": [size(ms=95.0)]}, peak),
+        row("600M-512", "int8-fast", slim, slim, {"fused": [size(ms=fast_ms)]}, peak),
+        row("1600M-1024", "16-bit", 100, 100, large),
+        row("1600M-1024", "16-bit-fused", 100, 100, {"fused": [size(1024, 1, best_ms), size(1024, 4, best_ms)]}),
+        row("1600M-1024", "int8-fast", 50, 50, {"fused": [size(1024, 1, 18.0), size(1024, 4, 22.0)]}),
+    ]
+
+
+def verdicts(rows, factors=None):
+    return [goal.verdict for goal in goals(rows, factors)]
+
+
+GOOD = {"1": {"recipe": "1111" * 50, "fast": "1111" * 50, "refused": False}}
+
+
+def test_all_met():
+    assert verdicts(record(), GOOD) == ["met"] * 8
+    reached = [goal.reached for goal in goals(record(), GOOD)]
+    assert reached == pytest.approx([0.5, 0.5, 0.5, 0.1, 0.9, 1.1, 0, 1.1])
+    assert [goal.recipe for goal in goals(record(), GOOD)][:4] == pytest.approx([0.67, 0.75, None, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({"slim": 57}, [0, 1]),
+        ({"fast_ms": 9.1}, [3]),
+        ({"best_ms": 16.0}, [4, 5]),
+        ({"best_ms": 19.0}, [5]),
+        ({"peak": 1.2}, [7]),
+    ],
+)
+def test_each_goal_can_be_missed(changed, missed):
+    said = verdicts(record(**changed), GOOD)
+    assert [i for i, verdict in enumerate(said) if verdict == "missed"] == missed
+    assert said.count("met") == 8 - len(missed)
+
+
+def test_the_best_16_bit_way_is_the_yardstick():
+    """Leaving out the fused 16-bit pipeline would flatter the ratio."""
+    flattered = [r for r in record(best_ms=16.0) if r["method"] != "16-bit-fused"]
+    assert goals(flattered)[4].reached == pytest.approx(18 / 25)
+    assert goals(record(best_ms=16.0))[4].reached == pytest.approx(18 / 16)
+
+
+@pytest.mark.parametrize("gone", ["16-bit", "int8-fast"])
+def test_what_is_missing_is_said(gone):
+    rows = [r for r in record() if r["method"] != gone]
+    assert verdicts(rows)[3] == "not measured"
+    assert verdicts([])[:7] == ["not measured"] * 7
+    assert as_table(goals([]))["reached"].eq("–").all()
+
+
+def test_quality_counts_where_it_is_not_refused():
+    spoiled = {"recipe": "1" * 100, "fast": "0" * 100}
+    allowed, refused = {"100": spoiled | {"refused": False}}, {"100": spoiled | {"refused": True}}
+    assert verdicts([], GOOD | refused)[6] == "met"
+    assert verdicts([], GOOD | allowed)[6] == "missed"
+    assert verdicts([], refused)[6] == "not measured"
+    assert goals([], GOOD | allowed)[6].reached == 100
+
+
+def test_points_lost_are_of_pairs():
+    assert points_lost({"recipe": "1101", "fast": "1001"}) == 25
+    assert points_lost({"recipe": "0001", "fast": "1001"}) == -25
+    assert points_lost({"recipe": "11", "slim": "10"}, "slim") == 50
+    for entry in ({"recipe": "11", "fast": "1"}, {"recipe": "", "fast": ""}):
+        with pytest.raises(ValueError, match="not pairs"):
+            points_lost(entry)
+
+
+def test_the_table_has_a_line_each_and_what_failed():
+    measured = table(record())
+    assert tuple(measured.columns) == COLUMNS
+    assert len(measured) == 14
+    failed = measured[measured.error.notna()]
+    assert failed[["method", "way", "error"]].values.tolist() == [["int8", "graph", "E: no capture"]]
+    assert failed.step_ms.isna().all() and failed.resident.eq(67).all()
+    assert value(measured, "step_ms", "600M-512", "int8") == 90
+    assert value(measured, "step_ms", "600M-512", ["16-bit", "int8-fast"], pixels=512) == 3
+    assert value(measured, "step_ms", "600M-512", "16-bit", "compiled") is None
+    assert value(measured, "step_ms", "no", "16-bit") is None
+
+
+def test_the_table_takes_partial_rows():
+    dead = {"checkpoint": "a", "method": "int8", "error": "OutOfMemoryError", "text": "no room"}
+    bare = {"checkpoint": "a", "method": "16-bit", "load": {"seconds": None, "peak": 5}, "resident": {"allocated": 5}}
+    whole = row("a", "nf4", 5, 5, {"eager": [size(picture_s=[3.0, 1.0, 2.0], kernels={"started": 7, "busy_ms": 2.0})]})
+    measured = table([dead, bare, whole])
+    assert measured.error.tolist()[0] == "OutOfMemoryError: no room" and measured.error[1:].isna().all()
+    assert math.isnan(measured.load_s[1]) and measured.resident[1] == 5
+    assert measured.loc[2, ["picture_s", "started", "busy_ms"]].tolist() == [2, 7, 2]
+    assert table([]).empty
+
+
+def test_a_goal_at_its_limit_is_met():
+    assert Goal("a", None, 1.1, 1.1).verdict == "met"
+    assert Goal("a", None, 1.1, 1.1001).verdict == "missed"
+
+
+def test_methods_and_ways_that_goals_name_exist():
+    from sana_lab.measure import goals as module
+
+    assert {*module.EIGHT_BIT, *module.SIXTEEN_BIT, *module.SLIM, "int8"} <= set(METHODS)
+    assert {"eager", "fused"} <= set(WAYS)
