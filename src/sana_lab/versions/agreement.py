@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 REASONS: dict[str, str] = {
     "map-cuda": "diffusers 0.35 and 0.36 list the devices once, when `pipeline_utils.py` is imported. The process that "
-    "runs the probes imports it before the virtual GPU is there, so `cuda` was missing from the list. The real GPU is "
-    "right. Mended since: the virtual GPU enters itself, and the version matrix was measured again in this row."
+    "runs the probes imports it before the virtual GPU is there, so `cuda` was missing from the list. Mended since, "
+    "and this row of the version matrix measured again."
 }
 """Probe -> why the virtual GPU does something else than the recorded real one."""
 
@@ -113,9 +113,10 @@ class Agreement:
         found = self.differences
         page = f"<p>{LEGEND}</p>{self.table[['torch', 'probes', 'same', 'as in the matrix']].to_html(border=0)}"
         if len(found):
-            heads = "".join(f"<th>{head}</th>" for head in ("probe", *found.columns))
+            left = "style='text-align: left; vertical-align: top'"
+            heads = "".join(f"<th {left}>{head}</th>" for head in ("probe", *found.columns))
             body = "".join(
-                f"<tr><th><code>{id}</code></th>" + "".join(f"<td>{code(text)}</td>" for text in row) + "</tr>"
+                f"<tr><th {left}><code>{id}</code></th>{''.join(f'<td {left}>{code(text)}</td>' for text in row)}</tr>"
                 for id, row in zip(found.index, found.itertuples(index=False), strict=True)
             )
             head = f"<thead><tr>{heads}</tr></thead>"

@@ -268,9 +268,9 @@ STYLE = """<style>
 .versions th { text-align: left; font-weight: normal; background: var(--pst-color-background, #fff) }
 .versions thead th { vertical-align: bottom; padding-bottom: .3rem }
 .versions thead th span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap }
-.versions th[scope=row] { position: sticky; left: 0; z-index: 1; max-width: 20rem; padding-right: .5rem }
+.versions th[scope=row] { position: sticky; left: 0; z-index: 1; max-width: 17.5rem; padding-right: .5rem }
 .versions th.group { font-weight: bold; padding-top: .6rem; position: sticky; left: 0 }
-.versions td { text-align: center; width: 1.7rem; min-width: 1.7rem; cursor: help }
+.versions td { text-align: center; width: 1.6rem; min-width: 1.6rem; cursor: help }
 .versions th code { font-size: .95em; background: none; border: none; padding: 0; color: inherit }
 .versions td.same, .versions-legend .same { background: rgba(46, 160, 67, .22) }
 .versions td.differs, .versions-legend .differs { background: rgba(224, 160, 20, .34) }
