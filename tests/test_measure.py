@@ -74,7 +74,7 @@ def fake(monkeypatch):
         started.append((job.name, gpu))
         found = {"resident": {"allocated": 2**20}, "load": {"peak": 2**20}, "ways": {}}
         if job.method not in broken:
-            found["complete"] = True
+            found |= {"sizes": [list(size) for size in job.sizes], "complete": True}
         (out / f"{job.name}.json").write_text(json.dumps(found))
         return job.method not in broken
 
@@ -112,7 +112,16 @@ def test_half_a_result_is_in_the_record_and_measured_again(fake, tmp_path):
     run(jobs, tmp_path, progress=False)
     assert collect(jobs, tmp_path)[0]["checkpoint"] == "x"
     (tmp_path / "x--int8.json").write_text("{")
-    assert not runner._complete(tmp_path / "x--int8.json")
+    assert not runner._complete(jobs[0], tmp_path)
+
+
+def test_bytes_alone_do_not_pass_for_times(fake, tmp_path):
+    started, _ = fake
+    run([Job(tmp_path, "int8", label="x")], tmp_path, progress=False)
+    timed = [Job(tmp_path, "int8", ((512, 1),), label="x")]
+    run(timed, tmp_path, progress=False)
+    run(timed, tmp_path, progress=False)
+    assert len(started) == 2
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -143,7 +152,9 @@ def test_a_checkpoint_that_cannot_be_loaded_is_a_result(tmp_path):
     (folder / "model_index.json").write_text((SHAPES_FOLDER / "model_index.json").read_text())
     result = CliRunner().invoke(cli.app, ["measure", str(folder), "--method", "int8", "--out", str(tmp_path / "out")])
     assert "1 of 1 methods failed: see empty--int8.log" in str(result.exception)
-    assert json.loads((tmp_path / "out/empty--int8.json").read_text())["error"] in ("OSError", "ValueError")
+    found = json.loads((tmp_path / "out/empty--int8.json").read_text())
+    assert found["error"] in ("OSError", "ValueError")
+    assert not runner._complete(Job(folder, "int8"), tmp_path / "out"), "it would not be tried again"
 
 
 def test_the_table_shows_bytes_times_and_failures():

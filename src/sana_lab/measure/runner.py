@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
 from .. import evidence
@@ -42,9 +42,14 @@ class Job:
     label: str = ""
 
     @property
+    def checkpoint(self) -> str:
+        """What the checkpoint is called in file names and tables."""
+        return self.label or self.folder.name
+
+    @property
     def name(self) -> str:
         """File name of its result, without `.json`."""
-        return f"{self.label or self.folder.name}--{self.method}"
+        return f"{self.checkpoint}--{self.method}"
 
 
 def jobs_for(
@@ -67,7 +72,7 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
         jobs: jobs of one checkpoint go to one GPU, in their order.
         out: folder for one file a job. Files of finished jobs are left alone: run again to go on.
         gpus: of this machine; 0 where there is none, which measures bytes on a virtual one.
-        limit: seconds for one job, waiting for its turn excluded.
+        limit: seconds for one job; it may wait as long for its turn.
         progress: show a bar.
 
     Returns:
@@ -76,20 +81,20 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
     from tqdm import tqdm
 
     out.mkdir(parents=True, exist_ok=True)
-    todo = [job for job in jobs if not _complete(out / f"{job.name}.json")]
-    checkpoints = list(dict.fromkeys(job.label or job.folder.name for job in todo))
+    todo = [job for job in jobs if not _complete(job, out)]
+    checkpoints = list(dict.fromkeys(job.checkpoint for job in todo))
     queues: list[Queue[Job]] = [Queue() for _ in range(max(gpus, 1))]
     for job in todo:
-        queues[checkpoints.index(job.label or job.folder.name) % len(queues)].put(job)
+        queues[checkpoints.index(job.checkpoint) % len(queues)].put(job)
     failed, lock = [], threading.Lock()
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="method", disable=not progress) as bar:
 
         def serve(number: int) -> None:
             queue = queues[number % len(queues)]
-            while not queue.empty():
+            while True:
                 try:
                     job = queue.get_nowait()
-                except Exception:
+                except Empty:
                     return
                 good = _run_one(job, out, number % len(queues) if gpus else None, limit)
                 with lock:
@@ -118,11 +123,13 @@ def _run_one(job: Job, out: Path, gpu: int | None, limit: float) -> bool:
     return done.returncode == 0
 
 
-def _complete(file: Path) -> bool:
+def _complete(job: Job, out: Path) -> bool:
+    """Whether a whole result is there, of the sizes that are asked for."""
     try:
-        return bool(json.loads(file.read_text(encoding="utf-8")).get("complete"))
+        found = json.loads((out / f"{job.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    return bool(found.get("complete")) and found.get("sizes") == [list(size) for size in job.sizes]
 
 
 def collect(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
@@ -132,7 +139,7 @@ def collect(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
         file = out / f"{job.name}.json"
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
-            rows.append({"checkpoint": job.label or job.folder.name, "method": job.method, **found})
+            rows.append({"checkpoint": job.checkpoint, "method": job.method, **found})
     return rows
 
 

@@ -289,11 +289,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         with _turn(given.turn):
-            keep(measure(given.folder, given.method, sizes, keep) | {"complete": True})
+            keep(measure(given.folder, given.method, sizes, keep) | {"sizes": sizes, "complete": True})
     except Exception as error:
         if not given.out.exists():
             text = " ".join(str(error).split())[:400]
-            keep({"error": type(error).__name__, "text": text, "complete": True})
+            keep({"error": type(error).__name__, "text": text})
         raise
 
 
