@@ -184,6 +184,8 @@ def execute_chapters(app: Sphinx, env: BuildEnvironment, docnames: list[str]) ->
     They run as MyST-NB would run them (1.4.0, core/execute/cache.py), which then finds them. A chapter that fails is
     not kept: MyST-NB runs it again, and reports it as it does.
     """
+    if app.config.nb_execution_mode != "cache":
+        return
     cache = get_cache(app.config.nb_execution_cache_path)
     todo: dict[Path, NotebookNode] = {}
     for path in (Path(env.doc2path(name)) for name in docnames):
