@@ -36,12 +36,13 @@ def laid_out(tmp_path, monkeypatch):
         for id in probes:
             if (virtual, id) in faults:
                 raise OSError("the process ended")
-            yield {"probe": id, **(RUNS if virtual else OTHER)}
+            yield {"probe": id, "digest": PROBES[id].digest, **(RUNS if virtual else OTHER)}
 
     @contextmanager
     def folders():
         yield tmp_path, tmp_path, "trained"
 
+    monkeypatch.setattr(real, "installed", lambda path: INSTALLED)
     monkeypatch.setattr(real, "probe_in", probe_in)
     monkeypatch.setattr(real, "folders", folders)
     monkeypatch.setattr(evidence, "this_machine", lambda: {"device": "H100", "count": 1, "driver": "580"})
@@ -59,7 +60,8 @@ def test_every_probe_runs_once_on_each_gpu_and_each_stack(laid_out):
     assert list(found["results"]["stacks"]) == list(NAMES)
     for entry in found["results"]["stacks"].values():
         assert list(entry["real"]) == list(entry["virtual"]) == list(PROBES)
-        assert entry["real"]["move-encoder"] == OTHER and entry["virtual"]["move-encoder"] == RUNS
+        digest = {"digest": PROBES["move-encoder"].digest}
+        assert entry["real"]["move-encoder"] == OTHER | digest and entry["virtual"]["move-encoder"] == RUNS | digest
         assert entry["resolved"] == INSTALLED["resolved"] and "x" not in entry["beside"]
     assert found["machine"]["device"] == "H100" and found["versions"]["torch"] == INSTALLED["resolved"]["torch"]
     assert sum(len(probes) for _, probes, _ in calls) == 2 * 2 * len(PROBES)
@@ -78,6 +80,86 @@ def test_a_process_that_ends_early_loses_only_its_own_probes(laid_out, capsys):
     entry = found["stacks"]["2025-12"]
     assert list(entry["virtual"]) == list(PROBES)
     assert "move-encoder" not in entry["real"] and "import-sana-pipeline" in entry["real"]
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(laid_out, capsys):
+    place, calls, faults = laid_out
+    faults[(False, "move-encoder")] = True
+    assert run(place, "--jobs", "4") == 1
+    before = evidence.load(real.NAME, folder=place / "out")["results"]["stacks"]
+    calls.clear()
+    faults.clear()
+    assert run(place, "--jobs", "4") == 0
+    left = [id for id in PROBES if id not in before["2025-12"]["real"]]
+    assert 0 < len(left) < len(PROBES) and not any(virtual for virtual, _, _ in calls)
+    assert sorted(id for _, probes, _ in calls for id in probes) == sorted(2 * left)
+    found = evidence.load(real.NAME, folder=place / "out")["results"]
+    assert found["errors"] == [] and all(list(found["stacks"][name]["real"]) == list(PROBES) for name in NAMES)
+    calls.clear()
+    written = (place / "out" / "versions_real.json").read_bytes()
+    assert run(place) == 0 and calls == [] and "nothing to do" in capsys.readouterr().out
+    assert (place / "out" / "versions_real.json").read_bytes() == written
+    assert run(place, "--again", "--probe", "move-encoder") == 0 and len(calls) == 4
+    assert evidence.load(real.NAME, folder=place / "out")["results"] == found
+
+
+def change(place, **fields):
+    """Change the record of a run: of the whole, or of the stack 2025-12."""
+    file = place / "out" / "versions_real.json"
+    found = json.loads(file.read_text())
+    entry = found["results"]["stacks"]["2025-12"]
+    for name, value in fields.items():
+        (found if name in found else entry)[name] = value
+    file.write_text(json.dumps(found))
+    return file
+
+
+@pytest.mark.parametrize(
+    "outcome", [{"digest": "of other lines"}, {"weights": "untrained"}, {"kind": "skipped", "words": "no weights"}]
+)
+def test_an_outcome_of_other_lines_or_weights_is_measured_again(laid_out, outcome):
+    place, calls, _ = laid_out
+    assert run(place, "--probe", "map-auto") == 0
+    change(place, virtual={"map-auto": RUNS | {"digest": PROBES["map-auto"].digest} | outcome})
+    calls.clear()
+    assert run(place, "--probe", "map-auto") == 0
+    assert [virtual for virtual, _, _ in calls] == [True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"machine": {"device": "H100", "count": 2, "driver": "580"}}, "another machine (2 × H100, driver 580)"),
+        ({"python": "3.11.7"}, "Python 3.11.7"),
+        ({"resolved": INSTALLED["resolved"] | {"torch": "2.0.0"}}, "torch 2.0.0"),
+        ({"resolved": INSTALLED["resolved"] | {"bitsandbytes": "0.1.2"}}, "'bitsandbytes': '0.1.2'"),
+        ({"beside": {"numpy": "1.26.4"}}, "stack 2025-12 with beside {'numpy': '1.26.4'}"),
+        ({"damage": True}, "damaged"),
+    ],
+)
+def test_a_record_of_something_else_is_refused_and_left_alone(laid_out, capsys, fields, said):
+    place, calls, _ = laid_out
+    assert run(place, "--probe", "map-auto") == 0
+    calls.clear()
+    file = change(place, **fields)
+    if "damage" in fields:
+        file.write_text(file.read_text()[:-9])
+    kept = file.read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        run(place)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and said in line and "choose another --out" in line
+    assert calls == [] and file.read_bytes() == kept
+
+
+def test_a_stack_measured_before_and_no_longer_there_is_kept(laid_out):
+    place, calls, _ = laid_out
+    assert run(place, "--probe", "map-auto") == 0
+    (place / "in" / "2025-12").rmdir()
+    assert run(place, "--probe", "move-encoder") == 0
+    found = evidence.load(real.NAME, folder=place / "out")["results"]["stacks"]
+    assert list(found["2025-12"]["real"]) == ["map-auto"]
+    assert list(found["2025-10"]["real"]) == ["map-auto", "move-encoder"]
 
 
 def test_without_a_gpu_the_virtual_half_runs(laid_out, monkeypatch):
@@ -130,13 +212,22 @@ def test_importing_beside_a_gpu_does_not_ask_cuda(monkeypatch):
     def from_cuda(device=None):
         raise AssertionError("this starts CUDA")
 
+    has_triton = from_cuda  # the real one starts CUDA as well
+    triton = types.SimpleNamespace(has_triton=has_triton, has_triton_package=lambda: True)
     torch = types.SimpleNamespace(cuda=types.SimpleNamespace(get_device_capability=from_cuda))
-    monkeypatch.setitem(sys.modules, "torch", torch)
+    for name, module in {"torch": torch, "torch.utils": types.SimpleNamespace(_triton=triton)}.items():
+        monkeypatch.setitem(sys.modules, name, module)
     seen = []
-    monkeypatch.setattr(worker, "_import_libraries", lambda: seen.append(torch.cuda.get_device_capability(0)))
-    monkeypatch.setattr("subprocess.run", lambda *a, **k: types.SimpleNamespace(stdout="9.0\n9.0\n"))
-    worker._import_beside_a_gpu()
-    assert seen == [(9, 0)] and torch.cuda.get_device_capability is from_cuda
+
+    def libraries():
+        seen.append((torch.cuda.get_device_capability(0), triton.has_triton()))
+
+    monkeypatch.setattr(worker, "_import_libraries", libraries)
+    for said in ("9.0\n9.0\n", "6.1\n"):
+        monkeypatch.setattr("subprocess.run", lambda *a, said=said, **k: types.SimpleNamespace(stdout=said))
+        worker._import_beside_a_gpu()
+    assert seen == [((9, 0), True), ((6, 1), False)]
+    assert torch.cuda.get_device_capability is from_cuda and triton.has_triton is has_triton
 
 
 # ---- comparing --------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@
 
 `FOLDER` has a folder for each stack, named like it, with its libraries as `pip install --target` lays them out; they
 come before what is installed. torch is whatever is installed, and the record says which. One JSON file grows in
-`PLACE`: `versions_real.json`, an evidence record, complete up to the last probe that ended. Two minutes for four stacks
-on sixteen cores. A machine without a GPU, or `--virtual`, runs the virtual half only.
+`PLACE`: `versions_real.json`, an evidence record, complete up to the last probe that ended. A stopped run goes on with
+the same command, on the same machine with the same versions: what that file holds is kept, the rest is run. The
+virtual half takes two minutes of one core for a stack. A machine without a GPU, or `--virtual`, runs only that half.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from .. import evidence
 from .probes import PROBES
 from .runner import SOURCE, folders, probe_in
 from .stacks import STACKS
+from .worker import installed
 
 NAME = "versions_real"
 WHAT = "What each probe does on a few stacks of library versions, on a real GPU and on the virtual one."
 BESIDE = ("tokenizers", "safetensors", "numpy", "triton")
 """Versions worth keeping besides those that a stack pins."""
+
+SHARES = 3
+"""Processes for one stack on one GPU, at most: each has to import everything."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)")
     parser.add_argument("--virtual", action="store_true", help="the virtual half only")
     parser.add_argument("--probe", action="append", choices=list(PROBES), metavar="ID", help="only this one")
+    parser.add_argument("--again", action="store_true", help="also what a run before left in PLACE")
     options = parser.parse_args(arguments)
     names = [stack.name for stack in STACKS if (options.folder / stack.name).is_dir()]
     if not names:
@@ -44,18 +50,31 @@ def main(arguments: list[str] | None = None) -> int:
     machine = evidence.this_machine()
     modes = ["virtual"] if options.virtual or machine["driver"] is None else ["real", "virtual"]
     found = Findings(options.out, machine, "python -m sana_lab.versions.real FOLDER --out PLACE")
-    wanted = options.probe or list(PROBES)
-    each = max(1, min(3, options.jobs // (len(names) * len(modes))))
-    parts = [(name, mode, wanted[i::each]) for mode in modes for i in range(each) for name in names if wanted[i::each]]
+    try:
+        found.resume({name: _installed(options.folder, name) for name in names})
+    except ValueError as reason:
+        parser.error(f"{reason}; choose another --out, or remove that file")
     from tqdm import tqdm
 
-    with folders() as places, tqdm(total=len(wanted) * len(names) * len(modes), unit="probe", mininterval=5) as bar:
+    with folders() as places:
+        probes = options.probe or list(PROBES)
+        wanted = {(mode, name): probes for mode in modes for name in names}
+        if not options.again:
+            wanted = {(mode, name): found.missing(name, mode, probes, places[-1]) for mode, name in wanted}
+        wanted = {pair: ids for pair, ids in wanted.items() if ids}
+        if not wanted:
+            print(f"nothing to do: all of it is in {options.out / NAME}.json")
+            return 0
+        each = max(1, min(SHARES, options.jobs // len(wanted)))
+        parts = [(name, mode, ids[i::each]) for i in range(each) for (mode, name), ids in wanted.items()]
+        parts = [part for part in parts if part[-1]]
+        with tqdm(total=sum(map(len, wanted.values())), unit="probe", mininterval=5) as bar:
 
-        def go(part: tuple[str, str, list[str]]) -> None:
-            _probe(options.folder, *part, places, found, bar)
+            def go(part: tuple[str, str, list[str]]) -> None:
+                _probe(options.folder, *part, places, found, bar)
 
-        with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-            list(pool.map(go, parts))
+            with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+                list(pool.map(go, parts))
     for line in found.errors:
         print(line, file=sys.stderr)
     print(f"written to {found.write()}")
@@ -72,6 +91,37 @@ class Findings:
         self.errors: list[str] = []
         self._lock = threading.Lock()
 
+    def resume(self, versions: dict[str, dict[str, Any]]) -> None:
+        """Take over what a run before left in the folder.
+
+        Args:
+            versions: Stack -> what `_versions` gives now. The file may have stacks that are not there now.
+
+        Raises:
+            ValueError: the file is damaged, another machine's, or of other versions: nothing in it is lost.
+        """
+        if NAME not in evidence.names(self.place):
+            return
+        before = evidence.load(NAME, folder=self.place)
+        file = self.place / f"{NAME}.json"
+        if before["machine"] != self.machine:
+            device, count, driver = (before["machine"].get(field) for field in ("device", "count", "driver"))
+            raise ValueError(f"{file} is of another machine ({count} × {device}, driver {driver})")
+        python, torch = next((now["python"], now["resolved"]["torch"]) for now in versions.values())
+        for name, entry in before["results"]["stacks"].items():
+            if entry["python"] != python or entry["resolved"]["torch"] != torch:
+                there = f"Python {entry['python']} and torch {entry['resolved']['torch']}"
+                raise ValueError(f"{file} was made with {there}, and here are {python} and {torch}")
+            for field, now in versions.get(name, {}).items():
+                if entry[field] != now:
+                    raise ValueError(f"{file} has stack {name} with {field} {entry[field]}, and the folder has {now}")
+        self.stacks = before["results"]["stacks"]
+
+    def missing(self, stack: str, mode: str, probes: list[str], weights: str) -> list[str]:
+        """Which of these probes have no outcome yet, or one of other lines or other weights."""
+        known = self.stacks.get(stack, {}).get(mode, {})
+        return [id for id in probes if id not in known or not _current(known[id], id, weights)]
+
     def put(self, stack: str, mode: str, item: dict[str, Any]) -> None:
         """Note what is installed, or an outcome, and write the file."""
         with self._lock:
@@ -79,8 +129,7 @@ class Findings:
             if "probe" in item:
                 entry.setdefault(mode, {})[item.pop("probe")] = item
             else:
-                beside = {name: item["beside"].get(name) for name in BESIDE}
-                entry.update(python=item["python"], resolved=item["resolved"], beside=beside)
+                entry.update(_versions(item))
             self.write()
 
     def write(self) -> Path:
@@ -104,6 +153,24 @@ class Findings:
             versions=versions,
             folder=self.place,
         )
+
+
+def _current(outcome: dict[str, Any], id: str, weights: str) -> bool:
+    """Whether an outcome is of the probe as it is now, with these weights."""
+    if outcome["kind"] == "skipped":
+        return weights != "trained"
+    return outcome.get("digest") == PROBES[id].digest and outcome.get("weights", "trained") == weights
+
+
+def _versions(item: dict[str, Any]) -> dict[str, Any]:
+    """What the record keeps of what `worker.installed` gives."""
+    beside = {name: item["beside"].get(name) for name in BESIDE}
+    return {"python": item["python"], "resolved": item["resolved"], "beside": beside}
+
+
+def _installed(folder: Path, name: str) -> dict[str, Any]:
+    """The versions that a process of this stack will find; nothing is imported."""
+    return _versions(installed([str((folder / name).resolve()), str(SOURCE), *sys.path]))
 
 
 def _probe(folder: Path, name: str, mode: str, probes: list[str], places: tuple, found: Findings, bar: Any) -> None:

@@ -42,10 +42,14 @@ def main() -> None:
         print(json.dumps({"probe": id, **outcome}, ensure_ascii=True), file=results, flush=True)
 
 
-def installed() -> dict:
-    """Every distribution of this environment with its version, as `importlib.metadata` reads it."""
+def installed(path: list[str] | None = None) -> dict:
+    """Every distribution of this environment with its version, as `importlib.metadata` reads it.
+
+    Args:
+        path: folders to look in, in this order; `sys.path` by default.
+    """
     found: dict[str, str] = {}
-    for d in distributions():
+    for d in distributions() if path is None else distributions(path=path):
         if d.name:
             found.setdefault(d.name.lower().replace("_", "-"), d.version)  # the first on the path is what is imported
     return {
@@ -88,20 +92,26 @@ def _preload() -> None:
 
 
 def _import_beside_a_gpu() -> None:
-    """Import without starting CUDA, after which no fork could use it: bitsandbytes asks for the compute capability."""
+    """Import without starting CUDA, after which no fork could use it: bitsandbytes asks for the compute capability.
+
+    Until 0.49 it also asks torch whether triton can be used (bitsandbytes/triton/triton_utils.py), and torch starts
+    CUDA to read the same number (`has_triton` in torch/utils/_triton.py: 7.0 is enough).
+    """
     import subprocess
 
     import torch
+    from torch.utils import _triton
 
     asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout.split()
     capability = tuple(map(int, said[0].split(".")))
-    from_cuda = torch.cuda.get_device_capability
+    from_cuda, has_triton = torch.cuda.get_device_capability, _triton.has_triton
     torch.cuda.get_device_capability = lambda device=None: capability
+    _triton.has_triton = lambda: _triton.has_triton_package() and capability >= (7, 0)
     try:
         _import_libraries()
     finally:
-        torch.cuda.get_device_capability = from_cuda
+        torch.cuda.get_device_capability, _triton.has_triton = from_cuda, has_triton
 
 
 def _import_libraries() -> None:
