@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sana_lab import fast, load_sana, planted, slim, use_accelerator
-from sana_lab.fast import FusedLinear8bit, Kept, fuse_, rounding, speed_up_
-from sana_lab.kernels import gated_depthwise, int8_linear
+from sana_lab.fast import FusedLinear8bit, Kept, WeightOnly8bit, fuse_, rounding, speed_up_, weights_only_
+from sana_lab.kernels import dequantize, gated_depthwise, int8_linear
 from sana_lab.shapes import SHAPES_FOLDER
 
 PROMPT = "a small red star above a large blue ring on a white background"
@@ -54,6 +54,16 @@ def test_int8_linear_sums_in_integers():
     assert out.unique().tolist() == [float(torch.tensor(127 * 127 * 9000 - 127, dtype=torch.float32))]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dequantize_is_what_bitsandbytes_reads_from_its_codes(dtype):
+    weight = random(48, 72).half()
+    made, largest, _ = bitsandbytes.functional.int8_vectorwise_quant(weight)
+    theirs = bitsandbytes.functional.int8_vectorwise_dequant(made, largest)
+    ours = dequantize(made, largest.float() / 127, dtype)
+    # bitsandbytes 0.50.2 writes 1/127 with seven digits (functional.py), and we round once more, to `dtype`
+    torch.testing.assert_close(ours.float(), theirs.float(), rtol=torch.finfo(dtype).eps + 1e-6, atol=0)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 3), (7, 6)])
 def test_gated_depthwise_is_the_convolution_of_each_channel_and_the_gate(size):
     hidden = random(2, *size, 10)
@@ -69,6 +79,9 @@ def test_the_kernels_say_their_shapes_to_a_compiler():
         int8_linear, (codes(20, 16), random(20, 1), codes(8, 16), random(8), None, True, torch.float32),
         test_utils=("test_schema", "test_faketensor"),
     )  # fmt: skip
+    torch.library.opcheck(
+        dequantize, (codes(8, 16), random(8), torch.bfloat16), test_utils=("test_schema", "test_faketensor")
+    )
     torch.library.opcheck(
         gated_depthwise, (random(1, 4, 4, 6), random(3, 3, 6), random(6)), test_utils=("test_schema", "test_faketensor")
     )
@@ -101,11 +114,32 @@ def test_a_fused_layer_computes_what_bitsandbytes_computes_at_threshold_0(called
     assert fused.codes.data_ptr() == layer.weight.data.data_ptr(), "the codes were copied"
 
 
-def test_a_fused_layer_takes_inputs_that_float16_cannot_hold():
+@pytest.mark.parametrize("kind", [FusedLinear8bit, WeightOnly8bit])
+def test_a_fused_layer_takes_inputs_that_float16_cannot_hold(kind):
     layer = quantized()
     hidden = (random(4, 64) * 1e5).to("cuda", torch.bfloat16)
     assert not layer(hidden).isfinite().all()
-    assert FusedLinear8bit.of(layer)(hidden).isfinite().all()
+    assert kind.of(layer)(hidden).isfinite().all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("silu", [True, False])
+def test_with_weights_alone_in_8_bits_the_input_is_not_rounded(bias, silu):
+    layer = quantized(bias=bias)
+    weights = WeightOnly8bit.of(layer)
+    hidden = random(2, 20, 64, seed=1).cuda()
+    hidden[..., 3] = 1e4  # an outlier, which would leave nothing of the others in 8 bits
+    weight = bitsandbytes.functional.int8_vectorwise_dequant(weights.codes, weights.scale * 127).double()
+    exact = F.linear(hidden.double(), weight, layer.bias.double() if bias else None)
+    exact = F.silu(exact) if silu else exact
+    error = (weights(hidden, silu=silu).double() - exact).norm() / exact.norm()
+    assert error < 2e-6, "float32 rounds the sum, and bitsandbytes writes 1/127 with seven digits"
+    assert weights.codes.data_ptr() == layer.weight.data.data_ptr(), "the codes were copied"
+    alone = torch.zeros_like(hidden)
+    alone[..., 3] = 1e4
+    assert (weights(hidden) - weights(alone)).norm() > 100, "the other columns count"
+    plain = FusedLinear8bit.of(layer)
+    assert torch.equal(plain(hidden), plain(alone)), "with the input in 8 bits nothing is left of them"
 
 
 def test_a_row_of_zeros_stays_zero():
@@ -155,6 +189,37 @@ def test_fused_is_as_near_to_16_bits_as_threshold_0(slimmed):
     ours = (step(transformer) - exact).norm() / exact.norm()
     assert ours < 1.2 * theirs
     assert ours > theirs / 10, "suspiciously near: is anything in 8 bits?"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_with_weights_alone_in_8_bits_a_step_is_no_worse_than_the_recipe_outliers_or_not(factor, tmp_path):
+    folder = SHAPES_FOLDER if factor == 1 else planted.copy_with_outliers(SHAPES_FOLDER, tmp_path / "x", factor)
+    exact = step(load_sana(folder, "fp32", "cpu").transformer)
+    recipe, weights, plain = (load_sana(folder, "int8", slim=True).transformer for _ in range(3))
+    held = [p.data_ptr() for p in weights.parameters() if p.dtype == torch.int8]
+    fuse_(weights, activations=16)
+    assert sorted(b.data_ptr() for b in weights.buffers() if b.dtype == torch.int8) == sorted(held), "not its codes"
+    recipe, weights, plain = ((step(model) - exact).norm().item() for model in (recipe, weights, fuse_(plain)))
+    assert 0 < weights < recipe * (0.9 if factor == 1 else 1.02), "with outliers both keep the error of the weights"
+    if factor > 1:
+        assert weights < plain / 10, "an outlier must spoil integer products"
+
+
+def test_a_text_encoder_with_weights_alone_in_8_bits_is_nearer_to_16_bits_than_the_recipe():
+    exact = load_sana("shapes", "fp32", "cpu").encode_prompt(PROMPT)[0].double()
+    pipe = load_sana("shapes", "int8")
+    recipe = (pipe.encode_prompt(PROMPT)[0].cpu().double() - exact).norm()
+    weights_only_(pipe.text_encoder)
+    assert not any(isinstance(layer, bitsandbytes.nn.Linear8bitLt) for layer in pipe.text_encoder.modules())
+    ours = (pipe.encode_prompt(PROMPT)[0].cpu().double() - exact).norm()
+    assert 0 < ours < 0.9 * recipe
+
+
+def test_bits_that_nobody_multiplies_with_are_refused():
+    transformer = exact_transformer()
+    with pytest.raises(ValueError, match="activations=4: give 8 for integer products, or 16 for weights alone"):
+        fuse_(transformer, activations=4)
+    fuse_(transformer)  # nothing was changed: it can still be fused
 
 
 def test_fusing_twice_or_something_else_is_refused():
@@ -238,8 +303,20 @@ def test_the_fast_mode_refuses_in_one_line_and_changes_nothing(monkeypatch):
         speed_up_(pipe, [PROMPT])
     assert "\n" not in str(error.value)
     assert {name: type(module) for name, module in pipe.transformer.named_modules()} == before
+    with pytest.raises(ValueError, match="give a few prompts to check with, or activations=16"):
+        speed_up_(pipe)
     found.pop("a.to_out.0")
     assert isinstance(speed_up_(pipe, [PROMPT]).transformer.get_submodule("proj_out"), FusedLinear8bit)
+    kinds = {type(layer) for layer in pipe.text_encoder.modules()}
+    assert WeightOnly8bit in kinds, "the text encoder multiplies in 16 bits in any case"
+    assert kinds.isdisjoint({FusedLinear8bit, bitsandbytes.nn.Linear8bitLt})
+
+
+def test_with_16_bit_activations_nothing_is_looked_at(monkeypatch):
+    monkeypatch.setattr(fast, "rounding", lambda *_: pytest.fail("looked"))
+    pipe = slim_without_encoder = load_sana("shapes", "int8", slim=True)
+    slim.drop_text_encoder_(slim_without_encoder)
+    assert isinstance(speed_up_(pipe, activations=16).transformer.get_submodule("proj_out"), WeightOnly8bit)
 
 
 def test_nothing_in_8_bits_cannot_be_looked_at():

@@ -49,13 +49,13 @@ def verdicts(rows, factors=None):
     return [goal.verdict for goal in goals(rows, factors)]
 
 
-GOOD = {"1": {"recipe": "1111" * 50, "fast": "1111" * 50, "refused": False}}
+GOOD = {"1": {"recipe": "1111" * 50, "fast": "1111" * 50, "weights": "1111" * 50, "refused": False}}
 
 
 def test_all_met():
-    assert verdicts(record(), GOOD) == ["met"] * 8
+    assert verdicts(record(), GOOD) == ["met"] * 9
     reached = [goal.reached for goal in goals(record(), GOOD)]
-    assert reached == pytest.approx([0.5, 0.5, 0.5, 0.1, 0.9, 1.1, 0, 1.1])
+    assert reached == pytest.approx([0.5, 0.5, 0.5, 0.1, 0.9, 1.1, 0, 0, 1.1])
     assert [goal.recipe for goal in goals(record(), GOOD)][:4] == pytest.approx([0.67, 0.75, None, 3.0])
 
 
@@ -66,13 +66,13 @@ def test_all_met():
         ({"fast_ms": 9.1}, [3]),
         ({"best_ms": 16.0}, [4, 5]),
         ({"best_ms": 19.0}, [5]),
-        ({"peak": 1.2}, [7]),
+        ({"peak": 1.2}, [8]),
     ],
 )
 def test_each_goal_can_be_missed(changed, missed):
     said = verdicts(record(**changed), GOOD)
     assert [i for i, verdict in enumerate(said) if verdict == "missed"] == missed
-    assert said.count("met") == 8 - len(missed)
+    assert said.count("met") == 9 - len(missed)
 
 
 def test_the_best_16_bit_way_is_the_yardstick():
@@ -86,7 +86,7 @@ def test_the_best_16_bit_way_is_the_yardstick():
 def test_what_is_missing_is_said(gone):
     rows = [r for r in record() if r["method"] != gone]
     assert verdicts(rows)[3] == "not measured"
-    assert verdicts([])[:7] == ["not measured"] * 7
+    assert verdicts([])[:8] == ["not measured"] * 8
     assert as_table(goals([]))["reached"].eq("–").all()
 
 
@@ -97,6 +97,15 @@ def test_quality_counts_where_it_is_not_refused():
     assert verdicts([], GOOD | allowed)[6] == "missed"
     assert verdicts([], refused)[6] == "not measured"
     assert goals([], GOOD | allowed)[6].reached == 100
+    for refuses in (True, False):  # nothing refuses where the weights alone are in 8 bits
+        lost = {"recipe": "1" * 100, "fast": "1" * 100, "weights": "1" * 98 + "00", "refused": refuses}
+        assert goals([], GOOD | {"100": lost})[7].reached == 2
+
+
+def test_the_faster_of_two_8_bit_steps_counts():
+    other = [row("600M-512", "int8-weights", 50, 50, {"fused": [size(ms=2.0)]})]
+    assert goals(record() + other)[3].reached == pytest.approx(2 / 30)
+    assert goals(record(fast_ms=1.0) + other)[3].reached == pytest.approx(1 / 30)
 
 
 def test_points_lost_are_of_pairs():

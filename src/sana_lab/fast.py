@@ -1,9 +1,11 @@
-"""8-bit Sana without the waiting: the same int8 products, written so that a compiler can fuse what stands around them.
+"""8-bit Sana without the waiting: the codes of the recipe, multiplied in ways that a compiler and a graph can take.
 
 A step of the recipe spends most of its time between products: each of bitsandbytes' layers launches a kernel that finds
-outliers, one that quantizes, one that multiplies, one that rescales. `fuse_` writes the layers in plain PyTorch, on the
-very codes that bitsandbytes made, and without the search for outliers (threshold 0). `compile_` lets the compiler join
-what is written, and `capture_` records a whole step as one CUDA graph.
+outliers, one that quantizes, one that multiplies, one that rescales. `fuse_` writes the layers anew, on the very codes
+that bitsandbytes made, in one of two ways. `FusedLinear8bit` rounds the input to 8 bits too and multiplies integers,
+without a look for outliers (threshold 0). `WeightOnly8bit` turns the codes back into 16-bit weights just before it
+multiplies: no input is rounded, so outliers do no harm. `compile_` lets the compiler join what stands around the
+products, and `capture_` records a whole model as one CUDA graph.
 
 Chapter 7.
 """
@@ -13,7 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .accelerator import on_real_gpu
-from .kernels import gated_depthwise, int8_linear
+from .kernels import dequantize, gated_depthwise, int8_linear
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline, SanaTransformer2DModel
@@ -29,7 +32,36 @@ if TYPE_CHECKING:
 ENOUGH_DB = 20.0
 """Decibels that every layer must keep without the split for outliers, unless the split keeps hardly more. Chapter 7."""
 
-class FusedLinear8bit(nn.Module):
+
+class _OnCodes(nn.Module):
+    """A linear layer on the codes of one of bitsandbytes'; how it multiplies is up to the class."""
+
+    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        """Keep codes, scale and bias as buffers, without a copy."""
+        super().__init__()
+        self.out_features, self.in_features = codes.shape
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Self:
+        """A layer on the codes of bitsandbytes' `layer`, which are not copied.
+
+        Raises:
+            TypeError: the layer has no 8-bit codes.
+        """
+        # The codes are the weight; the scales are beside it until the first call and in the layer's state after it.
+        codes, state = layer.weight.data, getattr(layer, "state", None)
+        scales = getattr(layer.weight, "SCB", None)
+        scales = getattr(state, "SCB", None) if scales is None else scales
+        if codes.dtype != torch.int8 or scales is None:
+            raise TypeError(f"{type(layer).__name__} holds no 8-bit codes: load the model in 8 bits, on the GPU, first")
+        bias = None if layer.bias is None else layer.bias.detach()
+        return cls(codes.detach(), scales.detach().float() / 127, bias)
+
+
+class FusedLinear8bit(_OnCodes):
     """A linear layer in vector-wise int8, as LLM.int8() computes it at threshold 0.
 
     A row of the input is rounded to 127 steps of its largest magnitude, the product of the codes is exact in int32, and
@@ -46,30 +78,6 @@ class FusedLinear8bit(nn.Module):
     Chapter 7.
     """
 
-    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        """Keep codes, scale and bias as buffers, without a copy."""
-        super().__init__()
-        self.out_features, self.in_features = codes.shape
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
-
-    @classmethod
-    def of(cls, layer: nn.Module) -> FusedLinear8bit:
-        """The layer that computes what bitsandbytes' `layer` computes at threshold 0, on the same codes.
-
-        Raises:
-            TypeError: the layer has no 8-bit codes.
-        """
-        # The codes are the weight; the scales are beside it until the first call and in the layer's state after it.
-        codes, state = layer.weight.data, getattr(layer, "state", None)
-        scales = getattr(layer.weight, "SCB", None)
-        scales = getattr(state, "SCB", None) if scales is None else scales
-        if codes.dtype != torch.int8 or scales is None:
-            raise TypeError(f"{type(layer).__name__} holds no 8-bit codes: load the model in 8 bits, on the GPU, first")
-        bias = None if layer.bias is None else layer.bias.detach()
-        return cls(codes.detach(), scales.detach().float() / 127, bias)
-
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Quantize, multiply, scale back; apply SiLU to the result where asked."""
         rows = hidden.reshape(-1, self.in_features)
@@ -77,6 +85,30 @@ class FusedLinear8bit(nn.Module):
         codes = (rows.float() / step.clamp_min(1e-30)).round().to(torch.int8)
         out = int8_linear(codes, step, self.codes, self.scale, self.bias, silu, hidden.dtype)
         return out.reshape(*hidden.shape[:-1], self.out_features)
+
+
+class WeightOnly8bit(_OnCodes):
+    """A linear layer that keeps its weight in 8 bits and multiplies in the type of its input.
+
+    The weight is made anew from its codes at each call, one layer's at a time. What is rounded is the weight alone, so
+    it stands nearer to 16 bits than LLM.int8() does, whatever the input: outliers need no care. It saves the same bytes
+    and none of the arithmetic. ("W8A16" in the literature: weights in 8 bits, activations in 16.)
+
+    Args:
+        codes: (out, in) int8, rows of the weight.
+        scale: (out,) float32, what one step of each row is worth.
+        bias: (out,) or None.
+
+    Shape: (..., in) to (..., out), in the input's type.
+
+    Chapter 7.
+    """
+
+    def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
+        """Make the weight, multiply; apply SiLU to the result where asked."""
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        out = F.linear(hidden, dequantize(self.codes, self.scale, hidden.dtype), bias)
+        return F.silu(out) if silu else out
 
 
 class FusedFeedForward(nn.Module):
@@ -105,24 +137,33 @@ class FusedFeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Expand, convolve, gate, contract."""
         hidden = hidden.permute(0, 2, 3, 1)
-        if isinstance(self.expand, FusedLinear8bit):
+        if isinstance(self.expand, _OnCodes):
             hidden = self.expand(hidden, silu=True)
         else:
             hidden = F.silu(self.expand(hidden))
         return self.contract(gated_depthwise(hidden, self.taps, self.bias)).permute(0, 3, 1, 2)
 
 
-def fuse_(transformer: SanaTransformer2DModel) -> SanaTransformer2DModel:
+ACTIVATIONS: dict[int, type[_OnCodes]] = {8: FusedLinear8bit, 16: WeightOnly8bit}
+"""Bits of what is multiplied with the codes, and the layer that does it."""
+
+
+def fuse_(transformer: SanaTransformer2DModel, activations: int = 8) -> SanaTransformer2DModel:
     """Replace every feed-forward and every 8-bit layer by one that a compiler can fuse, in place.
 
     The weights stay the very same tensors. A transformer in 16 bits gets the feed-forward alone.
 
+    Args:
+        transformer: not fused yet.
+        activations: 8 for integer products (`FusedLinear8bit`), 16 for weights alone in 8 bits (`WeightOnly8bit`).
+
     Raises:
         TypeError: there is no feed-forward of Sana's in it, or it is fused already.
+        ValueError: `activations` is neither.
 
     Chapter 7.
     """
-    import bitsandbytes
+    layer_type = _layer_type(activations)
     from diffusers.models.transformers.sana_transformer import GLUMBConv
 
     blocks = [(name, block) for name, block in transformer.named_modules() if isinstance(block, GLUMBConv)]
@@ -131,20 +172,42 @@ def fuse_(transformer: SanaTransformer2DModel) -> SanaTransformer2DModel:
     for name, block in blocks:
         if block.norm is not None or block.residual_connection:
             raise TypeError(f"{name} has a norm or a residual of its own, which no released Sana transformer has")
-        fused = FusedFeedForward(_over_tokens(block.conv_inverted), block.conv_depth, _over_tokens(block.conv_point))
-        transformer.set_submodule(name, fused)
-    for name, layer in list(transformer.named_modules()):
+        expand, contract = (_over_tokens(layer, layer_type) for layer in (block.conv_inverted, block.conv_point))
+        transformer.set_submodule(name, FusedFeedForward(expand, block.conv_depth, contract))
+    return _on_codes_(transformer, layer_type)
+
+
+def weights_only_(model: nn.Module) -> nn.Module:
+    """Replace every 8-bit layer of a model by a `WeightOnly8bit` on the same codes, in place.
+
+    For the text encoder, whose inputs have the largest outliers of all, and which is called once a prompt.
+
+    Chapter 7.
+    """
+    return _on_codes_(model, WeightOnly8bit)
+
+
+def _layer_type(activations: int) -> type[_OnCodes]:
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations={activations!r}: give 8 for integer products, or 16 for weights alone in 8 bits")
+    return ACTIVATIONS[activations]
+
+
+def _on_codes_(model: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
+    import bitsandbytes
+
+    for name, layer in list(model.named_modules()):
         if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-            transformer.set_submodule(name, FusedLinear8bit.of(layer))
-    return transformer
+            model.set_submodule(name, layer_type.of(layer))
+    return model
 
 
-def _over_tokens(layer: nn.Module) -> nn.Module:
+def _over_tokens(layer: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
     """The same function with channels last: of a 1 x 1 convolution, or of one of `sana_lab.slim`'s layers."""
     import bitsandbytes
 
     if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-        return FusedLinear8bit.of(layer)
+        return layer_type.of(layer)
     if not layer.weight.is_floating_point() or layer.weight.dtype == torch.uint8:
         raise TypeError(f"{type(layer).__name__} is neither in 16 nor in 8 bits: fuse_ is for those")
     out_channels, in_channels = layer.weight.shape[:2]
@@ -221,13 +284,18 @@ class Captured:
         return graph, [x for x in leaves if isinstance(x, Tensor)], output
 
 
-def capture_(transformer: SanaTransformer2DModel) -> SanaTransformer2DModel:
-    """Let a transformer replay its whole step as one CUDA graph, in place. See `Captured`.
+def capture_(model: nn.Module) -> nn.Module:
+    """Let a transformer or a text encoder replay its whole work as one CUDA graph, in place. See `Captured`.
 
     Chapter 7.
     """
-    transformer.forward = Captured(transformer.forward)
-    return transformer
+    from transformers import PreTrainedModel
+
+    forward = model.forward
+    if isinstance(model, PreTrainedModel):  # its keys and values would stay in the recording, and nobody reads them
+        forward = partial(forward, use_cache=False)
+    model.forward = Captured(forward)
+    return model
 
 
 @dataclass(frozen=True)
@@ -309,13 +377,23 @@ def _decibels(exact: Tensor, found: Tensor) -> float:
 
 
 def speed_up_(
-    pipe: SanaPipeline, prompts: Sequence[str], *, enough_db: float = ENOUGH_DB, graphs: bool | None = None
+    pipe: SanaPipeline,
+    prompts: Sequence[str] = (),
+    *,
+    activations: int = 8,
+    check: bool = True,
+    enough_db: float = ENOUGH_DB,
+    graphs: bool | None = None,
 ) -> SanaPipeline:
     """Make an 8-bit pipeline fast, in place, if its activations allow it: fuse, compile, record.
+
+    The text encoder, whose inputs are full of outliers, gets `WeightOnly8bit` layers in any case.
 
     Args:
         pipe: as `load_sana(..., "int8")` returns it, slim or not.
         prompts: a few to draw with, such as will come; what they do to the layers decides.
+        activations: of the transformer's layers, as in `fuse_`. With 16 nothing needs to be checked.
+        check: whether to look for outliers first; without, they do what they do.
         enough_db: what a layer must keep where outliers are no longer set apart, see `Kept.spoiled`.
         graphs: compile and record as well; by default on a real GPU.
 
@@ -323,11 +401,29 @@ def speed_up_(
         `pipe`. The first picture of each size and batch then takes a minute, in which all is compiled.
 
     Raises:
-        ValueError: a layer has outliers that the fast mode would not survive. The pipeline is left as it was.
+        ValueError: a layer has outliers that the fast mode would not survive, or there are no prompts to check with.
+            The pipeline is left as it was.
         TypeError: as `rounding`.
 
     Chapter 7.
     """
+    _layer_type(activations)
+    if activations == 8 and check:
+        _check(pipe, prompts, enough_db)
+    fuse_(pipe.transformer, activations)
+    if pipe.text_encoder is not None:
+        weights_only_(pipe.text_encoder)
+    if on_real_gpu() if graphs is None else graphs:
+        capture_(compile_(pipe.transformer))
+        if pipe.text_encoder is not None:
+            capture_(pipe.text_encoder)
+    return pipe
+
+
+def _check(pipe: SanaPipeline, prompts: Sequence[str], enough_db: float) -> None:
+    """Refuse where integer products would spoil a layer."""
+    if not prompts:
+        raise ValueError("give a few prompts to check with, or activations=16, which needs no check.")
     kept = rounding(pipe, prompts)
     spoiled = [name for name in kept if kept[name].spoiled(enough_db)]
     if spoiled:
@@ -335,9 +431,5 @@ def speed_up_(
         raise ValueError(
             f"the fast mode would spoil {len(spoiled)} of {len(kept)} layers, {worst} worst: it keeps "
             f"{kept[worst].recipe:.1f} dB of its signal with outliers set apart, {kept[worst].plain:.1f} dB without. "
-            "Stay with the recipe."
+            "Give activations=16, which keeps the weights alone in 8 bits, or stay with the recipe."
         )
-    fuse_(pipe.transformer)
-    if on_real_gpu() if graphs is None else graphs:
-        capture_(compile_(pipe.transformer))
-    return pipe

@@ -1,7 +1,8 @@
-"""Two Triton kernels for `sana_lab.fast`, each with the same thing in plain PyTorch for machines without CUDA.
+"""Three Triton kernels for `sana_lab.fast`, each with the same thing in plain PyTorch for machines without CUDA.
 
 `int8_linear` writes the scaled result of an int8 product where PyTorch's own product would write 32-bit integers for
-another kernel to read. `gated_depthwise` convolves each channel and gates in one pass over the picture.
+another kernel to read. `dequantize` makes a weight from its codes in one pass. `gated_depthwise` convolves each channel
+and gates in one pass over the picture.
 
 Chapter 7.
 """
@@ -54,6 +55,28 @@ def int8_linear(
 @int8_linear.register_fake
 def _(codes, step, weight, scale, bias, silu, dtype):
     return codes.new_empty(codes.shape[0], weight.shape[0], dtype=dtype)
+
+
+@torch.library.custom_op("sana_lab::dequantize", mutates_args=())
+def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight that codes and scales stand for: multiplied in float32, rounded once.
+
+    Args:
+        codes: (out, in) int8, contiguous.
+        scale: (out,) float32, what one step of each row is worth.
+        dtype: of the result.
+
+    Returns:
+        (out, in).
+
+    Chapter 7.
+    """
+    return (codes.float() * scale[:, None]).to(dtype)
+
+
+@dequantize.register_fake
+def _(codes, scale, dtype):
+    return torch.empty_like(codes, dtype=dtype)
 
 
 @torch.library.custom_op("sana_lab::gated_depthwise", mutates_args=())
@@ -135,6 +158,23 @@ if triton is not None:
         out = codes.new_empty(m, n, dtype=dtype)
         grid = lambda tile: (triton.cdiv(m, tile["ROWS"]) * triton.cdiv(n, tile["COLUMNS"]),)  # noqa: E731
         _int8_linear[grid](codes, step, weight, scale, bias, out, m, n, k, HAS_BIAS=bias is not None, SILU=silu)
+        return out
+
+    @triton.jit
+    def _dequantize(codes, scale, out, columns, numbers, BLOCK: tl.constexpr):
+        place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        known = place < numbers
+        value = tl.load(codes + place, mask=known, other=0).to(tl.float32)
+        value *= tl.load(scale + place // columns, mask=known, other=0.0)
+        tl.store(out + place, value.to(out.dtype.element_ty), mask=known)
+
+    @dequantize.register_kernel("cuda")
+    def _(codes, scale, dtype):
+        codes = codes.contiguous()
+        out = torch.empty_like(codes, dtype=dtype)
+        block = 4096  # 16 codes a thread
+        grid = (triton.cdiv(codes.numel(), block),)
+        _dequantize[grid](codes, scale, out, codes.shape[1], codes.numel(), BLOCK=block, num_warps=8)
         return out
 
     @triton.jit

@@ -124,9 +124,9 @@ class Goal:
         return "not measured" if self.reached is None else "met" if self.reached <= self.limit else "missed"
 
 
-EIGHT_BIT = ("int8-fast",)
+EIGHT_BIT = ("int8-fast", "int8-weights")
 SIXTEEN_BIT = ("16-bit", "16-bit-fused")
-SLIM = ("int8-slim", "int8-fast")
+SLIM = ("int8-slim", *EIGHT_BIT)
 
 
 def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, Any]] | None = None) -> list[Goal]:
@@ -145,10 +145,12 @@ def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, 
             value(measured, column, checkpoint, methods), value(measured, column, checkpoint, "16-bit", "eager")
         )
 
-    def slower(checkpoint: str, pixels: int, batch: int, method: str, way: str, against: str | None) -> float | None:
+    def slower(
+        checkpoint: str, pixels: int, batch: int, methods: str | Sequence[str], way: str, against: str | None
+    ) -> float | None:
         where = {"pixels": pixels, "batch": batch}
         fair = "16-bit" if against else SIXTEEN_BIT
-        ours = value(measured, "step_ms", checkpoint, method, way, **where)
+        ours = value(measured, "step_ms", checkpoint, methods, way, **where)
         return _ratio(ours, value(measured, "step_ms", checkpoint, fair, against, **where))
 
     found = []
@@ -165,17 +167,27 @@ def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, 
         ("step, 8-bit fused ÷ best 16-bit, 1.6B at 1024 px, 4 pictures", "1600M-1024", 1024, 4, None, 1.1),
     ):
         recipe = slower(checkpoint, pixels, batch, "int8", "eager", against)
-        found.append(Goal(label, recipe, limit, slower(checkpoint, pixels, batch, EIGHT_BIT[0], "fused", against)))
-    allowed = [points_lost(entry) for entry in (factors or {}).values() if not entry.get("refused", False)]
-    found.append(
-        Goal(
-            "adherence that the fast mode loses to the recipe where it does not refuse (worst factor)",
-            None,
-            1.0,
-            max(allowed) if allowed else None,
-            "points",
+        found.append(Goal(label, recipe, limit, slower(checkpoint, pixels, batch, EIGHT_BIT, "fused", against)))
+    entries = list((factors or {}).values())
+    for label, lost in (
+        (
+            "integer products where they are not refused",
+            [points_lost(entry) for entry in entries if not entry.get("refused", False)],
+        ),
+        (
+            "8 bits in the weights alone",
+            [points_lost(entry, "weights") for entry in entries if "weights" in entry],
+        ),
+    ):
+        found.append(
+            Goal(
+                f"adherence lost to the recipe at the worst factor, {label}",
+                None,
+                1.0,
+                max(lost) if lost else None,
+                "points",
+            )
         )
-    )
     peaks = measured[measured.resident > 0].assign(ratio=lambda lines: lines.load_peak / lines.resident)
     for_recipe, for_slim = (peaks[peaks.method.isin(m)].ratio.max() for m in (("int8",), SLIM))
     found.append(Goal("load peak ÷ resident, 8-bit (worst checkpoint)", _known(for_recipe), 1.15, _known(for_slim)))

@@ -17,6 +17,7 @@ class Method:
         precision: what `load_sana` takes; `"16-bit"` is the type that the checkpoint was trained in.
         slim: quantize also what the recipe leaves.
         threshold: outlier threshold of LLM.int8(), for int8.
+        activations: bits of what is multiplied with the codes in the fused way, for int8.
         torchao: quantize the transformer's blocks by torchao, in place of bitsandbytes.
         offload: keep each component on the CPU until it is needed (`enable_model_cpu_offload`).
         ways: keys of `WAYS`, in the order of timing; each is applied to what the one before has left.
@@ -26,6 +27,7 @@ class Method:
     precision: str = "int8"
     slim: bool = False
     threshold: float = 6.0
+    activations: int = 8
     torchao: bool = False
     offload: bool = False
     ways: tuple[str, ...] = ("eager",)
@@ -33,9 +35,9 @@ class Method:
 
 WAYS = {
     "eager": "as loaded",
-    "graph": "whole step recorded as one CUDA graph",
-    "compiled": "blocks compiled, whole step recorded as one CUDA graph",
-    "fused": "8-bit layers and feed-forward rewritten, blocks compiled, whole step recorded as one CUDA graph",
+    "graph": "a step, and the encoding of a prompt, each recorded as one CUDA graph",
+    "compiled": "the transformer's blocks compiled, then as graph",
+    "fused": "8-bit layers and feed-forward rewritten, then as compiled",
 }
 
 METHODS = {
@@ -46,6 +48,7 @@ METHODS = {
     "int8-t0": Method("8-bit, threshold 0", threshold=0.0, ways=("eager", "graph", "compiled")),
     "int8-slim": Method("8-bit, slim", slim=True),
     "int8-fast": Method("8-bit, slim and fused", slim=True, ways=("fused",)),
+    "int8-weights": Method("8-bit weights, 16-bit arithmetic", slim=True, activations=16, ways=("fused",)),
     "nf4": Method("nf4", "nf4"),
     "nf4-slim": Method("nf4, slim", "nf4", slim=True),
     "torchao": Method("torchao int8", "16-bit", torchao=True, ways=("compiled",)),

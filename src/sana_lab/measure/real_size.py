@@ -17,7 +17,7 @@ from .runner import Job, run, save
 
 SIZES_512 = ((512, 1), (512, 4), (1024, 1), (1024, 4))
 SIZES_1024 = ((1024, 1), (1024, 4), (512, 1), (512, 4))
-AT_1600M = ("16-bit", "int8", "int8-fast", "16-bit-fused", "int8-t0", "int8-slim", "nf4")
+AT_1600M = ("16-bit", "int8", "int8-fast", "int8-weights", "16-bit-fused", "int8-t0", "int8-slim", "nf4")
 BYTES_ALONE = ("16-bit", "int8", "int8-slim")
 FACTOR = 100.0
 """Of the outliers planted in one channel of every input that can have them, see `sana_lab.planted`."""
@@ -40,7 +40,7 @@ def prepare(work: Path) -> list[Job]:
     return [
         *(Job(small, method, SIZES_512) for method in METHODS),
         *(Job(large, method, SIZES_1024) for method in AT_1600M),
-        *(Job(planted, method, SIZES_512[:1]) for method in ("int8", "int8-t0")),
+        *(Job(planted, method, SIZES_512[:1]) for method in ("int8", "int8-t0", "int8-weights")),
         *(Job(huge, method) for method in BYTES_ALONE),
     ]
 

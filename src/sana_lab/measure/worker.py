@@ -117,7 +117,7 @@ def measure(folder: Path, name: str, sizes: Sequence[tuple[int, int]], keep: Cal
     for way in method.ways if sizes else ():
         try:
             with torch.no_grad():
-                prepare_(pipe, way)
+                prepare_(pipe, way, method.activations)
                 found["ways"][way] = []
                 for i, (pixels, batch) in enumerate(sizes if way in ("eager", "graph") else sizes[:COMPILED_SIZES]):
                     found["ways"][way].append(_drawing(pipe, method, way, pixels, batch, pictures=i == 0))
@@ -131,19 +131,22 @@ def measure(folder: Path, name: str, sizes: Sequence[tuple[int, int]], keep: Cal
     return found
 
 
-def prepare_(pipe: SanaPipeline, way: str) -> None:
-    """Make the pipeline's transformer run in a way, whatever way it ran before."""
-    from ..fast import Captured, capture_, compile_, fuse_
+def prepare_(pipe: SanaPipeline, way: str, activations: int = 8) -> None:
+    """Make the pipeline's transformer and text encoder run in a way, whatever way they ran before."""
+    from ..fast import Captured, capture_, compile_, fuse_, weights_only_
 
-    transformer = pipe.transformer
-    if isinstance(transformer.forward, Captured):
-        transformer.forward = transformer.forward.function
+    models = (pipe.transformer, pipe.text_encoder)
+    for model in models:
+        if isinstance(model.forward, Captured):
+            model.forward = model.forward.function
     if way == "fused":
-        fuse_(transformer)
+        fuse_(pipe.transformer, activations)
+        weights_only_(pipe.text_encoder)
     if way in ("compiled", "fused"):
-        compile_(transformer)
+        compile_(pipe.transformer)
     if way != "eager":
-        capture_(transformer)
+        for model in models:
+            capture_(model)
 
 
 def _drawing(
@@ -185,9 +188,9 @@ def _drawing(
     inputs = step_inputs(pipe, pixels, batch)
     row["step_ms"] = timed(lambda: pipe.transformer(**inputs), CALLS)
     latents = torch.randn(batch, 32, pixels // 32, pixels // 32, device="cuda", dtype=pipe.vae.dtype)
+    row["encode_ms"] = timed(lambda: pipe.encode_prompt([PROMPT] * batch), 10)
     if way == "eager":
         row["decode_ms"] = timed(lambda: pipe.vae.decode(latents, return_dict=False), 10)
-        row["encode_ms"] = timed(lambda: pipe.encode_prompt([PROMPT] * batch), 10)
     if pictures:
         row["kernels"] = kernels(lambda: pipe.transformer(**inputs))
     return row
