@@ -192,6 +192,20 @@ def test_parts_and_threshold_of_int8(model, gpu, name):
         assert not getattr(pipe, component).training
 
 
+def test_slim_keeps_another_threshold_and_the_parts(model, gpu):
+    from sana_lab import slim
+
+    condition = conditions.Condition("int8, slim, threshold 0", "int8", threshold=0.0, slim=True)
+    pipe = conditions.load(model, condition, "cuda")
+    pointwise = [m for m in pipe.transformer.modules() if isinstance(m, slim.Pointwise8bit)]
+    assert pointwise and {m.state.threshold for m in pointwise} == {0.0}
+    assert isinstance(pipe.text_encoder.get_input_embeddings(), slim.ScaledEmbedding8bit)
+    encoder_alone = conditions.Condition("int8, slim encoder", "int8", ("text_encoder",), slim=True)
+    pipe = conditions.load(model, encoder_alone, "cuda")
+    assert not any(isinstance(m, slim.Pointwise8bit) for m in pipe.transformer.modules())
+    assert isinstance(pipe.text_encoder.get_input_embeddings(), slim.ScaledEmbedding8bit)
+
+
 def test_one_layer_is_rounded_and_restored(model, gpu):
     pipe = conditions.load(model, conditions.CONDITIONS["bf16"], "cuda")
     layers = conditions.layers(pipe)
@@ -361,6 +375,19 @@ def test_bad_input_is_one_line(model, tmp_path, monkeypatch, capsys, options, sa
         cli.run("evaluate")
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == "" and err.count("\n") == 1 and said in err
+
+
+def test_accelerate_that_starts_one_process_of_two_is_noticed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(Run, "go", lambda self, progress: None)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    for address, warnings in ((None, 0), ("127.0.0.1", 1)):
+        if address:
+            monkeypatch.setenv("MASTER_ADDR", address)
+        cli.main("evaluate", ["--out", str(tmp_path)])
+        assert capsys.readouterr().err.count("add --multi_gpu") == warnings
 
 
 def test_the_books_command_passes_everything_on(tmp_path, monkeypatch, capsys):

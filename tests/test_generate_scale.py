@@ -17,8 +17,8 @@ from test_sana import build_folder
 
 from sana_lab import cli, evidence, use_accelerator
 from sana_lab.generate import drawing, many, prompts, scaling
-from sana_lab.generate.many import Place
 from sana_lab.generate.prompts import Wanted
+from sana_lab.launched import Place
 from sana_lab.shapes.tokenizer import build_tokenizer
 
 PROMPTS = ["a red star", "a blue ring", "a small green square", "a large cross", "a purple circle"]

@@ -10,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
+from ..launched import FEWER, Place, fewer_than_asked
 from .conditions import CONDITIONS
 from .runner import Plan, Run
 
@@ -33,7 +34,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         description="Draw the same scenes from the same noise under several conditions, read them back, and write the "
         "record evaluation_shapes.json. A stopped run goes on where it stood.",
         epilog="Several GPUs: accelerate launch --num_processes 2 -m sana_lab.evaluate --out FOLDER ... The results "
-        "do not depend on the number of processes.",
+        "do not depend on the number of processes. With fewer than two GPUs add --multi_gpu, or accelerate starts one.",
     )
     add = made.add_argument
     add("--out", required=True, type=Path, metavar="FOLDER", help="for partial results and the record")
@@ -66,7 +67,9 @@ def main(program: str, arguments: list[str] | None = None) -> None:
 
     import torch
 
-    rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    place = Place.here()
+    if fewer_than_asked():
+        print(f"{program}: warning: {FEWER}", file=sys.stderr)
     if virtual or not torch.cuda.is_available():
         from .. import use_accelerator
 
@@ -74,16 +77,17 @@ def main(program: str, arguments: list[str] | None = None) -> None:
         torch.set_num_threads(plan.threads)  # a sum over other threads is rounded in another order
         device = "cuda"
     else:
-        device = f"cuda:{local % torch.cuda.device_count()}"
+        device = f"cuda:{place.local % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if readers is None:
-        readers = min(16, (os.cpu_count() or 1) // world - 1)
+        readers = min(16, (os.cpu_count() or 1) // place.world - 1)
     # bitsandbytes tells of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="MatMul8bitLt")
 
     start = time.perf_counter()
-    record = Run(plan, out, device, rank=rank, world=world, readers=readers).go(progress=rank == 0)
+    run_ = Run(plan, out, device, rank=place.rank, world=place.world, readers=readers)
+    record = run_.go(progress=place.rank == 0)
     seconds = time.perf_counter() - start
     if record is not None:
         print(f"{record} ({record.stat().st_size / 1000:.0f} kB, this process took {seconds:.0f} s)")

@@ -14,6 +14,7 @@ from torch import nn
 from ..int8 import fake_quantize_, quantize, sqnr_db
 from ..sana import _dtype_argument, _quiet, load_sana
 from ..shapes import SHAPES_FOLDER
+from ..slim import quantize_embedding_, quantize_pointwise_
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -110,6 +111,10 @@ def _partly_int8(model: str | Path, condition: Condition, device: str) -> SanaPi
                 **{_dtype_argument(library): torch.bfloat16},
             )
             setattr(pipe, component, quantized.eval())
+        if condition.slim and "transformer" in condition.components:
+            quantize_pointwise_(pipe.transformer, "int8", condition.threshold)
+        if condition.slim and "text_encoder" in condition.components:
+            quantize_embedding_(pipe.text_encoder)
     return pipe
 
 

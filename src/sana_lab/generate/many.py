@@ -25,12 +25,12 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..launched import FEWER, Place, fewer_than_asked
 from . import drawing, few, prompts
 from .prompts import Wanted
 
@@ -45,39 +45,6 @@ PATIENCE = timedelta(minutes=10)
 WRITERS = 2
 """Threads that compress pictures while the next batch is drawn."""
 _END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which of the launched processes this one is.
-
-    Args:
-        rank: its number.
-        world: how many there are.
-        local: its number on its machine, which is that of its GPU.
-    """
-
-    rank: int = 0
-    world: int = 1
-    local: int = 0
-
-    @classmethod
-    def here(cls) -> Place:
-        """As `accelerate launch`, `torchrun` or `mpirun` tell it in the environment; alone without one."""
-        from accelerate.utils.environment import get_cpu_distributed_information
-
-        told = get_cpu_distributed_information()  # only reads variables, also for GPUs (accelerate 1.15.0)
-        return cls(told.rank, told.world_size, told.local_rank)
-
-
-def _fewer_than_asked() -> bool:
-    """Whether accelerate was asked for several processes and has started one.
-
-    It does so on a machine with less than two GPUs and with `--cpu`, silently (1.15.0, commands/launch.py,
-    simple_launcher, which sets MASTER_ADDR for several and starts one). With `--multi_gpu` it starts them all.
-    """
-    told = os.environ
-    return "ACCELERATE_USE_CPU" in told and "MASTER_ADDR" in told and not {"RANK", "WORLD_SIZE"} & told.keys()
 
 
 def batches(wanted: list[Wanted], batch: int) -> list[list[Wanted]]:
@@ -137,8 +104,8 @@ def run(
     few.must_be_writable(out, out)
     place = place or Place.here()
     tell = say if place.rank == 0 else lambda _: None
-    if _fewer_than_asked():
-        tell("warning: accelerate has started one process, not those asked for; add --multi_gpu, and leave out --cpu")
+    if fewer_than_asked():
+        tell(f"warning: {FEWER}")
     for warning in warnings:
         tell(f"warning: {warning}")
     device, device_name = _gpu(place, vram, virtual)
