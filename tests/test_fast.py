@@ -312,6 +312,26 @@ def test_the_fast_mode_refuses_in_one_line_and_changes_nothing(monkeypatch):
     assert kinds.isdisjoint({FusedLinear8bit, bitsandbytes.nn.Linear8bitLt})
 
 
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_what_is_not_in_8_bits_is_not_made_fast(precision):
+    with pytest.raises(TypeError, match="no layer of the transformer is in 8 bits"):
+        speed_up_(load_sana("shapes", precision), activations=16)
+
+
+def test_more_sizes_may_be_compiled_than_pytorch_allows(monkeypatch):
+    from torch._dynamo import config
+
+    monkeypatch.setattr(config, "recompile_limit", 8)
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiled.append(self))
+    transformer = exact_transformer()
+    assert fast.compile_(transformer) is transformer
+    assert compiled == list(transformer.transformer_blocks) and config.recompile_limit == fast.SIZES > 8
+    monkeypatch.setattr(config, "recompile_limit", 999)
+    fast.compile_(transformer)
+    assert config.recompile_limit == 999, "lowered what somebody had raised"
+
+
 def test_with_16_bit_activations_nothing_is_looked_at(monkeypatch):
     monkeypatch.setattr(fast, "rounding", lambda *_: pytest.fail("looked"))
     pipe = slim_without_encoder = load_sana("shapes", "int8", slim=True)

@@ -124,6 +124,34 @@ def test_bytes_alone_do_not_pass_for_times(fake, tmp_path):
     assert len(started) == 2
 
 
+def test_a_method_that_takes_too_long_says_so(tmp_path, monkeypatch):
+    def forever(*_, timeout, **__):
+        raise runner.subprocess.TimeoutExpired("worker", timeout)
+
+    monkeypatch.setattr(runner.subprocess, "run", forever)
+    job = Job(tmp_path, "int8", label="x")
+    assert run([job], tmp_path, limit=7, progress=False) == [job]
+    assert "stopped after 14 s" in (tmp_path / "x--int8.log").read_text()
+    assert "--limit more than 7" in (tmp_path / "x--int8.log").read_text()
+    (tmp_path / "x--int8.json").write_text(json.dumps({"resident": {"allocated": 1}, "load": {"peak": 1}, "ways": {}}))
+    assert collect([job], tmp_path)[0]["error"] == "Unfinished"
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [(None, ["0", "1"]), ("3,5", ["3", "5"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])]
+)
+def test_a_worker_gets_one_of_the_gpus_that_are_visible(tmp_path, monkeypatch, visible, expected):
+    seen = []
+    monkeypatch.setattr(runner.subprocess, "run", lambda *_, env, **__: seen.append(env["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for gpu in (0, 1):
+        with pytest.raises(AttributeError):  # a worker that says nothing
+            runner._run_one(Job(tmp_path, "int8", label="x"), tmp_path, gpu, 1)
+    assert seen == expected
+
+
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +171,19 @@ def test_the_command_counts_in_another_process(tmp_path):
 def test_a_bad_size_is_one_line(size):
     result = CliRunner().invoke(cli.app, ["measure", str(SHAPES_FOLDER), "--size", size])
     assert "give pixels and pictures, such as 512x1" in str(result.exception)
+
+
+def test_what_is_not_installed_is_left_out_and_named_where_it_is_asked_for(monkeypatch, tmp_path):
+    from sana_lab.measure import cli as command
+
+    asked = []
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr(runner, "run", lambda jobs, *_, **__: asked.extend(job.method for job in jobs) or [])
+    CliRunner().invoke(cli.app, ["measure", str(SHAPES_FOLDER), "--out", str(tmp_path)])
+    assert asked == [name for name in METHODS if name != "torchao"]
+    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    with use_accelerator(virtual=True), pytest.raises(ImportError, match="pip install torchao"):
+        worker.load(SHAPES_FOLDER, METHODS["torchao"])
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_a_result(tmp_path):

@@ -33,6 +33,11 @@ ENOUGH_DB = 20.0
 """Decibels that every layer must keep without the split for outliers, unless the split keeps hardly more. Chapter 7."""
 
 
+NOT_8_BIT = "no layer of the transformer is in 8 bits: load the pipeline with precision int8, not fused"
+SIZES = 64
+"""So many sizes and batches of pictures may be compiled in one process."""
+
+
 class _OnCodes(nn.Module):
     """A linear layer on the codes of one of bitsandbytes'; how it multiplies is up to the class."""
 
@@ -224,8 +229,14 @@ def compile_(transformer: SanaTransformer2DModel, **options: Any) -> SanaTransfo
         transformer: real CUDA or CPU; the virtual GPU does not compile.
         options: for `torch.compile`, such as ``mode="max-autotune-no-cudagraphs"``.
 
+    Each size and batch of pictures is compiled at its first use. PyTorch by itself gives up at the ninth (torch 2.13,
+    _dynamo/config.py, `recompile_limit`); here, and from then on in this process, it takes `SIZES`.
+
     Chapter 7.
     """
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, SIZES)
     for block in transformer.transformer_blocks:
         block.compile(fullgraph=True, dynamic=False, **options)
     return transformer
@@ -342,7 +353,7 @@ def rounding(pipe: SanaPipeline, prompts: Sequence[str], steps: int = 4, seed: i
 
     layers = {n: m for n, m in pipe.transformer.named_modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)}
     if not layers:
-        raise TypeError("no layer of the transformer is in 8 bits: load the pipeline with precision int8, not fused")
+        raise TypeError(NOT_8_BIT)
     found: dict[str, Kept] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -407,7 +418,11 @@ def speed_up_(
 
     Chapter 7.
     """
+    import bitsandbytes
+
     _layer_type(activations)
+    if not any(isinstance(layer, bitsandbytes.nn.Linear8bitLt) for layer in pipe.transformer.modules()):
+        raise TypeError(NOT_8_BIT)
     if activations == 8 and check:
         _check(pipe, prompts, enough_db)
     fuse_(pipe.transformer, activations)

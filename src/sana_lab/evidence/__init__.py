@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "torchao")
 IN_CAPTION = ("torch", "diffusers", "bitsandbytes")
 _FIELDS = {"what": str, "command": str, "machine": dict, "versions": dict, "when": str, "results": (dict, list)}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

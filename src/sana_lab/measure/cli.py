@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .methods import METHODS
+from .methods import LIMIT, METHODS
 
 SIZE = re.compile(r"(\d+)x(\d+)")
 
@@ -21,11 +22,13 @@ def mount(parent: typer.Typer) -> None:
 def _command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint; `make-random` makes one.")],
     methods: Annotated[
-        list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated.  [default: all]")
+        list[str] | None,
+        typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated.  [default: all that are installed]"),
     ] = None,
     sizes: Annotated[
         list[str] | None, typer.Option("--size", help='Such as "1024x4": pixels, pictures at once; may be repeated.')
     ] = None,
+    limit: Annotated[float, typer.Option(help="Seconds for one method.")] = LIMIT,
     out: Annotated[Path | None, typer.Option(help="Folder for results.  [default: FOLDER-measured]")] = None,
 ) -> None:
     """Measure a checkpoint, each method in a process of its own: bytes, and on a real GPU times.
@@ -34,7 +37,7 @@ def _command(
     stopped. At the end they are one record, measured.json, which says on what machine.
     """
     from ..accelerator import on_real_gpu
-    from .runner import jobs_for, run, save
+    from .runner import collect, jobs_for, run, save
 
     pairs = []
     for size in sizes or ():
@@ -43,17 +46,16 @@ def _command(
             raise ValueError(f"--size {size}: give pixels and pictures, such as 512x1; pixels a multiple of 32.")
         pairs.append((int(match[1]), int(match[2])))
     out = out or folder.with_name(f"{folder.name}-measured")
-    jobs = jobs_for(folder, methods or METHODS, pairs)
+    installed = find_spec("torchao") is not None
+    jobs = jobs_for(folder, methods or [m for m, how in METHODS.items() if installed or not how.torchao], pairs)
     real = on_real_gpu()
     if pairs and not real:
         typer.echo("sana-lab: no real GPU here: bytes are counted on the virtual one, and nothing is timed.", err=True)
-    failed = run(jobs, out, gpus=int(real))
+    failed = run(jobs, out, gpus=int(real), limit=limit)
     command = " ".join(
         ["sana-lab measure FOLDER", *(f"--method {m}" for m in methods or ()), *(f"--size {s}" for s in sizes or ())]
     )
     file = save(jobs, out, command, folder=out)
-    from .runner import collect
-
     for line in table(collect(jobs, out)):
         typer.echo(line)
     typer.echo(file)

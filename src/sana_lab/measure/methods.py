@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LIMIT = 300
+"""Seconds that measuring one method may take, unless told otherwise."""
+
 
 @dataclass(frozen=True)
 class Method:

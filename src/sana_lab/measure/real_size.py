@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .. import evidence
 from ..random_checkpoint import make
-from .methods import METHODS
+from .methods import LIMIT, METHODS
 from .runner import Job, run, save
 
 SIZES_512 = ((512, 1), (512, 4), (1024, 1), (1024, 4))
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("work", type=Path, help="folder for checkpoints; some 26 GB")
     parser.add_argument("--out", type=Path, help="folder for a file a method (default: WORK/measured)")
     parser.add_argument("--record", type=Path, default=evidence.FOLDER, help="folder for the record")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one method (default: %(default)s)")
     given = parser.parse_args(arguments)
     import torch
 
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not on_real_gpu():
         parser.error("this needs a real GPU; `sana-lab measure FOLDER` counts bytes without one")
     jobs, out = prepare(given.work), given.out or given.work / "measured"
-    failed = run(jobs, out, gpus=min(2, torch.cuda.device_count()))
+    failed = run(jobs, out, gpus=min(2, torch.cuda.device_count()), limit=given.limit)
     print(save(jobs, out, "python -m sana_lab.measure.real_size WORK", folder=given.record))
     for job in failed:
         print(f"{job.name}: failed, see {job.name}.log; run again to try it again")

@@ -18,11 +18,9 @@ from queue import Empty, Queue
 from typing import Any
 
 from .. import evidence
-from .methods import METHODS, find
+from .methods import LIMIT, METHODS, find
 
 RECORD = "measured"
-LIMIT = 300
-"""Seconds that one worker may take."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,15 @@ def _run_one(job: Job, out: Path, gpu: int | None, limit: float) -> bool:
     sizes = ",".join(f"{pixels}x{batch}" for pixels, batch in job.sizes)
     command = [sys.executable, "-m", "sana_lab.measure.worker", str(job.folder), job.method, str(file)]
     command += ["--sizes", sizes, "--turn", str(out / f".turn-{gpu or 0}")]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    if gpu is not None:
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        environment["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible else str(gpu)
     with (out / f"{job.name}.log").open("w") as log:
         try:
             done = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=2 * limit)
         except subprocess.TimeoutExpired:
+            log.write(f"stopped after {2 * limit:.0f} s, its wait included: give --limit more than {limit:g}\n")
             return False
     return done.returncode == 0
 
@@ -133,12 +135,15 @@ def _complete(job: Job, out: Path) -> bool:
 
 
 def collect(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
-    """What was found: a row a job that has a file, with its checkpoint and method."""
+    """What was found: a row a job that has a file, with its checkpoint and method, and whether it was stopped."""
     rows = []
     for job in jobs:
         file = out / f"{job.name}.json"
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
+            if not found.get("complete"):
+                found.setdefault("error", "Unfinished")
+                found.setdefault("text", "it was stopped before all was measured")
             rows.append({"checkpoint": job.checkpoint, "method": job.method, **found})
     return rows
 

@@ -11,6 +11,7 @@ import argparse
 import gc
 import json
 import logging
+import os
 import statistics
 import subprocess
 import time
@@ -52,8 +53,10 @@ def load(folder: Path, method: Method) -> SanaPipeline:
     if method.threshold != 6 and precision == "int8":
         set_threshold_(pipe, method.threshold)
     if method.torchao:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
+        try:
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        except ImportError:
+            raise ImportError("method torchao wants a library: pip install torchao, or name other methods") from None
         from ..slim import pointwise_as_linear_
 
         pointwise_as_linear_(pipe.transformer)
@@ -249,11 +252,12 @@ def kernels(function: Callable[[], object]) -> dict[str, Any]:
 
 
 def _clocks() -> list[int] | None:
-    """Clocks of processors and memory in MHz, as `nvidia-smi` finds them."""
-    query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits"]
+    """Clocks of processors and memory in MHz, as `nvidia-smi` finds them, which knows all GPUs of the machine."""
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or str(torch.cuda.current_device())
+    query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits", f"--id={card}"]
     try:
         run = subprocess.run(query, capture_output=True, text=True, timeout=20)
-        return [int(number) for number in run.stdout.splitlines()[torch.cuda.current_device()].split(",")]
+        return [int(number) for number in run.stdout.splitlines()[0].split(",")]
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
         return None
 
