@@ -10,7 +10,20 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from chapters import NOTEBOOKS, ROOT, SETUP_CELL, as_text, canonical, comparable, counts, main, problems, stored, table
+from chapters import (
+    NOTEBOOKS,
+    ROOT,
+    SETUP_CELL,
+    as_text,
+    canonical,
+    comparable,
+    counts,
+    main,
+    problems,
+    stored,
+    table,
+    without_folders,
+)
 
 CHECK = {"tags": ["nbval-check-output"]}
 
@@ -203,3 +216,8 @@ def test_nbval_compares_what_is_tagged(tmp_path, stored_cell, passes):
     command += ["--rootdir", str(ROOT), "--confcutdir", str(ROOT), "-p", "conftest", str(tmp_path / "x.ipynb")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode == 0) == passes, run.stdout + run.stderr
+
+
+def test_pages_name_no_folders_and_keep_their_colors():
+    line = "File \x1b[32m/home/a/.venv/lib/python3.11/site-packages/x/y.py:7\x1b[39m, in f; /home/a/own.py stays"
+    assert without_folders(line) == "File \x1b[32msite-packages/x/y.py:7\x1b[39m, in f; /home/a/own.py stays"

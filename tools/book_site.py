@@ -36,7 +36,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
-from chapters import ROOT, quiet_kernels
+from chapters import ROOT, quiet_kernels, without_folders
 
 CACHE = ROOT / ".cache"
 AT_ONCE = 4
@@ -219,8 +219,8 @@ def execute_chapters(app: Sphinx, env: BuildEnvironment, docnames: list[str]) ->
             del os.environ["OMP_NUM_THREADS"]
 
 
-def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """The outputs of a cell with what it printed in one piece, however the kernel cut it.
+def presentable(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs of a cell with what it printed in one piece, and no folder of the builder's in its tracebacks.
 
     MyST-NB's own function (1.4.0, core/utils.py, `coalesce_streams`) changes the outputs that it is given, so that the
     executed notebook beside the page tells its second half twice, and it drops empty lines where the kernel cut.
@@ -232,6 +232,8 @@ def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
             streams[output["name"]]["text"] += output["text"]
             continue
         merged.append(output)
+        if output["output_type"] == "error":
+            output["traceback"] = [without_folders(line) for line in output["traceback"]]
         if output["output_type"] == "stream":
             streams[output["name"]] = output
     return merged
@@ -239,7 +241,7 @@ def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def setup(app: Sphinx) -> dict[str, object]:
     """Register the extension with Sphinx."""
-    myst_nb.core.render.coalesce_streams = merge_streams
+    myst_nb.core.render.coalesce_streams = presentable
     app.connect("config-inited", configure)
     app.connect("env-before-read-docs", execute_chapters)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -93,13 +93,18 @@ def _overwrite(text: str) -> str:
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 
+def without_folders(text: str) -> str:
+    """A traceback's text with files of libraries named from `site-packages` on; colors stay."""
+    return _FOLDERS.sub(lambda found: "".join(_ANSI.findall(found.group())), text)
+
+
 def _tidy_output(output: NotebookNode, count: int) -> NotebookNode | None:
     """One output in canonical form, or None where nothing is worth keeping."""
     if output.output_type == "stream":
         output.text = _overwrite(output.text)
         return output
     if output.output_type == "error":
-        output.traceback = [_FOLDERS.sub("", _ANSI.sub("", line)) for line in output.traceback]
+        output.traceback = [_ANSI.sub("", without_folders(line)) for line in output.traceback]
         return output
     output.data.pop(WIDGET_VIEW, None)  # names a widget in a kernel that is gone; pages get theirs when they are built
     text = output.data.get("text/plain", "")

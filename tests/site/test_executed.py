@@ -6,6 +6,8 @@ must print what is stored: a reader's most frequent complaint about such books i
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 from nbformat import from_dict
 
@@ -33,3 +35,10 @@ def test_the_built_pages_show_the_stored_numbers(built):
                 differing.append((path.name, then.id, *shown))
     assert looked_at > 0
     assert differing == []
+
+
+def test_no_page_names_a_folder_of_the_builder(built):
+    pages = [*(ROOT / "_build" / "html" / "notebooks").glob("*.html")]
+    texts = {page.name: re.sub("<[^>]+>", "", page.read_text(encoding="utf-8")) for page in pages}
+    assert any("site-packages" in text for text in texts.values()), "no traceback is left to look at"
+    assert [name for name, text in texts.items() if str(ROOT) in text or "/site-packages" in text] == []
