@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REASONS: dict[str, str] = {
     "map-cuda": "diffusers 0.35 and 0.36 list the devices once, when `pipeline_utils.py` is imported. The process that "
     "runs the probes imports it before the virtual GPU is there, so `cuda` was missing from the list. Mended since, "
-    "and this row of the version matrix measured again."
+    "and this row of the version matrix measured again, as that of `map-auto`, whose message has the list."
 }
 """Probe -> why the virtual GPU does something else than the recorded real one."""
 
