@@ -24,7 +24,7 @@ MAPS = (  # a pipeline's hf_device_map, whether `.to()` raises, what the case is
 
 @exercise
 def check_refuses_to(answer: Callable[[Any], bool]) -> str:
-    """Check `answer(hf_device_map) -> bool`: whether `pipe.to(...)` raises because of the pipeline's device map.
+    """Check `answer(hf_device_map) -> bool`: whether the guard against device maps refuses `pipe.to(...)`.
 
     Source: `DiffusionPipeline._is_pipeline_device_mapped`, diffusers 0.42.1, pipelines/pipeline_utils.py.
 
