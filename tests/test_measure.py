@@ -6,7 +6,7 @@ import logging
 import pytest
 from typer.testing import CliRunner
 
-from sana_lab import cli, use_accelerator
+from sana_lab import cli, evidence, use_accelerator
 from sana_lab.measure import quality, runner, worker
 from sana_lab.measure.cli import table
 from sana_lab.measure.methods import METHODS, WAYS, find
@@ -103,6 +103,16 @@ def test_a_checkpoint_stays_on_its_gpu(fake, tmp_path):
 def test_a_record_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing was measured"):
         save([Job(tmp_path, "int8")], tmp_path, "x", folder=tmp_path)
+
+
+def test_the_record_names_torchao_and_others_do_not(fake, tmp_path, monkeypatch):
+    """What is installed beside must not make a run that goes on elsewhere look like one of other versions."""
+    monkeypatch.setattr(evidence, "version", lambda library: "1.0")
+    jobs = [Job(tmp_path, "int8", label="x")]
+    run(jobs, tmp_path, progress=False)
+    save(jobs, tmp_path, "x", folder=tmp_path)
+    assert evidence.load(runner.RECORD, folder=tmp_path)["versions"]["torchao"] == "1.0"
+    assert "torchao" not in evidence.installed_versions()
 
 
 def test_half_a_result_is_in_the_record_and_measured_again(fake, tmp_path):

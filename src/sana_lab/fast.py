@@ -39,7 +39,13 @@ SIZES = 64
 
 
 class _OnCodes(nn.Module):
-    """A linear layer on the codes of one of bitsandbytes'; how it multiplies is up to the class."""
+    """A linear layer on the codes of one of bitsandbytes'; how it multiplies is up to the class.
+
+    Args:
+        codes: (out, in) int8, rows of the weight.
+        scale: (out,) float32, what one step of each row is worth.
+        bias: (out,) or None.
+    """
 
     def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         """Keep codes, scale and bias as buffers, without a copy."""
@@ -73,12 +79,7 @@ class FusedLinear8bit(_OnCodes):
     each number of it is scaled back by its row's step times its column's. Other than bitsandbytes 0.50.2 (autograd/
     _functions.py, `MatMul8bitLt`) it does not cast the input to float16 first, which overflows beyond 65504.
 
-    Args:
-        codes: (out, in) int8, rows of the weight.
-        scale: (out,) float32, what one step of each row is worth.
-        bias: (out,) or None.
-
-    Shape: (..., in) to (..., out), in the input's type.
+    Made by `of`. Shape: (..., in) to (..., out), in the input's type.
 
     Chapter 7.
     """
@@ -96,15 +97,10 @@ class WeightOnly8bit(_OnCodes):
     """A linear layer that keeps its weight in 8 bits and multiplies in the type of its input.
 
     The weight is made anew from its codes at each call, one layer's at a time. What is rounded is the weight alone, so
-    it stands nearer to 16 bits than LLM.int8() does, whatever the input: outliers need no care. It saves the same bytes
-    and none of the arithmetic. ("W8A16" in the literature: weights in 8 bits, activations in 16.)
+    it stands no farther from 16 bits than LLM.int8() does, whatever the input: outliers need no care. It saves the same
+    bytes and none of the arithmetic. ("W8A16" in the literature: weights in 8 bits, activations in 16.)
 
-    Args:
-        codes: (out, in) int8, rows of the weight.
-        scale: (out,) float32, what one step of each row is worth.
-        bias: (out,) or None.
-
-    Shape: (..., in) to (..., out), in the input's type.
+    Made by `of`. Shape: (..., in) to (..., out), in the input's type.
 
     Chapter 7.
     """

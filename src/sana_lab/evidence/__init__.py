@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "torchao")
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")
 IN_CAPTION = ("torch", "diffusers", "bitsandbytes")
 _FIELDS = {"what": str, "command": str, "machine": dict, "versions": dict, "when": str, "results": (dict, list)}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -163,10 +163,10 @@ def this_machine() -> dict[str, Any]:
     return {"device": f"core of {_processor()}", "count": os.cpu_count() or 1, "driver": None}
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide what happens, as installed."""
+def installed_versions(*more: str) -> dict[str, str]:
+    """Versions of Python, of the libraries that decide what happens, and of `more` of them, as installed."""
     found = {"python": platform.python_version()}
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, *more):
         try:
             found[library] = version(library)
         except PackageNotFoundError:

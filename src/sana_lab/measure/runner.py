@@ -162,6 +162,7 @@ def save(jobs: Sequence[Job], out: Path, command: str, *, folder: Path, name: st
         what="Bytes and times of real-size checkpoints with seeded random weights, each method in a process of its own",
         command=command,
         results={"rows": rows},
+        versions=evidence.installed_versions("torchao"),
         seed=0,
         folder=folder,
     )
