@@ -1,8 +1,8 @@
 """The virtual GPU: CUDA's devices, rules and memory on a machine that has none, with the arithmetic on the CPU.
 
-Start with `use_accelerator()`. How it works: `memory` knows where every storage lives, `mode` sees every PyTorch call,
-`handlers` and `mismatch` hold the rules, `cuda_api` answers for `torch.cuda`, `patches` puts it all in place.
-`conformance` shows how it compares with a real one.
+Start with `use_accelerator()`. How it works: `memory` knows where every storage lives, `ledger` answers it for tensors,
+`mode` sees every PyTorch call, `handlers` and `mismatch` hold the rules, `cuda_api` answers for `torch.cuda`, `patches`
+puts it all in place. `conformance` shows how it compares with a real one.
 """
 
 from __future__ import annotations

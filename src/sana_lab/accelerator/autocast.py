@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from .ledger import Ledger
+
 LOWER = """
     conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution prelu addmm addmv addr
     matmul __matmul__ __rmatmul__ einsum mm mv linalg_vecdot linalg_multi_dot multi_dot linear addbmm baddbmm bmm
@@ -35,7 +37,7 @@ POLICY: dict[str, str] = {
 }
 
 
-def wrap(mode, policy: str, handler: Callable) -> Callable:
+def wrap(ledger: Ledger, policy: str, handler: Callable) -> Callable:
     """`handler`, with the tensor arguments on a GPU cast as `policy` says while autocast is on."""
 
     def autocast(func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -46,27 +48,27 @@ def wrap(mode, policy: str, handler: Callable) -> Callable:
         elif policy == "float32":
             dtype = torch.float32
         else:
-            found = [t.dtype for t in _floating((args, kwargs)) if mode.index_of(t) >= 0]
+            found = [t.dtype for t in _floating((args, kwargs)) if ledger.index_of(t) >= 0]
             if len(set(found)) < 2:
                 return handler(func, args, kwargs)
             dtype = torch.float32 if torch.float32 in found else found[0]
-        return handler(func, _cast(mode, args, dtype), _cast(mode, kwargs, dtype))
+        return handler(func, _cast(ledger, args, dtype), _cast(ledger, kwargs, dtype))
 
     return autocast
 
 
-def _cast(mode, value: Any, dtype: torch.dtype) -> Any:
+def _cast(ledger: Ledger, value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, torch.Tensor):
-        index = mode.index_of(value)
+        index = ledger.index_of(value)
         if index < 0 or not value.is_floating_point() or value.dtype in (dtype, torch.float64):
             return value
         cast = value.to(dtype)
-        mode.place(cast, index)
+        ledger.place(cast, index)
         return cast
     if isinstance(value, (list, tuple)):
-        return type(value)(_cast(mode, item, dtype) for item in value)
+        return type(value)(_cast(ledger, item, dtype) for item in value)
     if isinstance(value, dict):
-        return {key: _cast(mode, item, dtype) for key, item in value.items()}
+        return {key: _cast(ledger, item, dtype) for key, item in value.items()}
     return value
 
 

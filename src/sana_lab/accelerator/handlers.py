@@ -1,7 +1,7 @@
 """Functions that speak of devices themselves: moving, asking, making, printing, drawing random numbers.
 
 Each handler receives the function, its positional and its named arguments, with the mode switched off. `by_name` at the
-end says which function gets which handler; everything else gets `VirtualGPUMode.compute`.
+end says which function gets which handler; everything else gets `Handlers.compute`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from . import words
 from .devices import CPU
+from .ledger import MIXED, NOT_SEEN, ON_CPU, Ledger, Tensor, real_device, storage_of, unwrapped
 from .mismatch import CONVOLUTIONS, settle, tensors_in, type_name
-from .mode import Handler, VirtualGPUMode, _real_device, _storage_of, passing
+
+Handler = Callable[[Callable, tuple, dict], Any]
+
+
+def passing(func: Callable, args: tuple, kwargs: dict) -> Any:
+    """The handler of functions that neither mix devices nor make storages: views, shapes, types."""
+    return func(*args, **kwargs)
+
 
 PASSING = """
     shape.__get__ dtype.__get__ layout.__get__ requires_grad.__get__ requires_grad.__set__ grad_fn.__get__
@@ -58,9 +67,8 @@ RANDOM_LIKE = ["rand_like", "randn_like", "randint_like"]
 """Functions that draw from the default generator of the device."""
 
 
-def by_name(mode: VirtualGPUMode) -> dict[str, Handler]:
-    """The table: bare name of a function -> its handler, bound to `mode`."""
-    handlers = Handlers(mode)
+def by_name(handlers: Handlers) -> dict[str, Handler]:
+    """The table: bare name of a function -> its handler."""
     table: dict[str, Handler] = dict.fromkeys(PASSING, passing)
     table.update({constructor.__name__: handlers.make for constructor in _device_constructors()})
     table.update(dict.fromkeys([*SIZED], handlers.make))
@@ -107,10 +115,80 @@ def by_name(mode: VirtualGPUMode) -> dict[str, Handler]:
 class Handlers:
     """The handlers, all with the signature `(func, args, kwargs)`."""
 
-    def __init__(self, mode: VirtualGPUMode):
-        """Keep books in `mode`."""
+    def __init__(self, ledger: Ledger, mode: TorchFunctionMode):
+        """Keep books in `ledger`; `mode` is for what PyTorch prints by asking its own functions."""
+        self.ledger = ledger
         self.mode = mode
-        self.devices = mode.devices
+        self.devices, self.memory, self.blocks = ledger.devices, ledger.memory, ledger.blocks
+
+    # ---- the common handlers
+
+    def compute(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """For all other functions: compare devices, run, and note where the result lives."""
+        blocks = self.blocks
+        home = NOT_SEEN
+        for value in args:
+            if isinstance(value, Tensor):
+                try:
+                    block = blocks.get(storage_of(value)._cdata)
+                    index = ON_CPU if block is None else block.index
+                except (NotImplementedError, RuntimeError):
+                    index = self.ledger.index_of(value)
+            elif isinstance(value, (list, tuple)):
+                index = self.ledger.home(value)
+                if index == NOT_SEEN:
+                    continue
+            else:
+                continue
+            if index != home:
+                home = index if home == NOT_SEEN else MIXED
+        if kwargs:
+            if kwargs.get("device") is not None:
+                return self.create(func, args, kwargs)
+            index = self.ledger.home(kwargs.values())
+            if index not in (NOT_SEEN, home):
+                home = index if home == NOT_SEEN else MIXED
+        if home == MIXED:
+            return self._compute_mixed(func, args, kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except RuntimeError as error:
+            if home >= 0:
+                self.memory.explain(error, home)
+                words.explain(error)
+            raise
+        if home >= 0:
+            if isinstance(result, Tensor):
+                try:
+                    storage = storage_of(result)
+                except (NotImplementedError, RuntimeError):
+                    self.ledger.place(result, home)
+                else:
+                    if storage._cdata not in blocks:
+                        self.memory.place(storage, home)
+            elif result is not None:
+                self.ledger.place_all(result, home)
+        return result
+
+    def create(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """For calls with `device=`: make the result on the CPU and note the device that was asked for."""
+        target = self.devices.resolve(kwargs["device"])
+        if target.type != "cuda":
+            return func(*args, **{**kwargs, "device": target})
+        result = func(*args, **{**kwargs, "device": CPU})
+        self.ledger.place_all(result, target.index)
+        return result
+
+    def _compute_mixed(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        device = settle(func, bare_name(func), args, kwargs, self.ledger.device_of)
+        given = map(unwrapped, tensors_in((args, kwargs)))
+        before = {storage_of(tensor)._cdata for tensor in given if tensor.layout == torch.strided}
+        result = func(*args, **kwargs)
+        if device.type == "cuda":
+            for tensor in map(unwrapped, tensors_in(result)):
+                if tensor.device.type == "cpu" and storage_of(tensor)._cdata not in before:
+                    self.ledger.place(tensor, device.index)
+        return result
 
     # ---- asking
 
@@ -123,37 +201,37 @@ class Handlers:
     def get_device(self, func: Callable, args: tuple, kwargs: dict) -> torch.device:
         """`tensor.device`."""
         try:
-            block = self.mode.blocks.get(_storage_of(args[0])._cdata)
+            block = self.ledger.blocks.get(storage_of(args[0])._cdata)
         except (NotImplementedError, RuntimeError):
-            return self.mode.device_of(args[0])
-        return _real_device(args[0]) if block is None else self.devices.handles[block.index]
+            return self.ledger.device_of(args[0])
+        return real_device(args[0]) if block is None else self.devices.handles[block.index]
 
     def is_cuda(self, func: Callable, args: tuple, kwargs: dict) -> bool:
         """`tensor.is_cuda`."""
-        return self.mode.index_of(args[0]) >= 0 or func(*args)
+        return self.ledger.index_of(args[0]) >= 0 or func(*args)
 
     def is_cpu(self, func: Callable, args: tuple, kwargs: dict) -> bool:
         """`tensor.is_cpu`."""
-        return self.mode.index_of(args[0]) < 0 and func(*args)
+        return self.ledger.index_of(args[0]) < 0 and func(*args)
 
     def get_device_index(self, func: Callable, args: tuple, kwargs: dict) -> int:
         """`tensor.get_device()`: the index of the GPU, -1 for the CPU."""
-        index = self.mode.index_of(args[0])
+        index = self.ledger.index_of(args[0])
         return index if index >= 0 else func(*args, **kwargs)
 
     def get_grad(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor | None:
         """`tensor.grad`: the backward pass runs inside PyTorch; its results get their device when first looked at."""
         grad = func(*args)
-        index = self.mode.index_of(args[0])
+        index = self.ledger.index_of(args[0])
         if grad is not None and index >= 0:
-            self.mode.place(grad, index)
+            self.ledger.place(grad, index)
         return grad
 
     def set_grad(self, func: Callable, args: tuple, kwargs: dict) -> None:
         """`tensor.grad = g`: both on one device."""
         tensor, grad = args
-        if isinstance(grad, torch.Tensor) and self.mode.device_of(grad) != self.mode.device_of(tensor):
-            raise words.gradient_device(self.mode.device_of(grad), self.mode.device_of(tensor))
+        if isinstance(grad, torch.Tensor) and self.ledger.device_of(grad) != self.ledger.device_of(tensor):
+            raise words.gradient_device(self.ledger.device_of(grad), self.ledger.device_of(tensor))
         return func(*args)
 
     def cuda_array_interface(self, func: Callable, args: tuple, kwargs: dict) -> dict:
@@ -165,13 +243,13 @@ class Handlers:
     def to(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """`tensor.to(...)` in all its forms."""
         if len(args) == 2 and type(args[1]) is torch.dtype and not kwargs:
-            return self.mode.compute(func, args, kwargs)  # by far the most frequent
+            return self.compute(func, args, kwargs)  # by far the most frequent
         tensor, *rest = args
         device, dtype = kwargs.get("device"), kwargs.get("dtype")
         flags = []
         for value in rest:
             if isinstance(value, torch.Tensor):
-                device, dtype = self.mode.device_of(value), value.dtype
+                device, dtype = self.ledger.device_of(value), value.dtype
             elif isinstance(value, torch.dtype):
                 dtype = value
             elif isinstance(value, bool):
@@ -180,7 +258,7 @@ class Handlers:
                 device = value
         other = kwargs.get("other")
         if other is not None:
-            device, dtype = self.mode.device_of(other), other.dtype
+            device, dtype = self.ledger.device_of(other), other.dtype
         copy = kwargs.get("copy", len(flags) > 1 and flags[1])
         return self.move(tensor, device, dtype, copy, kwargs.get("memory_format"))
 
@@ -199,7 +277,7 @@ class Handlers:
         target = args[1] if len(args) > 1 else kwargs.get("dtype")
         tensor = args[0]
         if target is None:
-            return type_name(tensor, self.mode.device_of(tensor))
+            return type_name(tensor, self.ledger.device_of(tensor))
         if isinstance(target, torch.dtype):
             return self.move(tensor, None, target, False, None)
         name = target if isinstance(target, str) else f"{target.__module__}.{target.__name__}"
@@ -210,30 +288,30 @@ class Handlers:
     def type_as(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """`tensor.type_as(other)` follows device and dtype."""
         other = args[1] if len(args) > 1 else kwargs["other"]
-        return self.move(args[0], self.mode.device_of(other), other.dtype, False, None)
+        return self.move(args[0], self.ledger.device_of(other), other.dtype, False, None)
 
     def move(self, tensor: torch.Tensor, device: Any, dtype: Any, copy: bool, memory_format: Any) -> torch.Tensor:
         """`tensor` on `device` as `dtype`: itself where nothing changes, else a new storage."""
-        mode = self.mode
+        ledger = self.ledger
         options = {} if memory_format is None else {"memory_format": memory_format}
-        here = mode.index_of(tensor)
+        here = ledger.index_of(tensor)
         target = None if device is None else self.devices.resolve(device)
         there = here if target is None else (target.index if target.type == "cuda" else -1)
-        if _real_device(tensor).type != "cpu" or (target is not None and target.type not in ("cpu", "cuda")):
+        if real_device(tensor).type != "cpu" or (target is not None and target.type not in ("cpu", "cuda")):
             # from or to a meta tensor, or some other real device: PyTorch itself knows what to say
             real = None if target is None else CPU if target.type == "cuda" else target
             result = torch.Tensor.to(tensor, device=real, dtype=dtype, copy=copy, **options)
-            if there >= 0 and _real_device(result).type == "cpu":
-                mode.place(result, there)
+            if there >= 0 and real_device(result).type == "cpu":
+                ledger.place(result, there)
             return result
         if here != there:
             copy = True
             if there >= 0:
                 size = tensor.numel() * (tensor.element_size() if dtype is None else dtype.itemsize)
-                mode.memory.check_room(size, there)
+                ledger.memory.check_room(size, there)
         result = torch.Tensor.to(tensor, dtype=dtype, copy=copy, **options)
         if there >= 0 and result is not tensor:
-            mode.place(result, there)
+            ledger.place(result, there)
         return result
 
     def parse_to(self, func: Callable, args: tuple, kwargs: dict) -> tuple:
@@ -242,7 +320,7 @@ class Handlers:
         if type(kwargs.get("device")) is int:
             kwargs = {**kwargs, "device": torch.device("cuda", kwargs["device"])}
         if args and isinstance(args[0], torch.Tensor):
-            return (self.mode.device_of(args[0]), *func(*args, **kwargs)[1:])
+            return (self.ledger.device_of(args[0]), *func(*args, **kwargs)[1:])
         return func(*args, **kwargs)
 
     # ---- making
@@ -250,15 +328,15 @@ class Handlers:
     def make(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """Factories: `torch.zeros`, `torch.arange`, `zeros_like`, `tensor.new_zeros`, ..."""
         if kwargs.pop("pin_memory", False):
-            return self.mark_pinned(self.mode.compute(func, args, kwargs))
+            return self.mark_pinned(self.compute(func, args, kwargs))
         if kwargs.get("device") is None:
             kwargs.pop("device", None)
-            return self.mode.compute(func, args, kwargs)
+            return self.compute(func, args, kwargs)
         target = self.devices.resolve(kwargs["device"])
         if target.type == "cuda" and func.__name__ in SIZED:
             size = self.size_of(func, args, kwargs)
-            self.mode.memory.check_room(size, target.index)
-        return self.mode.create(func, args, kwargs)
+            self.ledger.memory.check_room(size, target.index)
+        return self.create(func, args, kwargs)
 
     @staticmethod
     def size_of(func: Callable, args: tuple, kwargs: dict) -> int:
@@ -275,7 +353,7 @@ class Handlers:
         data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
         device = kwargs.pop("device", None)
         pin = kwargs.pop("pin_memory", False)
-        here = self.mode.index_of(data) if isinstance(data, torch.Tensor) else -1
+        here = self.ledger.index_of(data) if isinstance(data, torch.Tensor) else -1
         target = None if device is None else self.devices.resolve(device)
         if target is None and here >= 0:
             target = self.devices.handles[here]
@@ -289,11 +367,11 @@ class Handlers:
         if isinstance(data, torch.Tensor) and here != target.index and result is not data:
             return self.move(result, target, None, False, None)
         if here == target.index:
-            self.mode.place(result, target.index)  # shares the storage, or is new
+            self.ledger.place(result, target.index)  # shares the storage, or is new
             return result
         if result is data or _shares(result, data):
             return self.move(result, target, None, True, None)
-        self.mode.place(result, target.index)
+        self.ledger.place(result, target.index)
         return result
 
     def draw(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
@@ -303,7 +381,7 @@ class Handlers:
             target = self.devices.resolve(device)
             index = target.index if target.type == "cuda" else -1
         else:
-            index = max(self.mode.home((*args, *kwargs.values())), -1)
+            index = max(self.ledger.home((*args, *kwargs.values())), -1)
         generator = kwargs.get("generator")
         if generator is not None:
             expected, found = ("cuda" if index >= 0 else "cpu"), generator.device.type
@@ -316,7 +394,7 @@ class Handlers:
     def draw_like(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """`rand_like` and its kin: from the default generator of the device."""
         device = kwargs.get("device")
-        index = self.devices.resolve(device).index if device is not None else self.mode.index_of(args[0])
+        index = self.devices.resolve(device).index if device is not None else self.ledger.index_of(args[0])
         if kwargs.get("generator") is not None or index is None or index < 0:
             return self.make(func, args, kwargs)
         generator, real = self.devices.generators[index], torch.default_generator
@@ -331,31 +409,31 @@ class Handlers:
     def resize(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """`tensor.resize_()`: the storage may have grown."""
         result = func(*args, **kwargs)
-        self.mode.memory.recount(_storage_of(args[0]))
+        self.ledger.memory.recount(storage_of(args[0]))
         return result
 
     def convolve(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """Convolutions compare types also on one device, in words that name the device."""
         try:
-            return self.mode.compute(func, args, kwargs)
+            return self.compute(func, args, kwargs)
         except RuntimeError:
             tensors = tensors_in((args, kwargs))
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             if bias is not None and bias.dtype != tensors[0].dtype and not func.__name__.startswith("conv_transpose"):
                 return func(*args, **kwargs)  # PyTorch compares these two first, in words that name no device
-            if any(tensor.dtype != tensors[0].dtype for tensor in tensors) and self.mode.home(tensors) >= 0:
-                settle(func, func.__name__, args, kwargs, self.mode.device_of)
+            if any(tensor.dtype != tensors[0].dtype for tensor in tensors) and self.ledger.home(tensors) >= 0:
+                settle(func, func.__name__, args, kwargs, self.ledger.device_of)
             raise
 
     # ---- leaving PyTorch: numbers, text, pinned memory
 
     def numpy(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """`tensor.numpy()` and `np.asarray(tensor)`: from the CPU only."""
-        if self.mode.index_of(args[0]) < 0:
+        if self.ledger.index_of(args[0]) < 0:
             return func(*args, **kwargs)
         if kwargs.get("force"):
             return func(args[0].detach(), **kwargs)
-        raise words.to_numpy(self.mode.device_of(args[0]))
+        raise words.to_numpy(self.ledger.device_of(args[0]))
 
     def show(self, func: Callable, args: tuple, kwargs: dict) -> str:
         """`repr(tensor)`: printed by PyTorch with the mode on, so that it asks for the device."""
@@ -373,8 +451,8 @@ class Handlers:
     def pin_memory(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """`tensor.pin_memory()`: a copy that says it is pinned."""
         tensor = args[0]
-        if self.mode.index_of(tensor) >= 0:
-            name = type_name(tensor, self.mode.device_of(tensor))
+        if self.ledger.index_of(tensor) >= 0:
+            name = type_name(tensor, self.ledger.device_of(tensor))
             raise RuntimeError(f"cannot pin '{name}' only dense CPU tensors can be pinned")
         return tensor if self._is_pinned(tensor) else self.mark_pinned(tensor.clone())
 
@@ -384,17 +462,27 @@ class Handlers:
 
     def mark_pinned(self, tensor: torch.Tensor) -> torch.Tensor:
         """Remember that `tensor` was pinned; nothing else is different about it."""
-        _storage_of(tensor)._pinned_for = self.devices
+        storage_of(tensor)._pinned_for = self.devices
         return tensor
 
     def _is_pinned(self, tensor: torch.Tensor) -> bool:
-        return getattr(_storage_of(tensor), "_pinned_for", None) is self.devices
+        return getattr(storage_of(tensor), "_pinned_for", None) is self.devices
 
     def record_stream(self, func: Callable, args: tuple, kwargs: dict) -> None:
         """Nothing runs later, so nothing has to be kept for later."""
 
 
 def _shares(result: torch.Tensor, data: Any) -> bool:
-    return any(_storage_of(result)._cdata == _storage_of(t)._cdata for t in tensors_in(data)) or not isinstance(
+    return any(storage_of(result)._cdata == storage_of(t)._cdata for t in tensors_in(data)) or not isinstance(
         data, (torch.Tensor, int, float, bool, complex, list, tuple)
     )
+
+
+def bare_name(func: Any) -> str:
+    """A function's name as the tables know it: `mm`, `__getitem__`, `device.__get__` for the reading of a property."""
+    name = getattr(func, "__name__", "") or str(func)
+    if name in ("__get__", "__set__", "__delete__"):
+        owner = func.__self__
+        owner_name = getattr(owner, "__name__", None) or getattr(getattr(owner, "fget", None), "__name__", "")
+        return f"{owner_name}.{name}"
+    return name.split(".")[0]  # an overload such as `add.Tensor`

@@ -177,9 +177,9 @@ def _gradients(patches: Patches, mode: VirtualGPUMode) -> None:
         leaves = _leaves([tensors] if isinstance(tensors, torch.Tensor) else tensors)
         original(tensors, *args, **kwargs)
         for leaf in leaves:
-            index = mode.index_of(leaf)
+            index = mode.ledger.index_of(leaf)
             if index >= 0 and leaf.grad is not None:
-                mode.place(leaf.grad, index)
+                mode.ledger.place(leaf.grad, index)
 
     patches.set(torch.autograd, "backward", backward)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from .autocast import LOWER
+from .ledger import Ledger
 
 PRODUCTS = frozenset(LOWER) - {"prelu"}
 """Names of the functions that sum products: matrix products, convolutions, attention."""
@@ -25,17 +26,17 @@ PRODUCTS = frozenset(LOWER) - {"prelu"}
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def wrap(mode, handler: Callable) -> Callable:
+def wrap(ledger: Ledger, handler: Callable) -> Callable:
     """`handler`, with the function computed in float32 where all its floating tensors are 16-bit and on one GPU."""
 
     def product(func: Callable, args: tuple, kwargs: dict) -> Any:
-        dtype = None if "out" in kwargs else _narrow(mode, (args, kwargs))
+        dtype = None if "out" in kwargs else _narrow(ledger, (args, kwargs))
         return handler(func if dtype is None else _in_float32(func, dtype), args, kwargs)
 
     return product
 
 
-def wrap_kernel(mode, name: str, handler: Callable) -> Callable:
+def wrap_kernel(ledger: Ledger, name: str, handler: Callable) -> Callable:
     """`handler` of a bitsandbytes kernel, without 16-bit arithmetic where all its tensors are on a GPU.
 
     The quantizer compares, masks and takes maxima, which is exact, and scales in float32: from the same numbers in
@@ -43,7 +44,7 @@ def wrap_kernel(mode, name: str, handler: Callable) -> Callable:
     """
 
     def kernel(func: Callable, args: tuple, kwargs: dict) -> Any:
-        if mode.home((args, kwargs)) >= 0:
+        if ledger.home((args, kwargs)) >= 0:
             if name == "int8_vectorwise_quant" and args:
                 return handler(_vectorwise_quant, args, kwargs)
             if name == "int8_mixed_scaled_mm" and args and args[0].dtype in NARROW:
@@ -113,10 +114,10 @@ def _mixed_scaled_mm(
     return _in_float32(torch.addmm, A.dtype)(product, chosen, weights), chosen
 
 
-def _narrow(mode, values: Any) -> torch.dtype | None:
+def _narrow(ledger: Ledger, values: Any) -> torch.dtype | None:
     """The 16-bit type that all floating tensors share, if they share one and a GPU; anything else is left alone."""
     tensors = list(_floating(values))
-    kinds = {(tensor.dtype, mode.index_of(tensor)) for tensor in tensors}
+    kinds = {(tensor.dtype, ledger.index_of(tensor)) for tensor in tensors}
     if len(kinds) != 1:
         return None
     ((dtype, index),) = kinds
