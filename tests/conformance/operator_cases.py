@@ -48,6 +48,9 @@ SLOW_ON_CUDA = ("jiterator",)
 ASSERTS = ("out of range", "out of bounds", "out-of-bounds", "probability", "between 0 and 1", "value cannot be")
 """In what the CPU says of a value; on CUDA that is an assertion in a kernel, which ends the process' use of CUDA."""
 
+LONGEST = 260
+"""Characters of a message that are kept where it is longer than its leading words."""
+
 LEFT_OUT = ("signal.windows",)
 """Need scipy or are factories that take no tensor in great number."""
 
@@ -275,7 +278,8 @@ def outcome(case: Case, device: str) -> dict[str, Any]:
             torch.cuda.synchronize()
         return result
     except Exception as error:
-        return {"raises": type(error).__name__, "words": leading_words(str(error))}
+        words, message = leading_words(str(error)), " ".join(str(error).partition("\n")[0].split())[:LONGEST]
+        return {"raises": type(error).__name__, "words": words, **({"message": message} if message != words else {})}
 
 
 def describe(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Recorded results: one JSON file a record, shown with one line that says where it came from.
+"""Recorded results: one JSON file a record (large ones compressed), shown with a line that says where it came from.
 
 A record holds `what` (a sentence), `command` (what to run to get it again), `machine` (device, count, driver),
 `versions`, `seed`, `when` (UTC) and `results` (plain JSON). Importing this module imports no torch, and the machine is
@@ -7,6 +7,7 @@ described by its driver and operating system, never by what torch says: under th
 
 from __future__ import annotations
 
+import gzip
 import html
 import json
 import os
@@ -14,6 +15,7 @@ import platform
 import re
 import shutil
 import subprocess
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,14 +31,14 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 def names(folder: Path = FOLDER) -> list[str]:
     """Names of the records in a folder, sorted."""
-    return sorted(path.stem for path in folder.glob("*.json"))
+    return sorted(path.name.partition(".")[0] for pattern in ("*.json", "*.json.gz") for path in folder.glob(pattern))
 
 
 def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     """Read a record.
 
     Args:
-        name: file name without `.json`.
+        name: file name without `.json` or `.json.gz`.
         folder: where records lie; the package's own folder by default.
 
     Returns:
@@ -47,10 +49,13 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     """
     path = folder / f"{_checked(name)}.json"
     if not path.is_file():
+        path = folder / f"{name}.json.gz"
+    if not path.is_file():
         raise ValueError(f"no record named {name!r}; there are: {', '.join(names(folder)) or 'none'}")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as reason:  # also UnicodeDecodeError
+        data = path.read_bytes()
+        record = json.loads((gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8"))
+    except (ValueError, EOFError, OSError, zlib.error) as reason:  # also UnicodeDecodeError and BadGzipFile
         raise ValueError(f"record {name!r} is damaged ({reason}); restore {path.name} or record it again") from None
     _check(record, name)
     return record
