@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import cases_devices, cases_errors, cases_libraries, cases_memory, cases_two_gpus  # noqa: F401  (they register)
+from . import (  # noqa: F401  (they register)
+    cases_asserts,
+    cases_backward,
+    cases_codes,
+    cases_devices,
+    cases_errors,
+    cases_layouts,
+    cases_libraries,
+    cases_memory,
+    cases_parallel,
+    cases_runtime,
+    cases_two_gpus,
+)
 from .registry import CASES
 
 __all__ = ["CASES"]

@@ -19,10 +19,16 @@ RECORD = "conformance_h200"
 """Name of the record in `sana_lab.evidence`."""
 
 GROUPS = {
+    "asserts": "Indices out of range",
+    "backward": "Python inside the backward pass",
+    "codes": "Eight-bit layers in parts",
     "devices": "Where tensors live",
     "errors": "Tensors that do not meet",
+    "layouts": "Nested, sparse, scripted",
     "libraries": "Libraries and Sana pipelines",
     "memory": "Memory",
+    "parallel": "One batch over several GPUs",
+    "runtime": "What torch.cuda answers",
     "two_gpus": "Two GPUs",
 }
 """Group of a case (the file it stands in) -> heading."""
