@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from . import raw_memory
 from .autocast import LOWER
 from .ledger import Ledger
 
@@ -40,18 +41,24 @@ def wrap_kernel(ledger: Ledger, name: str, handler: Callable) -> Callable:
     """`handler` of a bitsandbytes kernel, without 16-bit arithmetic where all its tensors are on a GPU.
 
     The quantizer compares, masks and takes maxima, which is exact, and scales in float32: from the same numbers in
-    float32 it makes the same codes and scales, bit by bit. The product of outlier columns is as in `wrap`.
+    float32 it makes the same codes and scales, bit by bit. The product of outlier columns is as in `wrap`. Views are
+    read as a kernel reads them that knows no strides, see `raw_memory`.
     """
 
     def kernel(func: Callable, args: tuple, kwargs: dict) -> Any:
         if ledger.home((args, kwargs)) >= 0:
-            if name == "int8_vectorwise_quant" and args:
-                return handler(_vectorwise_quant, args, kwargs)
-            if name == "int8_mixed_scaled_mm" and args and args[0].dtype in NARROW:
-                return handler(_mixed_scaled_mm, args, kwargs)
+            func = raw_memory.as_on_cuda(name, func, _kernel(name, func, args), args, kwargs)
         return handler(func, args, kwargs)
 
     return kernel
+
+
+def _kernel(name: str, func: Callable, args: tuple) -> Callable:
+    if name == "int8_vectorwise_quant":
+        return _vectorwise_quant
+    if name == "int8_mixed_scaled_mm" and args and args[0].dtype in NARROW:
+        return _mixed_scaled_mm
+    return func
 
 
 def _vectorwise_quant(

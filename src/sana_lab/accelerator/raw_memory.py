@@ -1,0 +1,411 @@
+"""bitsandbytes' kernels as CUDA runs them: they get an address and a shape, and read memory as it lies.
+
+A tensor that is a view of another (transposed, every second row, some of the columns, expanded) says by its strides
+where its numbers are. A kernel that takes `data_ptr()` and sizes never sees the strides: it starts at the tensor's
+first number and takes what follows, row by row. Where bitsandbytes makes a contiguous copy first, that is right; where
+it does not, the result is wrong without a word. On a processor the same operators are written in PyTorch, which
+honours strides, so a virtual GPU would be right where a real one is not. `as_on_cuda` takes that difference away.
+
+What lies behind the end of a storage belongs to somebody else. A real GPU reads it; here it reads as zeros, and so does
+memory that a kernel never writes.
+
+`ARGUMENTS` is the table of all of this, argument by argument; the book shows it, and a test holds it to the record of
+a real GPU. Read in bitsandbytes 0.50.2: backends/cuda/ops.py and, for what calls what, backends/default/ops.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+COPIES_SINCE = (0, 49)
+"""From this version of bitsandbytes on the blockwise and 4-bit kernels copy what is not contiguous (bitsandbytes#1690;
+0.48.2 has no `contiguous()` in backends/cuda/ops.py, 0.49.2 has four)."""
+
+SMALL_ROWS = 4
+"""Up to so many rows `gemm_4bit` always takes its own kernel (`_GEMM_4BIT_CUSTOM_FLOOR_M`)."""
+
+Kernel = Callable[..., Any]
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What becomes of one argument that is not contiguous.
+
+    Attributes:
+        kernel: name of the operator, without `bitsandbytes::`.
+        name: of the argument.
+        safe: whether the result is right for any view.
+        why: in a few words, with the line of bitsandbytes 0.50.2 (backends/cuda/ops.py unless it says otherwise).
+    """
+
+    kernel: str
+    name: str
+    safe: bool
+    why: str
+
+
+ARGUMENTS = (
+    Argument("int8_vectorwise_quant", "A", False, "codes and scales by address (240); outlier columns by PyTorch (228)"),
+    Argument("int8_double_quant", "A", False, "row codes by `int8_vectorwise_quant` (263); column codes by PyTorch (272)"),
+    Argument("int8_linear_matmul", "A", False, "by address (136); by PyTorch, and right, if its width is no multiple of 4"),
+    Argument("int8_linear_matmul", "B", False, "by address (135); by PyTorch, and right, if its width is no multiple of 4"),
+    Argument("int8_linear_matmul", "out", False, "written by address (137)"),
+    Argument("int8_mm_dequant", "A", False, "by address, written in the same order (195): right only with equal scales"),
+    Argument("int8_mm_dequant", "row_stats", False, "by address (196)"),
+    Argument("int8_mm_dequant", "col_stats", False, "by address (197)"),
+    Argument("int8_mm_dequant", "bias", False, "by address in float16 (192); added by PyTorch, and right, in other types"),
+    Argument("int8_scaled_mm", "A", False, "as `int8_linear_matmul` (backends/default/ops.py, 112)"),
+    Argument("int8_scaled_mm", "B", False, "as `int8_linear_matmul`"),
+    Argument("int8_scaled_mm", "row_stats", False, "as `int8_mm_dequant`"),
+    Argument("int8_scaled_mm", "col_stats", False, "as `int8_mm_dequant`"),
+    Argument("int8_scaled_mm", "bias", False, "as `int8_mm_dequant`"),
+    Argument("int8_mixed_scaled_mm", "A", True, "outlier columns are taken by PyTorch (backends/default/ops.py, 78)"),
+    Argument("int8_mixed_scaled_mm", "CA", False, "as `int8_scaled_mm`"),
+    Argument("int8_mixed_scaled_mm", "CB", False, "as `int8_scaled_mm`; its outlier columns by PyTorch, and right"),
+    Argument("int8_mixed_scaled_mm", "SCA", False, "as `int8_scaled_mm`"),
+    Argument("int8_mixed_scaled_mm", "SCB", False, "as `int8_scaled_mm`; for the outlier columns by PyTorch, and right"),
+    Argument("int8_mixed_scaled_mm", "outlier_cols", True, "an index for PyTorch"),
+    Argument("int8_mixed_scaled_mm", "bias", False, "as `int8_mm_dequant`"),
+    Argument("int8_vectorwise_dequant", "A", True, "written in PyTorch (_ops.py, 118)"),
+    Argument("int8_vectorwise_dequant", "stats", True, "written in PyTorch (_ops.py, 118)"),
+    Argument("quantize_blockwise", "A", True, "copied (301); by address before 0.49"),
+    Argument("quantize_blockwise", "code", False, "by address (324)"),
+    Argument("dequantize_blockwise", "A", False, "copied (361), after `empty_like` took its strides for the result (337)"),
+    Argument("dequantize_blockwise", "absmax", False, "by address (376)"),
+    Argument("dequantize_blockwise", "code", False, "by address (374)"),
+    Argument("dequantize_blockwise", "out", False, "written by address (377)"),
+    Argument("quantize_4bit", "A", True, "copied (388); by address before 0.49"),
+    Argument("dequantize_4bit", "A", True, "copied (462); by address before 0.49"),
+    Argument("dequantize_4bit", "absmax", False, "by address (485)"),
+    Argument("dequantize_4bit", "out", False, "written by address (486)"),
+    Argument("gemv_4bit", "A", False, "by address, one row of it (566)"),
+    Argument("gemv_4bit", "B", False, "by address (567)"),
+    Argument("gemv_4bit", "absmax", False, "by address (568)"),
+    Argument("gemv_4bit", "code", False, "by address (569)"),
+    Argument("gemv_4bit", "out", False, "written by address (570)"),
+    Argument("gemm_4bit", "A", True, "copied (870)"),
+    Argument("gemm_4bit", "B", False, "by address (890); with many rows copied"),
+    Argument("gemm_4bit", "absmax", False, "by address (891)"),
+    Argument("gemm_4bit", "absmax_8bit", False, "by address (892); with many rows copied"),
+    Argument("gemm_4bit", "absmax_code", False, "by address (893)"),
+    Argument("gemm_4bit", "bias", False, "by address (896); with many rows by PyTorch, and right"),
+    Argument("optimizer_update_32bit", "g", False, "by address (1087); the optimizers copy it before (optim/optimizer.py, 704)"),
+    Argument("optimizer_update_32bit", "p", False, "by address (1088); the optimizers copy it before (optim/optimizer.py, 703)"),
+    Argument("optimizer_update_8bit_blockwise", "g", False, "as `optimizer_update_32bit`"),
+    Argument("optimizer_update_8bit_blockwise", "p", False, "as `optimizer_update_32bit`"),
+)  # fmt: skip
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def as_it_lies(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """What a kernel reads that is given the address and the shape of `tensor`.
+
+    Args:
+        tensor: any view; None stays None.
+
+    Returns:
+        A contiguous tensor of the same shape: the numbers that follow the first one in memory, zeros past the end of
+        the storage. `tensor` itself if it is contiguous.
+    """
+    if tensor is None or tensor.is_contiguous():
+        return tensor
+    memory = _memory(tensor)
+    found = memory[: tensor.numel()]
+    missing = tensor.numel() - found.numel()
+    return (torch.cat([found, found.new_zeros(missing)]) if missing else found.clone()).view(tensor.shape)
+
+
+def write(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Put `values` where a kernel puts them that is given the address of `tensor`: one after the other.
+
+    What would fall behind the end of the storage is dropped.
+    """
+    memory = _memory(tensor)
+    values = values.reshape(-1)[: memory.numel()]
+    memory[: values.numel()] = values.to(tensor.dtype)
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    """All numbers from the first of `tensor` to the end of its storage."""
+    count = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
+    return tensor.detach().as_strided((max(count, 0),), (1,))
+
+
+# ---- the kernels ----------------------------------------------------------------------------------------------------
+
+
+def as_on_cuda(name: str, func: Callable, kernel: Kernel, args: tuple, kwargs: dict) -> Kernel:
+    """The kernel to call in place of `kernel`, with the same arguments.
+
+    Args:
+        name: of the operator, without `bitsandbytes::` and overload.
+        func: the operator, for the names of its arguments.
+        kernel: what computes it from tensors that are contiguous.
+        args: as the operator is called.
+        kwargs: the same.
+
+    Returns:
+        `kernel` itself where CUDA would do the same.
+    """
+    reader = READERS.get(name)
+    if reader is None:
+        return kernel
+    given = _named(func, args, kwargs)
+    tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
+    if all(tensor.is_contiguous() for tensor in tensors) and not _only_on_cuda(name, given):
+        return kernel
+    return lambda *args, **kwargs: reader(kernel, **_named(func, args, kwargs))
+
+
+def _named(func: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+    if not hasattr(func, "_schema"):  # `torch.ops.bitsandbytes.name`, all its overloads at once
+        func = func.out if "out" in kwargs else func.default
+    return {**{argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}, **kwargs}
+
+
+def _only_on_cuda(name: str, given: dict[str, Any]) -> bool:
+    """What the kernels for processors lack or do in another way, also for contiguous tensors."""
+    if name == "int8_double_quant" or "out" in given:
+        return True
+    A = given.get("A")
+    if name == "gemv_4bit":
+        return A.numel() != A.shape[-1]
+    return name in ("int8_vectorwise_quant", "int8_mm_dequant") and A.ndim != 2
+
+
+def _int8_vectorwise_quant(
+    kernel: Kernel, A: torch.Tensor, threshold: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    read = as_it_lies(A).reshape(-1, A.shape[-1])
+    if threshold <= 0:
+        codes, absmax, _ = kernel(read)
+        return codes.view(A.shape), absmax, None
+    # the kernel leaves out what is large in memory; which columns count as outliers is asked of the tensor itself
+    codes, absmax, _ = kernel(read.masked_fill(read.abs() >= threshold, 0))
+    codes = codes.view(A.shape)
+    columns = torch.argwhere((A.abs() >= threshold).any(dim=0)).view(-1)
+    if len(read) > 1:
+        codes[:, columns] = 0
+    return codes, absmax, columns
+
+
+def _int8_double_quant(kernel: Kernel, A: torch.Tensor, threshold: float = 0.0) -> tuple[Any, ...]:
+    quantize = torch.ops.bitsandbytes.int8_vectorwise_quant.default
+    codes, absmax, columns = _int8_vectorwise_quant(quantize, A, threshold)
+    sizes = A.abs().view(-1, A.shape[-1])
+    if threshold > 0:
+        outliers = sizes >= threshold
+        sizes = sizes.masked_fill(outliers, 0.0)
+        A = A.masked_fill(outliers, 0.0)
+    column_absmax = sizes.amax(dim=0).float()
+    column_codes = torch.round(A.mul(127.0) / column_absmax.unsqueeze(0)).to(torch.int8)
+    return codes, column_codes, absmax, column_absmax, columns
+
+
+def _int8_linear_matmul(
+    kernel: Kernel, A: torch.Tensor, B: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    multiply = torch.ops.bitsandbytes.int8_linear_matmul.default
+    if B.shape[-1] % 4:  # PyTorch does it, and copies to where `out` is
+        sums = multiply(A, B)
+        return sums if out is None else _nothing(out.copy_(sums))
+    sums = multiply(as_it_lies(A), as_it_lies(B))
+    return sums if out is None else _nothing(write(out, sums))
+
+
+def _int8_mm_dequant(
+    kernel: Kernel,
+    A: torch.Tensor,
+    row_stats: torch.Tensor,
+    col_stats: torch.Tensor,
+    dtype: torch.dtype | None = None,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    inside = bias is not None and bias.dtype == torch.float16
+    read = as_it_lies(A).reshape(-1, A.shape[-1])
+    found = kernel(read, as_it_lies(row_stats), as_it_lies(col_stats), bias=as_it_lies(bias) if inside else None)
+    out = torch.empty_like(A, dtype=torch.float16)  # laid out as `A` is, if that has no gaps
+    write(out, found)
+    if bias is not None and not inside:
+        out.add_(bias)
+    return out.to(dtype or torch.float16)
+
+
+def _int8_scaled_mm(
+    kernel: Kernel,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    row_stats: torch.Tensor,
+    col_stats: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    sums = _int8_linear_matmul(kernel, A, B)
+    dequantize = torch.ops.bitsandbytes.int8_mm_dequant.default
+    if bias is not None and bias.dtype == torch.float16:
+        bias = as_it_lies(bias)
+    dtype = dtype or torch.float16
+    return dequantize(sums, as_it_lies(row_stats), as_it_lies(col_stats), dtype=dtype, bias=bias)
+
+
+def _int8_mixed_scaled_mm(
+    kernel: Kernel,
+    A: torch.Tensor,
+    CA: torch.Tensor,
+    CB: torch.Tensor,
+    SCA: torch.Tensor,
+    SCB: torch.Tensor,
+    outlier_cols: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    product = _int8_scaled_mm(kernel, CA, CB, SCA, SCB, bias, A.dtype)
+    if outlier_cols is None or not outlier_cols.numel():
+        return product, A.new_empty(0)
+    chosen = A[:, outlier_cols].contiguous()
+    weights = torch.ops.bitsandbytes.int8_vectorwise_dequant.default(CB[:, outlier_cols].contiguous(), SCB)
+    weights = weights.to(A.dtype).t()
+    return torch.addmm(product.float(), chosen.float(), weights.float()).to(A.dtype), chosen
+
+
+def _quantize_blockwise(kernel: Kernel, A: torch.Tensor, code: torch.Tensor, blocksize: int) -> tuple[Any, ...]:
+    if _copies():
+        return kernel(A.contiguous(), as_it_lies(code), blocksize)
+    codes, absmax = kernel(as_it_lies(A), as_it_lies(code), blocksize)
+    out = torch.empty_like(A, dtype=torch.uint8)
+    write(out, codes)
+    return out, absmax
+
+
+def _dequantize_blockwise(
+    kernel: Kernel,
+    A: torch.Tensor,
+    absmax: torch.Tensor,
+    code: torch.Tensor,
+    blocksize: int,
+    dtype: torch.dtype,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    dequantize = torch.ops.bitsandbytes.dequantize_blockwise.default
+    read = A.contiguous() if _copies() else as_it_lies(A)
+    values = dequantize(read, as_it_lies(absmax), as_it_lies(code), blocksize, dtype)
+    if out is not None:
+        return _nothing(write(out, values))
+    out = torch.empty_like(A, dtype=dtype)  # laid out as `A` is, if that has no gaps; written row by row all the same
+    write(out, values)
+    return out
+
+
+def _quantize_4bit(
+    kernel: Kernel, A: torch.Tensor, blocksize: int, quant_type: str, quant_storage: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return kernel(A.contiguous() if _copies() else as_it_lies(A), blocksize, quant_type, quant_storage)
+
+
+def _dequantize_4bit(
+    kernel: Kernel,
+    A: torch.Tensor,
+    absmax: torch.Tensor,
+    blocksize: int,
+    quant_type: str,
+    shape: Any,
+    dtype: torch.dtype,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    dequantize = torch.ops.bitsandbytes.dequantize_4bit.default
+    read = A.contiguous() if _copies() else as_it_lies(A)
+    values = dequantize(read, as_it_lies(absmax), blocksize, quant_type, shape, dtype)
+    return values if out is None else _nothing(write(out, values))
+
+
+def _gemv_4bit(
+    kernel: Kernel,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    shapeB: Any,
+    absmax: torch.Tensor,
+    code: torch.Tensor,
+    blocksize: int,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    multiply = torch.ops.bitsandbytes.gemv_4bit.default
+    row = as_it_lies(A).reshape(-1, A.shape[-1])[:1]  # one row, however many there are
+    values = multiply(row, as_it_lies(B), shapeB, as_it_lies(absmax), as_it_lies(code), blocksize)
+    result = A.new_zeros(*A.shape[:-1], shapeB[0]) if out is None else out
+    write(result, values)
+    return result if out is None else None
+
+
+def _gemm_4bit(
+    kernel: Kernel,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    shapeB: Any,
+    absmax: torch.Tensor,
+    blocksize: int,
+    quant_type: str,
+    bias: torch.Tensor | None = None,
+    absmax_8bit: torch.Tensor | None = None,
+    absmax_code: torch.Tensor | None = None,
+    absmax_offset: torch.Tensor | None = None,
+) -> torch.Tensor:
+    few = A.numel() // A.shape[-1] <= SMALL_ROWS and A.shape[-1] % blocksize == 0
+    read = as_it_lies if few else torch.Tensor.contiguous
+    return kernel(
+        A.contiguous(),
+        read(B),
+        shapeB,
+        as_it_lies(absmax),
+        blocksize,
+        quant_type,
+        bias=bias if bias is None else read(bias),
+        absmax_8bit=absmax_8bit if absmax_8bit is None else read(absmax_8bit),
+        absmax_code=as_it_lies(absmax_code),
+        absmax_offset=absmax_offset,
+    )
+
+
+def _optimizer_update(kernel: Kernel, **given: Any) -> None:
+    read = {name: as_it_lies(value) if isinstance(value, torch.Tensor) else value for name, value in given.items()}
+    kernel(**read)
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor) and read[name] is not value:
+            write(value, read[name])
+
+
+def _nothing(*done: Any) -> None:
+    """The result of an operator that writes where it is told."""
+
+
+def _copies() -> bool:
+    """Whether the blockwise and 4-bit kernels of the installed bitsandbytes copy what is not contiguous."""
+    import bitsandbytes
+
+    return tuple(int(part) for part in bitsandbytes.__version__.split(".")[:2]) >= COPIES_SINCE
+
+
+READERS: dict[str, Callable[..., Any]] = {
+    "int8_vectorwise_quant": _int8_vectorwise_quant,
+    "int8_double_quant": _int8_double_quant,
+    "int8_linear_matmul": _int8_linear_matmul,
+    "int8_mm_dequant": _int8_mm_dequant,
+    "int8_scaled_mm": _int8_scaled_mm,
+    "int8_mixed_scaled_mm": _int8_mixed_scaled_mm,
+    "quantize_blockwise": _quantize_blockwise,
+    "dequantize_blockwise": _dequantize_blockwise,
+    "quantize_4bit": _quantize_4bit,
+    "dequantize_4bit": _dequantize_4bit,
+    "gemv_4bit": _gemv_4bit,
+    "gemm_4bit": _gemm_4bit,
+    "optimizer_update_32bit": _optimizer_update,
+    "optimizer_update_8bit_blockwise": _optimizer_update,
+}
+"""Operator -> the function that reads as CUDA does and computes with the kernel it is given."""
