@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sana_lab import checked, use_accelerator
+from sana_lab import checked, contiguous_inputs_, use_accelerator
 from sana_lab.guard import NotReady
 
 PARTS = ("text_encoder", "transformer")
@@ -55,6 +55,13 @@ def load(folder, *names, width=None, **kwargs):
         kwargs["quantization_config"] = configuration(*names, **(width or {}))
     pipe = SanaPipeline.from_pretrained(folder, dtype=torch.bfloat16, **kwargs)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def guarded(folder, *names, **kwargs):
+    """The same, with contiguous inputs for the transformer's 8-bit layers."""
+    pipe = load(folder, *names, **kwargs)
+    contiguous_inputs_(pipe.transformer)
     return pipe
 
 
@@ -120,14 +127,15 @@ def test_a_map_of_one_entry_that_went_to_the_cpu_is_refused(folder, two_gpus):
 HEALTHY = {
     "16 bits": lambda f: load(f).to("cuda"),
     "on the CPU": lambda f: load(f),
-    "8 bits, autoencoder moved": lambda f: after(load(f, *PARTS), lambda p: p.vae.to("cuda")),
-    "8 bits, moved": lambda f: load(f, *PARTS).to("cuda"),
-    "8 bits, map": lambda f: load(f, *PARTS, device_map="cuda"),
-    "8 bits, balanced": lambda f: load(f, *PARTS, device_map="balanced"),
-    "8 bits to the CPU and back": lambda f: load(f, *PARTS).to("cuda").to("cpu").to("cuda"),
-    "8 bits, offloaded": lambda f: after(load(f, *PARTS), lambda p: p.enable_model_cpu_offload()),
+    "8 bits, autoencoder moved": lambda f: after(guarded(f, *PARTS), lambda p: p.vae.to("cuda")),
+    "8 bits, moved": lambda f: guarded(f, *PARTS).to("cuda"),
+    "8 bits, map": lambda f: guarded(f, *PARTS, device_map="cuda"),
+    "8 bits, balanced": lambda f: guarded(f, *PARTS, device_map="balanced"),
+    "8 bits to the CPU and back": lambda f: guarded(f, *PARTS).to("cuda").to("cpu").to("cuda"),
+    "8 bits, offloaded": lambda f: after(guarded(f, *PARTS), lambda p: p.enable_model_cpu_offload()),
     "layer by layer": lambda f: after(load(f), lambda p: p.enable_sequential_cpu_offload()),
     "dequantized": lambda f: after(load(f, *PARTS).to("cuda"), lambda p: p.transformer.dequantize()),
+    "the encoder in 8 bits": lambda f: load(f, "text_encoder").to("cuda"),
     "4 bits": lambda f: load(f, *PARTS, width={"load_in_4bit": True}).to("cuda"),
 }
 
@@ -154,7 +162,7 @@ def problems(pipe, **kwargs):
 
 
 def test_the_widths_must_be_those_that_were_meant(folder, two_gpus):
-    pipe = load(folder, *PARTS, device_map="cuda")
+    pipe = guarded(folder, *PARTS, device_map="cuda")
     assert checked(pipe, eight_bit=PARTS) is pipe
     assert checked(pipe, eight_bit=list(PARTS)) is pipe
     assert [p.partition(",")[0] for p in problems(pipe, eight_bit=())] == [f"{name}: in 8 bits" for name in PARTS]
@@ -187,7 +195,37 @@ def test_four_bits_by_an_empty_configuration_are_found(folder, two_gpus):
 
 def test_all_problems_are_told_at_once(folder, two_gpus):
     found = problems(load(folder, "transformer"), eight_bit=PARTS)
-    assert [problem.partition(":")[0] for problem in found] == ["text_encoder", "vae", "text_encoder"]
+    assert [problem.partition(":")[0] for problem in found] == ["text_encoder", "vae", "text_encoder", "transformer"]
+
+
+# ---- inputs as they lie in memory -------------------------------------------------------------------------------
+
+
+def test_8_bit_layers_that_nothing_guards_are_refused_until_something_does(folder, two_gpus):
+    pipe = load(folder, *PARTS, device_map="cuda")
+    (problem,) = problems(pipe, eight_bit=PARTS)  # and not for the encoder, whose inputs are never views
+    layers = sum(type(module).__name__ == "Linear8bitLt" for module in pipe.transformer.modules())
+    assert problem.startswith(f"transformer: {layers} 8-bit layers take their inputs as they lie")
+    assert problem.endswith("sana_lab.contiguous_inputs_(pipe.transformer)"), "the way out"
+    contiguous_inputs_(pipe.transformer)
+    assert checked(pipe, eight_bit=PARTS) is pipe
+
+
+def test_one_layer_put_in_later_is_seen(folder, two_gpus):
+    from bitsandbytes.nn import Linear8bitLt
+
+    pipe = guarded(folder, *PARTS, device_map="cuda")
+    old = pipe.transformer.proj_out
+    pipe.transformer.proj_out = Linear8bitLt(old.in_features, old.out_features, has_fp16_weights=False).to("cuda")
+    (problem,) = problems(pipe)
+    assert problem.startswith("transformer: one 8-bit layer takes its inputs as they lie")
+
+
+def test_a_transformer_inside_of_another_module_is_still_sanas(folder, two_gpus):
+    pipe = load(folder, "transformer", device_map="cuda")
+    held = SimpleNamespace(components={"part": nn.Sequential(pipe.transformer)}, _execution_device=pipe.device)
+    (problem,) = problems(held)
+    assert "contiguous_inputs_(pipe.part)" in problem
 
 
 def pipe_of(layer):

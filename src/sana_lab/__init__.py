@@ -16,6 +16,7 @@ _WHERE = {
     "doctor": "versions.doctor",
     "placement": "placement",
     "checked": "guard",
+    "contiguous_inputs_": "layers",
     "adherence": "shapes",
     "caption": "shapes",
     "read_scene": "shapes",

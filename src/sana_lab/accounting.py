@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .layers import holding
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -140,22 +142,24 @@ def held(module: nn.Module) -> Iterator[Stored]:
 
 
 def tensors_of(owner: nn.Module) -> Iterator[tuple[str, Tensor, str, int]]:
-    """Tensors that one module keeps itself: name, tensor, layer kind and number of weights for each. Chapter 4."""
-    kind = _kind(owner)
+    """Tensors that one module keeps itself: name, tensor, layer kind and number of weights for each.
+
+    In a layer of `sana_lab.fast` the buffers are the weights of the layer that it replaced.
+
+    Chapter 4.
+    """
+    kind, found = _kind(owner), holding(owner)
     for name, parameter in owner.named_parameters(recurse=False):
-        quant_state = getattr(parameter, "quant_state", None)
-        yield name, parameter, kind, parameter.numel() if quant_state is None else quant_state.shape.numel()
-        for keeper in (parameter, getattr(owner, "state", None)):
-            for statistic in ("CB", "SCB"):  # CB is the weight's own data again and counts only where it is a copy
-                if isinstance(tensor := getattr(keeper, statistic, None), Tensor):
-                    yield statistic, tensor, kind, 0
-        while quant_state is not None:  # a second one where the statistics are quantized too, "double quantization"
-            for statistic in ("absmax", "code", "offset"):
-                if isinstance(tensor := getattr(quant_state, statistic), Tensor):
-                    yield statistic, tensor, kind, 0
-            quant_state = getattr(quant_state, "state2", None)
+        yield name, parameter, kind, (name == "weight" and found.weights) or parameter.numel()  # 4-bit codes are packed
+        if name == "weight":
+            for statistic, tensor in found.beside:  # CB is the weight's own data again, and counts where it is a copy
+                yield statistic, tensor, kind, 0
+    stands_for = getattr(type(owner), "stands_for", None)
     for name, buffer in owner.named_buffers(recurse=False):
-        yield name, buffer, "buffer", 0
+        if stands_for is None:
+            yield name, buffer, "buffer", 0
+        else:
+            yield name, buffer, stands_for, 0 if buffer is found.scales else buffer.numel()
 
 
 def _kind(owner: nn.Module) -> str:

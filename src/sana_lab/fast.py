@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .accelerator import on_real_gpu
 from .kernels import dequantize, gated_depthwise, int8_linear
+from .layers import OnCodes, holding, is_linear_8bit
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline, SanaTransformer2DModel
@@ -38,22 +39,8 @@ SIZES = 64
 """So many sizes and batches of pictures may be compiled in one process."""
 
 
-class _OnCodes(nn.Module):
-    """A linear layer on the codes of one of bitsandbytes'; how it multiplies is up to the class.
-
-    Args:
-        codes: (out, in) int8, rows of the weight.
-        scale: (out,) float32, what one step of each row is worth.
-        bias: (out,) or None.
-    """
-
-    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        """Keep codes, scale and bias as buffers, without a copy."""
-        super().__init__()
-        self.out_features, self.in_features = codes.shape
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
+class _OnCodes(OnCodes):
+    """What both ways to multiply share: they are made from a layer of bitsandbytes'."""
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self:
@@ -62,14 +49,11 @@ class _OnCodes(nn.Module):
         Raises:
             TypeError: the layer has no 8-bit codes.
         """
-        # The codes are the weight; the scales are beside it until the first call and in the layer's state after it.
-        codes, state = layer.weight.data, getattr(layer, "state", None)
-        scales = getattr(layer.weight, "SCB", None)
-        scales = getattr(state, "SCB", None) if scales is None else scales
-        if codes.dtype != torch.int8 or scales is None:
+        held = holding(layer)
+        if held.bits != 8 or held.codes is None or held.scales is None:
             raise TypeError(f"{type(layer).__name__} holds no 8-bit codes: load the model in 8 bits, on the GPU, first")
         bias = None if layer.bias is None else layer.bias.detach()
-        return cls(codes.detach(), scales.detach().float() / 127, bias)
+        return cls(held.codes.detach(), held.scales.detach().float() / 127, bias)
 
 
 class FusedLinear8bit(_OnCodes):
@@ -127,6 +111,9 @@ class FusedFeedForward(nn.Module):
 
     Chapter 7.
     """
+
+    stands_for = "Conv2d"
+    """The layer whose weights its own buffers are."""
 
     def __init__(self, expand: nn.Module, depthwise: nn.Conv2d, contract: nn.Module) -> None:
         """Keep the layers, and the convolution's weight as (3, 3, channels)."""
@@ -195,21 +182,17 @@ def _layer_type(activations: int) -> type[_OnCodes]:
 
 
 def _on_codes_(model: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
-    import bitsandbytes
-
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+        if is_linear_8bit(layer):
             model.set_submodule(name, layer_type.of(layer))
     return model
 
 
 def _over_tokens(layer: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
     """The same function with channels last: of a 1 x 1 convolution, or of one of `sana_lab.slim`'s layers."""
-    import bitsandbytes
-
-    if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+    if is_linear_8bit(layer):
         return layer_type.of(layer)
-    if not layer.weight.is_floating_point() or layer.weight.dtype == torch.uint8:
+    if holding(layer).bits:
         raise TypeError(f"{type(layer).__name__} is neither in 16 nor in 8 bits: fuse_ is for those")
     out_channels, in_channels = layer.weight.shape[:2]
     linear = nn.Linear(in_channels, out_channels, layer.bias is not None, device="meta")
@@ -347,7 +330,7 @@ def rounding(pipe: SanaPipeline, prompts: Sequence[str], steps: int = 4, seed: i
     """
     import bitsandbytes
 
-    layers = {n: m for n, m in pipe.transformer.named_modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)}
+    layers = {name: layer for name, layer in pipe.transformer.named_modules() if is_linear_8bit(layer)}
     if not layers:
         raise TypeError(NOT_8_BIT)
     found: dict[str, Kept] = {}
@@ -356,7 +339,7 @@ def rounding(pipe: SanaPipeline, prompts: Sequence[str], steps: int = 4, seed: i
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             hidden = inputs[0].movedim(1, -1) if inputs[0].ndim == 4 else inputs[0]  # a 1 x 1 convolution's, or tokens
             rows = hidden.reshape(-1, hidden.shape[-1])
-            rows = rows[:: max(1, len(rows) // 512)]
+            rows = rows[:: max(1, len(rows) // 512)].contiguous()  # no hook of the layer sees them
             fused = FusedLinear8bit.of(layer)
             bias = None if fused.bias is None else fused.bias.float()
             exact = F.linear(rows.float(), fused.codes.float() * fused.scale[:, None])
@@ -414,10 +397,8 @@ def speed_up_(
 
     Chapter 7.
     """
-    import bitsandbytes
-
     _layer_type(activations)
-    if not any(isinstance(layer, bitsandbytes.nn.Linear8bitLt) for layer in pipe.transformer.modules()):
+    if not any(map(is_linear_8bit, pipe.transformer.modules())):
         raise TypeError(NOT_8_BIT)
     if activations == 8 and check:
         _check(pipe, prompts, enough_db)

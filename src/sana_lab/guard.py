@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from .layers import quantized
 from .placement import placement
 
 P = TypeVar("P")
@@ -28,9 +29,10 @@ class NotReady(RuntimeError):
 def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | None = None) -> P:
     """Return the pipeline as it is, or say why it cannot run or is not what was meant.
 
-    Looks at what `placement` looks at, and at every layer of bitsandbytes: one that holds no integers yet, or has lost
-    the scales that belong to them, computes nonsense or raises deep inside of a step. Nothing is moved or called, and
-    tensors that you pass in later, such as `prompt_embeds`, are not looked at.
+    Looks at what `placement` looks at, and at every quantized layer: one that holds no integers yet, or has lost the
+    scales that belong to them, computes nonsense or raises deep inside of a step. So do bitsandbytes' 8-bit layers in a
+    Sana transformer that draws without guidance, where nothing makes their inputs contiguous (`contiguous_inputs_`).
+    Nothing is moved or called, and tensors that you pass in later, such as `prompt_embeds`, are not looked at.
 
     Args:
         pipe: a diffusers pipeline.
@@ -57,6 +59,7 @@ def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | 
     problems = list(found.problems)
     for name, model in models.items():
         problems += _damaged(name, model)
+        problems += _unguarded(name, model)
         if eight_bit is not None:
             problems += _width(name, model, name in eight_bit)
     if device is not None and not _same(found.inputs, device):
@@ -68,15 +71,9 @@ def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | 
 
 def _damaged(name: str, model: nn.Module) -> Iterator[str]:
     """Sentences on 8-bit layers that hold no integers, or no scales for them."""
-    floats, unscaled = [], []
-    for layer, module in model.named_modules():
-        if _bits(module) != 8 or module.weight.is_meta:
-            continue
-        keepers = (module.weight, getattr(module, "state", None))
-        if module.weight.dtype != torch.int8:
-            floats.append(layer)
-        elif all(getattr(keeper, "SCB", None) is None for keeper in keepers):
-            unscaled.append(layer)
+    eight = [(layer, held) for layer, module, held in quantized(model) if held.bits == 8 and not _waits(module)]
+    floats = [layer for layer, held in eight if held.codes is None]
+    unscaled = [layer for layer, held in eight if held.codes is not None and held.scales is None]
     if floats:
         yield (
             f"{name}: {_some(floats)} {_are(floats)} 8-bit in name only, with weights in floating point: weights are "
@@ -86,12 +83,34 @@ def _damaged(name: str, model: nn.Module) -> Iterator[str]:
         yield f"{name}: {_some(unscaled)} {_are(unscaled)} integers without the scales of the rows: load it again"
 
 
+def _waits(module: nn.Module) -> bool:
+    """Whether a hook keeps its weight elsewhere and a stand-in without data is in its place."""
+    return getattr(module, "weight", torch.empty(0)).is_meta
+
+
+def _unguarded(name: str, model: nn.Module) -> Iterator[str]:
+    """A sentence on 8-bit layers that read their inputs as they lie, in a model that hands views to some of them."""
+    bare = [layer for layer, _, held in quantized(model) if not held.guarded]
+    if bare and any(map(_hands_on_views, model.modules())):
+        take = "one 8-bit layer takes its" if len(bare) == 1 else f"{len(bare)} 8-bit layers take their"
+        yield (
+            f"{name}: {take} inputs as they lie in memory; without guidance some are views, of which a real GPU makes "
+            f"nonsense: sana_lab.contiguous_inputs_(pipe.{name})"
+        )
+
+
+def _hands_on_views(module: nn.Module) -> bool:
+    """Whether it is one of diffusers' Sana transformers, which all do (`sana_lab.views` shows it)."""
+    kinds = type(module).__mro__
+    return any(kind.__module__.startswith("diffusers.") and kind.__name__.startswith("Sana") for kind in kinds)
+
+
 def _width(name: str, model: nn.Module, wanted: bool) -> Iterator[str]:
     """A sentence if a component is not in 8 bits and should be, or the other way round."""
-    widths = {bits for bits in map(_bits, model.modules()) if bits}
+    widths = {held.bits for _, _, held in quantized(model)}
     load = f"load it with BitsAndBytesConfig(load_in_8bit=True), under the name {name!r} in a quant_mapping"
     if wanted and not widths:
-        yield f"{name}: not in 8 bits, it has no layer of bitsandbytes: {load}"
+        yield f"{name}: not in 8 bits, it has no quantized layer: {load}"
     elif wanted and widths != {8}:
         yield f"{name}: in 4 bits, not in 8: {load}"
     elif not wanted and widths:
@@ -99,12 +118,6 @@ def _width(name: str, model: nn.Module, wanted: bool) -> Iterator[str]:
             f"{name}: in {min(widths)} bits, and was not to be: name the components to quantize, in quant_mapping or "
             "components_to_quantize"
         )
-
-
-def _bits(module: nn.Module) -> int:
-    """8 or 4 for a linear layer of bitsandbytes, 0 for any other module; bitsandbytes itself is not imported."""
-    names = {kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("bitsandbytes.")}
-    return 8 if "Linear8bitLt" in names else 4 if "Linear4bit" in names else 0
 
 
 def _some(layers: list[str]) -> str:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .layers import contiguous_inputs_
+
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
     from PIL.Image import Image
@@ -114,9 +116,10 @@ def load_encoder(folder: str | Path, threshold: float | None, device: str | torc
     if threshold is None:
         return AutoModel.from_pretrained(folder, dtype=torch.bfloat16).to(device)
     config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=float(threshold))
-    return AutoModel.from_pretrained(
+    encoder = AutoModel.from_pretrained(
         folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": torch.device(device)}
     )
+    return contiguous_inputs_(encoder)
 
 
 def draw(

@@ -28,7 +28,7 @@ class Part:
         component: its name in the pipeline, such as "vae".
         bytes: device, such as "cuda:0" → bytes of parameters, buffers and what bitsandbytes keeps beside its weights.
             A tensor that the component holds twice counts once. Ordered by size.
-        dtypes: of the parameters, without "torch.", the one with the most bytes first.
+        dtypes: of the weights, without "torch.", the one with the most bytes first.
         hooks: what moves weights or inputs when the component is called: "model offload", "sequential offload",
             "group offload", "moves inputs", or "" for nothing.
 
@@ -190,13 +190,13 @@ def _part(name: str, model: nn.Module) -> Part:
     by_device: dict[str, int] = {}
     by_dtype: dict[str, int] = {}
     seen = set()
-    for _, _, tensor in _tensors(model):
+    for _, _, tensor, weights in _tensors(model):
         key = tensor.data_ptr() or id(tensor)
         if key in seen:
             continue
         seen.add(key)
         by_device[_full_name(tensor.device)] = by_device.get(_full_name(tensor.device), 0) + tensor.nbytes
-        if isinstance(tensor, nn.Parameter):
+        if weights:
             dtype = str(tensor.dtype).removeprefix("torch.")
             by_dtype[dtype] = by_dtype.get(dtype, 0) + tensor.nbytes
     return Part(name, _by_size(by_device), tuple(_by_size(by_dtype)), _hooks(model))
@@ -206,11 +206,11 @@ def _by_size(amounts: dict[str, int]) -> dict[str, int]:
     return dict(sorted(amounts.items(), key=lambda item: -item[1]))
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """Layer, tensor's name and tensor, of everything that the model keeps, as `accounting` finds it."""
+def _tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor, int]]:
+    """Layer, tensor's name, tensor and its number of weights, of all that the model keeps, as `accounting` finds it."""
     for layer, owner in model.named_modules():
-        for name, tensor, _, _ in tensors_of(owner):
-            yield layer, f"{layer}.{name}".lstrip("."), tensor
+        for name, tensor, _, weights in tensors_of(owner):
+            yield layer, f"{layer}.{name}".lstrip("."), tensor, weights
 
 
 def _problems(component: str, model: nn.Module, inputs: str) -> list[str]:
@@ -218,7 +218,7 @@ def _problems(component: str, model: nn.Module, inputs: str) -> list[str]:
     wrong: dict[tuple[str, str], list[str]] = {}
     total = 0
     meets = _where_data_is(model, inputs)
-    for layer, label, tensor in _tensors(model):
+    for layer, label, tensor, _ in _tensors(model):
         total += 1
         there, here = meets[layer], _full_name(tensor.device)
         if there is not None and here != there:

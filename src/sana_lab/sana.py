@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 
+from .layers import contiguous_inputs_
 from .shapes import SHAPES_FOLDER, manifest
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _load(
     device: torch.device,
     parts: Collection[str],
 ) -> SanaPipeline:
-    """The recipe, line by line as in chapter 5, and what makes it slim (chapter 7).
+    """The recipe, line by line as in chapter 5, with contiguous inputs, and what makes it slim (chapter 7).
 
     The transformer comes first: what it needs while it loads and gives back when slimmed, the text encoder then fills,
     so that loading never takes more than the pipeline holds in the end.
@@ -178,6 +179,8 @@ def _load(
         )
         if "embedding" in parts:
             slim.quantize_embedding_(text_encoder)
+    for model in (transformer, text_encoder):
+        contiguous_inputs_(model)
     pipe = pipeline_class.from_pretrained(
         folder, text_encoder=text_encoder, transformer=transformer, **files, **{_dtype_argument(diffusers): other_dtype}
     )

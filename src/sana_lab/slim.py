@@ -39,14 +39,17 @@ ROWS = 8192
 class _OverChannels:
     """What makes a linear layer a 1x1 convolution: pixels become tokens, and a weight may come as a convolution's.
 
-    Shape: (batch, in, height, width) to (batch, out, height, width). A view where channels lie innermost, as they do in
-    Sana, which has its tokens that way; otherwise a copy.
+    Shape: (batch, in, height, width) to (batch, out, height, width). The pixels become tokens without a copy.
     """
+
+    makes_input_contiguous = False
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Apply the linear layer to each pixel."""
         size = hidden_states.shape[-2:]
         tokens = hidden_states.permute(0, 2, 3, 1).flatten(1, 2)  # bitsandbytes wants (batch, tokens, channels)
+        if self.makes_input_contiguous:
+            tokens = tokens.contiguous()
         return super().forward(tokens).unflatten(1, size).permute(0, 3, 1, 2)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -69,6 +72,10 @@ class Pointwise(_OverChannels, nn.Linear):
 
 class Pointwise8bit(_OverChannels, bitsandbytes.nn.Linear8bitLt):
     """A 1x1 convolution as a linear layer in LLM.int8(); state dict as bitsandbytes writes it. Chapter 7."""
+
+    # bitsandbytes' kernel reads memory as it lies, and turning the channels makes views. The hook of
+    # `contiguous_inputs_` would come too early, before they are turned.
+    makes_input_contiguous = True
 
 
 class Pointwise4bit(_OverChannels, bitsandbytes.nn.Linear4bit):
@@ -209,7 +216,7 @@ def quantize_embedding_(text_encoder: Gemma2Model) -> Gemma2Model:
     codes = torch.empty(rows.shape, dtype=torch.int8, device=device)
     scales = torch.empty(len(rows), dtype=torch.float32, device=device)
     for some, some_codes, some_scales in zip(rows.split(ROWS), codes.split(ROWS), scales.split(ROWS), strict=True):
-        made = bitsandbytes.functional.int8_vectorwise_quant(some.to(device, torch.float16))
+        made = bitsandbytes.functional.int8_vectorwise_quant(some.to(device, torch.float16).contiguous())
         some_codes.copy_(made[0])
         some_scales.copy_(made[1])
     text_encoder.set_input_embeddings(ScaledEmbedding8bit(codes, scales, dtype, scale).eval())

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..int8 import fake_quantize_, quantize, sqnr_db
+from ..layers import contiguous_inputs_
 from ..sana import _dtype_argument, _quiet, load_sana
 from ..shapes import SHAPES_FOLDER
 from ..slim import quantize_embedding_, quantize_pointwise_
@@ -110,7 +111,7 @@ def _partly_int8(model: str | Path, condition: Condition, device: str) -> SanaPi
                 use_safetensors=True,
                 **{_dtype_argument(library): torch.bfloat16},
             )
-            setattr(pipe, component, quantized.eval())
+            setattr(pipe, component, contiguous_inputs_(quantized.eval()))
         if condition.slim and "transformer" in condition.components:
             quantize_pointwise_(pipe.transformer, "int8", condition.threshold)
         if condition.slim and "text_encoder" in condition.components:

@@ -72,11 +72,11 @@ def set_threshold_(pipe: SanaPipeline, threshold: float) -> None:
     It is read at each call (bitsandbytes 0.50.2, nn/modules.py and autograd/_functions.py: `state.threshold`), so this
     is the same as loading with `llm_int8_threshold`.
     """
-    import bitsandbytes
+    from ..layers import is_linear_8bit
 
     for model in (pipe.text_encoder, pipe.transformer):
         for layer in model.modules():
-            if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+            if is_linear_8bit(layer):
                 layer.state.threshold = threshold
 
 
