@@ -339,7 +339,7 @@ def rounding(pipe: SanaPipeline, prompts: Sequence[str], steps: int = 4, seed: i
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             hidden = inputs[0].movedim(1, -1) if inputs[0].ndim == 4 else inputs[0]  # a 1 x 1 convolution's, or tokens
             rows = hidden.reshape(-1, hidden.shape[-1])
-            rows = rows[:: max(1, len(rows) // 512)].contiguous()  # no hook of the layer sees them
+            rows = rows[:: max(1, len(rows) // 512)].contiguous()  # a view would be misread, see `raw_memory`
             fused = FusedLinear8bit.of(layer)
             bias = None if fused.bias is None else fused.bias.float()
             exact = F.linear(rows.float(), fused.codes.float() * fused.scale[:, None])

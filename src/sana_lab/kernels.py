@@ -43,10 +43,10 @@ def int8_linear(
 
     Chapter 7.
     """
-    rows = len(codes)
+    rows, codes = len(codes), codes.contiguous()  # `_int_mm` misreads stride 0 on processors (torch 2.13)
     if rows < SMALLEST:
         codes = F.pad(codes, (0, 0, 0, SMALLEST - rows))
-    out = torch._int_mm(codes, weight.t())[:rows].float() * step * scale
+    out = torch._int_mm(codes, weight.contiguous().t())[:rows].float() * step * scale
     if bias is not None:
         out = out + bias.float()
     return (F.silu(out) if silu else out).to(dtype)
@@ -62,7 +62,7 @@ def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight that codes and scales stand for: multiplied in float32, rounded once.
 
     Args:
-        codes: (out, in) int8, contiguous.
+        codes: (out, in) int8.
         scale: (out,) float32, what one step of each row is worth.
         dtype: of the result.
 
@@ -71,12 +71,12 @@ def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
     Chapter 7.
     """
-    return (codes.float() * scale[:, None]).to(dtype)
+    return (codes.contiguous().float() * scale[:, None]).to(dtype)
 
 
 @dequantize.register_fake
 def _(codes, scale, dtype):
-    return torch.empty_like(codes, dtype=dtype)
+    return codes.new_empty(codes.shape, dtype=dtype)
 
 
 @torch.library.custom_op("sana_lab::gated_depthwise", mutates_args=())
@@ -84,7 +84,7 @@ def gated_depthwise(hidden: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     """A 3 x 3 convolution of each channel with zeros around, then the first half times SiLU of the second.
 
     Args:
-        hidden: (batch, height, width, 2 * channels), contiguous.
+        hidden: (batch, height, width, 2 * channels).
         taps: (3, 3, 2 * channels).
         bias: (2 * channels,).
 
@@ -132,8 +132,8 @@ if triton is not None:
         row = (first + program % (8 * column_tiles) % group) * ROWS + tl.arange(0, ROWS)
         column = program % (8 * column_tiles) // group * COLUMNS + tl.arange(0, COLUMNS)
         depth = tl.arange(0, DEPTH)
-        left = codes + (row % m)[:, None] * k + depth[None, :]
-        right = weight + (column % n)[None, :] * k + depth[:, None]
+        left = codes + (row % m).to(tl.int64)[:, None] * k + depth[None, :]  # rows times k may pass 2**31
+        right = weight + (column % n).to(tl.int64)[None, :] * k + depth[:, None]
         total = tl.zeros((ROWS, COLUMNS), tl.int32)
         for done in range(0, k, DEPTH):
             a = tl.load(left, mask=depth[None, :] < k - done, other=0)
@@ -153,7 +153,8 @@ if triton is not None:
 
     @int8_linear.register_kernel("cuda")
     def _(codes, step, weight, scale, bias, silu, dtype):
-        codes, step, weight = codes.contiguous(), step.contiguous(), weight.contiguous()
+        codes, step, weight, scale = (tensor.contiguous() for tensor in (codes, step, weight, scale))
+        bias = None if bias is None else bias.contiguous()
         (m, k), n = codes.shape, len(weight)
         out = codes.new_empty(m, n, dtype=dtype)
         grid = lambda tile: (triton.cdiv(m, tile["ROWS"]) * triton.cdiv(n, tile["COLUMNS"]),)  # noqa: E731
@@ -170,7 +171,7 @@ if triton is not None:
 
     @dequantize.register_kernel("cuda")
     def _(codes, scale, dtype):
-        codes = codes.contiguous()
+        codes, scale = codes.contiguous(), scale.contiguous()
         out = torch.empty_like(codes, dtype=dtype)
         block = 4096  # 16 codes a thread
         grid = (triton.cdiv(codes.numel(), block),)
@@ -182,7 +183,7 @@ if triton is not None:
         hidden, taps, bias, out, height, width, channels, WIDTH: tl.constexpr, CHANNELS: tl.constexpr
     ):
         # One program: WIDTH neighbors in a row of one picture, CHANNELS channels of both halves.
-        line, x = tl.program_id(1), tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+        line, x = tl.program_id(0), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
         y = line % height
         channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
         known = channel < channels
@@ -206,9 +207,10 @@ if triton is not None:
 
     @gated_depthwise.register_kernel("cuda")
     def _(hidden, taps, bias):
-        hidden = hidden.contiguous()
+        hidden, taps, bias = hidden.contiguous(), taps.contiguous(), bias.contiguous()
         batch, height, width, both = hidden.shape
         out = hidden.new_empty(batch, height, width, both // 2)
-        grid = (triton.cdiv(width, 16), batch * height, triton.cdiv(both // 2, 64))
+        # the lines are what there may be most of, and only the first axis takes more than 65535 programs
+        grid = (batch * height, triton.cdiv(width, 16), triton.cdiv(both // 2, 64))
         _gated_depthwise[grid](hidden, taps, bias, out, height, width, both // 2, WIDTH=16, CHANNELS=64, num_warps=4)
         return out

@@ -9,8 +9,8 @@ honours strides, so a virtual GPU would be right where a real one is not. `as_on
 What lies behind the end of a storage belongs to somebody else. A real GPU reads it; here it reads as zeros, and so does
 memory that a kernel never writes.
 
-`ARGUMENTS` is the table of all of this, argument by argument; the book shows it, and a test holds it to the record of
-a real GPU. Read in bitsandbytes 0.50.2: backends/cuda/ops.py and, for what calls what, backends/default/ops.py.
+`ARGUMENTS` is the table of all of this, argument by argument; the book shows it, and tests hold it to the source and to
+the record of a real GPU. (bitsandbytes' Triton kernels, backends/triton, are for Intel's GPUs alone.)
 """
 
 from __future__ import annotations
@@ -42,65 +42,127 @@ class Argument:
         kernel: name of the operator, without `bitsandbytes::`.
         name: of the argument.
         safe: whether the result is right for any view.
-        why: in a few words, with the line of bitsandbytes 0.50.2 (backends/cuda/ops.py unless it says otherwise).
+        why: in a few words.
+        place: file and line of bitsandbytes 0.50.2 that says so.
     """
 
     kernel: str
     name: str
     safe: bool
     why: str
+    place: str
+
+
+CUDA, DEFAULT, OPS = "backends/cuda/ops.py", "backends/default/ops.py", "_ops.py"
+ADDRESS, WRITTEN = "read by address", "written by address"
+
+
+def _rows(kernel: str, file: str, *rows: tuple[str, bool, str, int]) -> tuple[Argument, ...]:
+    return tuple(Argument(kernel, name, safe, why, f"{file}:{line}") for name, safe, why, line in rows)
 
 
 ARGUMENTS = (
-    Argument("int8_vectorwise_quant", "A", False, "codes and scales by address (240); outlier columns by PyTorch (228)"),
-    Argument("int8_double_quant", "A", False, "row codes by `int8_vectorwise_quant` (263); column codes by PyTorch (272)"),
-    Argument("int8_linear_matmul", "A", False, "by address (136); by PyTorch, and right, if its width is no multiple of 4"),
-    Argument("int8_linear_matmul", "B", False, "by address (135); by PyTorch, and right, if its width is no multiple of 4"),
-    Argument("int8_linear_matmul", "out", False, "written by address (137)"),
-    Argument("int8_mm_dequant", "A", False, "by address, written in the same order (195): right only with equal scales"),
-    Argument("int8_mm_dequant", "row_stats", False, "by address (196)"),
-    Argument("int8_mm_dequant", "col_stats", False, "by address (197)"),
-    Argument("int8_mm_dequant", "bias", False, "by address in float16 (192); added by PyTorch, and right, in other types"),
-    Argument("int8_scaled_mm", "A", False, "as `int8_linear_matmul` (backends/default/ops.py, 112)"),
-    Argument("int8_scaled_mm", "B", False, "as `int8_linear_matmul`"),
-    Argument("int8_scaled_mm", "row_stats", False, "as `int8_mm_dequant`"),
-    Argument("int8_scaled_mm", "col_stats", False, "as `int8_mm_dequant`"),
-    Argument("int8_scaled_mm", "bias", False, "as `int8_mm_dequant`"),
-    Argument("int8_mixed_scaled_mm", "A", True, "outlier columns are taken by PyTorch (backends/default/ops.py, 78)"),
-    Argument("int8_mixed_scaled_mm", "CA", False, "as `int8_scaled_mm`"),
-    Argument("int8_mixed_scaled_mm", "CB", False, "as `int8_scaled_mm`; its outlier columns by PyTorch, and right"),
-    Argument("int8_mixed_scaled_mm", "SCA", False, "as `int8_scaled_mm`"),
-    Argument("int8_mixed_scaled_mm", "SCB", False, "as `int8_scaled_mm`; for the outlier columns by PyTorch, and right"),
-    Argument("int8_mixed_scaled_mm", "outlier_cols", True, "an index for PyTorch"),
-    Argument("int8_mixed_scaled_mm", "bias", False, "as `int8_mm_dequant`"),
-    Argument("int8_vectorwise_dequant", "A", True, "written in PyTorch (_ops.py, 118)"),
-    Argument("int8_vectorwise_dequant", "stats", True, "written in PyTorch (_ops.py, 118)"),
-    Argument("quantize_blockwise", "A", True, "copied (301); by address before 0.49"),
-    Argument("quantize_blockwise", "code", False, "by address (324)"),
-    Argument("dequantize_blockwise", "A", False, "copied (361), after `empty_like` took its strides for the result (337)"),
-    Argument("dequantize_blockwise", "absmax", False, "by address (376)"),
-    Argument("dequantize_blockwise", "code", False, "by address (374)"),
-    Argument("dequantize_blockwise", "out", False, "written by address (377)"),
-    Argument("quantize_4bit", "A", True, "copied (388); by address before 0.49"),
-    Argument("dequantize_4bit", "A", True, "copied (462); by address before 0.49"),
-    Argument("dequantize_4bit", "absmax", False, "by address (485)"),
-    Argument("dequantize_4bit", "out", False, "written by address (486)"),
-    Argument("gemv_4bit", "A", False, "by address, one row of it (566)"),
-    Argument("gemv_4bit", "B", False, "by address (567)"),
-    Argument("gemv_4bit", "absmax", False, "by address (568)"),
-    Argument("gemv_4bit", "code", False, "by address (569)"),
-    Argument("gemv_4bit", "out", False, "written by address (570)"),
-    Argument("gemm_4bit", "A", True, "copied (870)"),
-    Argument("gemm_4bit", "B", False, "by address (890); with many rows copied"),
-    Argument("gemm_4bit", "absmax", False, "by address (891)"),
-    Argument("gemm_4bit", "absmax_8bit", False, "by address (892); with many rows copied"),
-    Argument("gemm_4bit", "absmax_code", False, "by address (893)"),
-    Argument("gemm_4bit", "bias", False, "by address (896); with many rows by PyTorch, and right"),
-    Argument("optimizer_update_32bit", "g", False, "by address (1087); the optimizers copy it before (optim/optimizer.py, 704)"),
-    Argument("optimizer_update_32bit", "p", False, "by address (1088); the optimizers copy it before (optim/optimizer.py, 703)"),
-    Argument("optimizer_update_8bit_blockwise", "g", False, "as `optimizer_update_32bit`"),
-    Argument("optimizer_update_8bit_blockwise", "p", False, "as `optimizer_update_32bit`"),
-)  # fmt: skip
+    *_rows(
+        "int8_vectorwise_quant",
+        CUDA,
+        ("A", False, f"codes and scales {ADDRESS}; outlier columns found by PyTorch", 240),
+    ),
+    *_rows("int8_double_quant", CUDA, ("A", False, "rows by `int8_vectorwise_quant`; columns by PyTorch, right", 263)),
+    *_rows(
+        "int8_linear_matmul",
+        CUDA,
+        ("A", False, f"{ADDRESS}; by PyTorch, right, if its width is no multiple of 4", 138),
+        ("B", False, f"{ADDRESS}; by PyTorch, right, if its width is no multiple of 4", 137),
+        ("out", False, WRITTEN, 139),
+    ),
+    *_rows(
+        "int8_mm_dequant",
+        CUDA,
+        ("A", False, f"{ADDRESS}, and the result written in the same order: the scales meet other numbers", 196),
+        ("row_stats", False, ADDRESS, 197),
+        ("col_stats", False, ADDRESS, 198),
+        ("bias", False, f"{ADDRESS} in float16; added by PyTorch, right, in other types", 192),
+    ),
+    *_rows(
+        "int8_scaled_mm",
+        DEFAULT,
+        ("A", False, "as in `int8_linear_matmul`", 112),
+        ("B", False, "as in `int8_linear_matmul`", 112),
+        ("row_stats", False, "as in `int8_mm_dequant`", 113),
+        ("col_stats", False, "as in `int8_mm_dequant`", 113),
+        ("bias", False, "as in `int8_mm_dequant`", 113),
+    ),
+    *_rows(
+        "int8_mixed_scaled_mm",
+        DEFAULT,
+        ("A", True, "its outlier columns are copied by PyTorch", 78),
+        ("CA", False, "as in `int8_scaled_mm`", 92),
+        ("CB", False, "as in `int8_scaled_mm`; its outlier columns copied by PyTorch, right", 92),
+        ("SCA", False, "as in `int8_scaled_mm`", 92),
+        ("SCB", False, "as in `int8_scaled_mm`; for the outlier columns by PyTorch, right", 92),
+        ("outlier_cols", True, "an index for PyTorch", 78),
+        ("bias", False, "as in `int8_scaled_mm`", 92),
+    ),
+    *_rows(
+        "int8_vectorwise_dequant",
+        OPS,
+        ("A", True, "written in PyTorch", 121),
+        ("stats", True, "written in PyTorch", 121),
+    ),
+    *_rows(
+        "quantize_blockwise",
+        CUDA,
+        ("A", True, f"copied; {ADDRESS} before 0.49", 301),
+        ("code", False, ADDRESS, 324),
+    ),
+    *_rows(
+        "dequantize_blockwise",
+        CUDA,
+        ("A", False, "copied, but the result takes its strides first, and is written row by row", 337),
+        ("absmax", False, ADDRESS, 376),
+        ("code", False, ADDRESS, 374),
+        ("out", False, WRITTEN, 377),
+    ),
+    *_rows("quantize_4bit", CUDA, ("A", True, f"copied; {ADDRESS} before 0.49", 388)),
+    *_rows(
+        "dequantize_4bit",
+        CUDA,
+        ("A", True, f"copied; {ADDRESS} before 0.49", 462),
+        ("absmax", False, ADDRESS, 486),
+        ("out", False, WRITTEN, 487),
+    ),
+    *_rows(
+        "gemv_4bit",
+        CUDA,
+        ("A", False, f"one row of it {ADDRESS}", 570),
+        ("B", False, ADDRESS, 571),
+        ("absmax", False, ADDRESS, 572),
+        ("code", False, ADDRESS, 573),
+        ("out", False, WRITTEN, 574),
+    ),
+    *_rows(
+        "gemm_4bit",
+        CUDA,
+        ("A", True, "copied", 866),
+        ("B", False, f"{ADDRESS}; copied where the rows are many", 886),
+        ("absmax", False, ADDRESS, 887),
+        ("absmax_8bit", False, f"{ADDRESS}; copied where the rows are many", 888),
+        ("absmax_code", False, ADDRESS, 889),
+        ("bias", False, f"{ADDRESS}; by PyTorch, right, where the rows are many", 892),
+    ),
+    *_rows(
+        "optimizer_update_32bit",
+        CUDA,
+        ("g", False, f"{ADDRESS}; bitsandbytes' optimizers copy it before", 1097),
+        ("p", False, f"{ADDRESS}; bitsandbytes' optimizers copy it before", 1098),
+    ),
+    *_rows(
+        "optimizer_update_8bit_blockwise",
+        CUDA,
+        ("p", False, f"{ADDRESS}; bitsandbytes' optimizers copy it before", 1189),
+        ("g", False, f"{ADDRESS}; bitsandbytes' optimizers copy it before", 1190),
+    ),
+)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -216,7 +278,7 @@ def _int8_linear_matmul(
 ) -> torch.Tensor | None:
     multiply = torch.ops.bitsandbytes.int8_linear_matmul.default
     if B.shape[-1] % 4:  # PyTorch does it, and copies to where `out` is
-        sums = multiply(A, B)
+        sums = multiply(A.contiguous(), B.contiguous())  # `_int_mm` misreads stride 0 on processors (torch 2.13)
         return sums if out is None else _nothing(out.copy_(sums))
     sums = multiply(as_it_lies(A), as_it_lies(B))
     return sums if out is None else _nothing(write(out, sums))
