@@ -22,6 +22,9 @@ except ImportError:  # PyTorch's builds for CPUs come without
 SMALLEST = 32
 """Rows that a product is padded to: `torch._int_mm` wants more than 16 on CUDA (torch 2.13, native/cuda/Blas.cpp)."""
 
+EXACT = 1024
+"""So many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
+
 
 @torch.library.custom_op("sana_lab::int8_linear", mutates_args=())
 def int8_linear(
@@ -43,13 +46,27 @@ def int8_linear(
 
     Chapter 7.
     """
-    rows, codes = len(codes), codes.contiguous()  # `_int_mm` misreads stride 0 on processors (torch 2.13)
-    if rows < SMALLEST:
-        codes = F.pad(codes, (0, 0, 0, SMALLEST - rows))
-    out = torch._int_mm(codes, weight.contiguous().t())[:rows].float() * step * scale
+    out = _product(codes, weight).float() * step * scale
     if bias is not None:
         out = out + bias.float()
     return (F.silu(out) if silu else out).to(dtype)
+
+
+def _product(codes: Tensor, weight: Tensor) -> Tensor:
+    """The product codes @ weightᵀ, exact in int32.
+
+    On a processor not by `torch._int_mm`: there it misreads views of stride 0, and all numbers where oneDNN is held to
+    fewer instructions than the processor has (torch 2.13, ONEDNN_MAX_CPU_ISA=AVX2 on one with AVX-512 VNNI).
+    """
+    if codes.is_cuda:
+        rows = len(codes)
+        codes = F.pad(codes, (0, 0, 0, max(0, SMALLEST - rows)))
+        return torch._int_mm(codes.contiguous(), weight.contiguous().t())[:rows]
+    out = torch.zeros(len(codes), len(weight), dtype=torch.int32)
+    for start in range(0, codes.shape[1], EXACT):
+        part = slice(start, start + EXACT)
+        out += (codes[:, part].float() @ weight[:, part].float().t()).to(torch.int32)
+    return out
 
 
 @int8_linear.register_fake
@@ -152,7 +169,8 @@ if triton is not None:
         tl.store(place, result.to(out.dtype.element_ty), mask=rows[:, None] & columns[None, :])
 
     @int8_linear.register_kernel("cuda")
-    def _(codes, step, weight, scale, bias, silu, dtype):
+    def launch_int8_linear(codes, step, weight, scale, bias, silu, dtype):
+        """`int8_linear` by Triton, of any views."""
         codes, step, weight, scale = (tensor.contiguous() for tensor in (codes, step, weight, scale))
         bias = None if bias is None else bias.contiguous()
         (m, k), n = codes.shape, len(weight)
@@ -170,7 +188,8 @@ if triton is not None:
         tl.store(out + place, value.to(out.dtype.element_ty), mask=known)
 
     @dequantize.register_kernel("cuda")
-    def _(codes, scale, dtype):
+    def launch_dequantize(codes, scale, dtype):
+        """`dequantize` by Triton, of any views."""
         codes, scale = codes.contiguous(), scale.contiguous()
         out = torch.empty_like(codes, dtype=dtype)
         block = 4096  # 16 codes a thread
@@ -184,7 +203,7 @@ if triton is not None:
     ):
         # One program: WIDTH neighbors in a row of one picture, CHANNELS channels of both halves.
         line, x = tl.program_id(0), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-        y = line % height
+        y = line % height + tl.zeros((WIDTH,), tl.int32)  # a scalar here is a mask that Triton 3.9's interpreter refuses
         channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
         known = channel < channels
         value = tl.zeros((WIDTH, CHANNELS), tl.float32) + tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
@@ -206,7 +225,8 @@ if triton is not None:
         tl.store(place, result.to(out.dtype.element_ty), mask=(x < width)[:, None] & known[None, :])
 
     @gated_depthwise.register_kernel("cuda")
-    def _(hidden, taps, bias):
+    def launch_gated_depthwise(hidden, taps, bias):
+        """`gated_depthwise` by Triton, of any views."""
         hidden, taps, bias = hidden.contiguous(), taps.contiguous(), bias.contiguous()
         batch, height, width, both = hidden.shape
         out = hidden.new_empty(batch, height, width, both // 2)
