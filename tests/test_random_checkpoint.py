@@ -134,7 +134,7 @@ def test_shards(sizes, folder, tmp_path, monkeypatch):
         sharded = make(sizes, tmp_path / dtype, dtype=dtype)
         assert len(list((sharded / "transformer").glob("*-of-*"))) > 1
         with use_accelerator(virtual=True):
-            for variant in {None, sana._variant(sharded)}:
+            for variant in {None, sana.variant_of(sharded)}:
                 options = {"subfolder": "transformer", "variant": variant}
                 loaded = SanaTransformer2DModel.from_pretrained(sharded, **options).state_dict()
                 encoder = Gemma2Model.from_pretrained(sharded, **options | {"subfolder": "text_encoder"})

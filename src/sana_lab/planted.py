@@ -90,13 +90,13 @@ def copy_with_outliers(
     from diffusers import SanaTransformer2DModel
 
     from .random_checkpoint import _link
-    from .sana import _dtype_argument, _quiet, _variant
+    from .sana import _dtype_argument, _quiet, variant_of
 
     source, folder = Path(source), Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: give another folder, or remove that one first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    variant = _variant(source)
+    variant = variant_of(source)
     import diffusers
 
     with tempfile.TemporaryDirectory(prefix=".sana-lab-", dir=folder.parent) as scratch, _quiet():

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from .layers import contiguous_inputs_
 from .shapes import SHAPES_FOLDER, manifest
+from .weights import COMPONENTS, finite, fit, regular, whole
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -112,7 +113,7 @@ def load_sana(
         if model == "shapes" or (folder / manifest.NAME).exists():
             manifest.check(folder)
         pipeline_class = _pipeline_class(folder)
-    variant = _variant(folder)
+    variant = variant_of(folder)
     trained = checkpoint.trained if checkpoint else variant
     if precision in DTYPES and trained and (precision == "fp16") != (trained == "fp16"):
         advice = f"{model} was trained in {trained} and does not draw well in {precision}: use {trained}, int8 or nf4."
@@ -168,22 +169,29 @@ def _load(
             )
         return given
 
+    wanted = {"transformer": transformer_dtype, "text_encoder": other_dtype, "vae": other_dtype}
+    kept = {name: fit(folder, name, variant if name != "vae" else variant_of(folder, "vae")) for name in COMPONENTS}
+
+    def load(kind, name, **options):
+        # Before it quantizes, bitsandbytes casts what becomes 8 bits to float16 (0.50.2, nn/modules.py, `Int8Params`).
+        cast = torch.float16 if precision == "int8" and name != "vae" else wanted[name]
+        finite(name, kept[name], torch.finfo(cast).max)
+        return whole(name, kind.from_pretrained(folder, subfolder=name, output_loading_info=True, **options))
+
     with torch.cuda.device(device) if quantized else nullcontext():  # quantized weights go to the current device
-        transformer = diffusers.SanaTransformer2DModel.from_pretrained(
-            folder, subfolder="transformer", **options(diffusers, transformer_dtype)
+        transformer = load(
+            diffusers.SanaTransformer2DModel, "transformer", **options(diffusers, wanted["transformer"])
         )
         if "pointwise" in parts:
             slim.quantize_pointwise_(transformer, precision)
-        text_encoder = transformers.AutoModel.from_pretrained(
-            folder, subfolder="text_encoder", **options(transformers, other_dtype)
-        )
+        text_encoder = load(transformers.AutoModel, "text_encoder", **options(transformers, wanted["text_encoder"]))
         if "embedding" in parts:
             slim.quantize_embedding_(text_encoder)
     for model in (transformer, text_encoder):
         contiguous_inputs_(model)
-    pipe = pipeline_class.from_pretrained(
-        folder, text_encoder=text_encoder, transformer=transformer, **files, **{_dtype_argument(diffusers): other_dtype}
-    )
+    of_16_bits = files | {"variant": variant_of(folder, "vae"), _dtype_argument(diffusers): other_dtype}
+    vae = load(diffusers.AutoencoderDC, "vae", **of_16_bits)
+    pipe = pipeline_class.from_pretrained(folder, text_encoder=text_encoder, transformer=transformer, vae=vae)
     (pipe.vae if quantized else pipe).to(device)  # the quantized parts are there already; some versions refuse to move
     return pipe
 
@@ -246,27 +254,33 @@ def _pipeline_class(folder: Path) -> type:
 
     Raises:
         ValueError: it holds none, another than Sana's, or one that the installed diffusers does not have.
+        OSError: there is something in it that is no file.
     """
     import diffusers
 
+    regular(folder)
     index = folder / "model_index.json"
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        name = parts["_class_name"]
+        sound = all(isinstance(of, list) and len(of) == 2 for part, of in parts.items() if not part.startswith("_"))
     except FileNotFoundError:
         raise ValueError(f"{folder} is no pipeline: it has no model_index.json. Give a folder that has.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{index} is damaged: it names no pipeline. Get the folder again.") from None
     if name not in ("SanaPipeline", "SanaSprintPipeline"):
         raise ValueError(f"{folder} holds a {name}, not a SanaPipeline or SanaSprintPipeline.")
+    if not sound:
+        raise ValueError(f"{index} is damaged: a component is a library and a class. Get the folder again.")
     if not hasattr(diffusers, name):
         raise ValueError(f"{name} needs a newer diffusers than {diffusers.__version__}: pip install -U diffusers.")
     return getattr(diffusers, name)
 
 
-def _variant(folder: Path) -> str | None:
-    """Which 16-bit files of the transformer there are beside, or in place of, the plain ones."""
+def variant_of(folder: Path, component: str = "transformer") -> str | None:
+    """Which 16-bit files of a component there are beside, or in place of, the plain ones."""
     for variant in ("fp16", "bf16"):
-        if any((folder / "transformer").glob(f"*.{variant}*.safetensors")):
+        if any((folder / component).glob(f"*.{variant}*.safetensors")):
             return variant
     return None
 
