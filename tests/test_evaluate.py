@@ -349,9 +349,31 @@ def test_a_folder_of_another_run_is_refused(model, tmp_path):
     (other / "transformer" / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="holds a run with weights"):
         Run(Plan(str(other), **SMALL), tmp_path, "cuda")
-    (tmp_path / "settings.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds a run with"):
+    for text in ("{", "[]", "null", "3", '"text"'):
+        (tmp_path / "settings.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"settings.json is damaged \(.*give another --out") as refused:
+            Run(Plan(str(model), **SMALL), tmp_path, "cuda")
+        assert "\n" not in str(refused.value)
+
+
+def test_results_without_their_settings_are_refused(model, gpu, tmp_path):
+    Run(Plan(str(model), **SMALL), tmp_path, "cuda").go(progress=False)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match="is there without settings.json"):
         Run(Plan(str(model), **SMALL), tmp_path, "cuda")
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "3", "null", '{"i": 0}', '{"i": 0, "right": [true], "psnr": 1.0, "ssim": 1}', "[" * 9999, '"i"']
+)
+def test_a_part_that_is_json_but_not_ours_is_drawn_again(model, gpu, tmp_path, text):
+    plan = Plan(str(model), **SMALL)
+    Run(plan, tmp_path, "cuda").go(progress=False)
+    first = results(tmp_path)
+    part = sorted((tmp_path / "parts").iterdir())[0]
+    part.write_text(text + "\n", encoding="utf-8")
+    Run(plan, tmp_path, "cuda").go(progress=False)
+    assert results(tmp_path) == first
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_save_that_is_interrupted_leaves_the_old_record_and_nothing_else(folde
         raise KeyboardInterrupt
 
     before = (folder / "memory.json").read_bytes()
-    monkeypatch.setattr(evidence.os, "replace", interrupted)
+    monkeypatch.setattr(evidence.journal.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evidence.save("memory", what="w", command="c", results=[1], folder=folder)
     assert (folder / "memory.json").read_bytes() == before

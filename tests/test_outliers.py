@@ -202,7 +202,7 @@ def test_a_stopped_run_goes_on_where_it_stood(tmp_path, drawn, monkeypatch):
         ({"batch": 7}, "--batch 50"),
         ({"factors": (1, 32)}, "--factors 1 64"),
         ({"seed": 1}, "--seed 0"),
-        ({"versions": {"torch": "1.0"}}, "versions {"),
+        ({"versions": {"torch": "1.0"}}, "versions torch "),
     ],
 )
 def test_what_another_run_left_is_refused_and_kept(tmp_path, monkeypatch, other, said):
@@ -216,16 +216,17 @@ def test_what_another_run_left_is_refused_and_kept(tmp_path, monkeypatch, other,
     left = (tmp_path / "outlier_adherence.partial").read_text()
     if versions := other.pop("versions", None):
         monkeypatch.setattr(evidence, "installed_versions", lambda: versions)
-    with pytest.raises(ValueError, match="another run") as refused:
+    with pytest.raises(ValueError, match="holds a run with") as refused:
         outliers.record(**arguments | other)
     assert said in str(refused.value) and "delete it" in str(refused.value) and "\n" not in str(refused.value)
     assert (tmp_path / "outlier_adherence.partial").read_text() == left
 
 
 def test_a_damaged_file_and_a_folder_that_is_none_are_told_before_drawing(tmp_path, drawn):
-    (tmp_path / "outlier_adherence.partial").write_text('{"settings": {')
-    with pytest.raises(ValueError, match="damaged: delete it"):
-        outliers.record(2, model=untrained_shapes(), folder=tmp_path)
+    for text in ('{"settings": {', "[]", '{"found": {}}', '{"settings": {}, "found": {"16 bits": {"1": "1010"}}}'):
+        (tmp_path / "outlier_adherence.partial").write_text(text)
+        with pytest.raises(ValueError, match=r"outlier_adherence.partial is damaged \(.*delete it"):
+            outliers.record(2, model=untrained_shapes(), folder=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="--out FOLDER"):
         outliers.record(2, model=untrained_shapes(), folder=tmp_path / "file")

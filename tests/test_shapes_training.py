@@ -196,7 +196,7 @@ def test_a_run_out_of_time_keeps_what_it_has_and_goes_on(run, tmp_path):
 
 def test_another_plan_is_refused_before_anything_is_written(run):
     stamp = (run / "transformer.pt").stat().st_mtime_ns
-    with pytest.raises(ValueError, match="another plan"):
+    with pytest.raises(ValueError, match="holds a run with transformer_steps 3, not 4: give another --out"):
         train(replace(TINY, transformer_steps=4), run, device="cpu")
     assert (run / "transformer.pt").stat().st_mtime_ns == stamp
     assert json.loads((run / "plan.json").read_text()) == asdict(TINY)

@@ -22,6 +22,8 @@ import nbformat
 from nbformat import NotebookNode
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
+from sana_lab.evidence import journal
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SETUP_CELL = "from sana_lab import use_accelerator\nuse_accelerator()"
@@ -79,9 +81,7 @@ def quiet_kernels() -> None:
         path = home / "profile_default" / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")  # several test workers may come here at once
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            journal.write_text(path, text, sync=False)  # several test workers may come here at once
     os.environ["IPYTHONDIR"] = str(home)
 
 
@@ -331,9 +331,7 @@ def refresh(path: Path, notebook: NotebookNode) -> list[str]:
         executed = canonical(execute(notebook, path.parent))
     except CellExecutionError as failure:
         return [f"not stored, a cell failed: {failure.ename}: {failure.evalue}"]
-    partial = path.with_suffix(".partial")
-    partial.write_text(as_text(executed), encoding="utf-8", newline="\n")
-    partial.replace(path)
+    journal.write_text(path, as_text(executed))
     return problems(executed)
 
 

@@ -11,7 +11,6 @@ computes: a norm multiplies a channel by a factor, and the columns of the layers
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import signal
@@ -48,6 +47,9 @@ activations 100,000 times as large (arXiv 2402.17762)."""
 
 WAYS = {"16 bits": None, "8 bits, plain": 0.0, "8 bits, split": 6.0}
 """How the encoder computes: the threshold of LLM.int8(), or None for bfloat16."""
+
+FOUND = {str: {str: {"right": str, "encoder_db": (float, int, type(None)), "seconds": (float, int)}}}
+"""What `measure` returns, as a stopped run keeps it: see `journal.Shape`."""
 
 READERS = {
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -251,6 +253,7 @@ def record(
     """
     from . import evidence, use_accelerator
     from .evaluate.statistics import weights_digest
+    from .evidence.journal import Journal
     from .shapes import SHAPES_FOLDER, sample_scenes
 
     pipeline = Path(model) if model is not None else SHAPES_FOLDER
@@ -271,9 +274,13 @@ def record(
         "machine": evidence.this_machine()["device"],
         "versions": evidence.installed_versions(),
     }
-    partial = folder / f"{RECORD}.partial"
-    done = _resume(partial, settings)
+    notes = Journal(folder / f"{RECORD}.partial", settings, FOUND)
     use_accelerator()
+
+    def keep(found: dict[str, dict[str, dict]]) -> None:
+        notes.found = found
+        notes.keep()
+
     ways = measure(
         pipeline,
         scenes,
@@ -282,8 +289,8 @@ def record(
         batch=batch,
         seed=seed,
         workers=_cores(),
-        done=done,
-        keep=lambda found: _write(partial, {"settings": settings, "found": found}),
+        done=notes.found,
+        keep=keep,
     )
     path = evidence.save(
         RECORD,
@@ -301,39 +308,8 @@ def record(
         },
         folder=folder,
     )
-    partial.unlink()
+    notes.end()
     return path
-
-
-def _resume(partial: Path, settings: dict) -> dict[str, dict[str, dict]]:
-    """What the file has of a run with these settings; a file of a new run if there is none.
-
-    Raises:
-        ValueError: it is damaged, or of another run.
-        OSError: it cannot be written.
-    """
-    if not partial.exists():
-        try:
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            _write(partial, {"settings": settings, "found": {}})
-        except OSError as error:
-            raise OSError(f"{partial.parent} cannot be written ({error.strerror}): give --out FOLDER") from None
-    try:
-        kept = json.loads(partial.read_text(encoding="utf-8"))
-        was, found = kept["settings"], kept["found"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{partial} is damaged: delete it, and start again") from None
-    if other := [key for key in settings if was.get(key) != settings[key]]:
-        told = "; ".join(f"{key} {was.get(key)!r}, not {settings[key]!r}" for key in other)
-        raise ValueError(f"{partial} is of another run ({told}): delete it, or give another --out FOLDER")
-    return found
-
-
-def _write(path: Path, kept: dict) -> None:
-    """Replace a file at once: whoever stops this leaves the old one whole."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
 
 
 def _layers(encoder: Gemma2Model) -> Sequence[torch.nn.Module]:

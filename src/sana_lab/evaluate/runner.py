@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -26,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import evidence
+from ..evidence import journal
 from ..shapes import caption, manifest
 from ..shapes.adherence import ALL_RIGHT
 from ..shapes.scenes import Scene
@@ -42,6 +42,8 @@ UNREAD = 4
 """So many chunks may wait for the reader before drawing does."""
 EXAMPLES = 3
 """So many pairs of pictures are kept of each kind."""
+LINE = {"i": int, "right": [int], "psnr": (float, int, type(None)), "ssim": (float, int)}
+"""What is kept of a picture, see `journal.Shape`; of one of the sweep also `sqnr`, a number or None."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +331,7 @@ class Run:
                 }
                 for i, read, (ratio, likeness) in zip(job.which, reads, distances, strict=True)
             ]
-            _write(job.file(self.out), "".join(json.dumps(line) + "\n" for line in lines))
+            journal.write_text(job.file(self.out), "".join(json.dumps(line) + "\n" for line in lines))
 
     # ---- the record ----------------------------------------------------------------------------------------------
 
@@ -476,34 +478,22 @@ def _claim(out: Path, wanted: dict[str, Any]) -> None:
         ValueError: it holds results of another run.
         OSError: it cannot be written.
     """
-    note = out / "settings.json"
-    wanted = wanted | {"machine": evidence.this_machine()["device"], "versions": evidence.installed_versions()}
+    made_by = {"machine": evidence.this_machine()["device"], "versions": evidence.installed_versions()}
+    parts = out / "parts"
+    journal.hold(out / "settings.json", wanted | made_by, results=sorted(parts.glob("*.jsonl")))
     try:
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-        if not note.exists():
-            _write(note, json.dumps(wanted, indent=1) + "\n")
-        found = json.loads(note.read_text(encoding="utf-8"))
+        parts.mkdir(exist_ok=True)
     except OSError as error:
-        raise OSError(f"{out} cannot be written ({error.strerror}): give another --out") from None
-    except ValueError:
-        found = {}
-    other = [key for key in wanted if found.get(key) != wanted[key]]
-    if other:
-        was = ", ".join(f"{key} {found.get(key)!r}, not {wanted[key]!r}" for key in other[:3])
-        raise ValueError(f"{out} holds a run with {was}: give another --out, or delete it")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole: whoever stops this leaves the old one or none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)
+        raise OSError(f"{out} cannot be written ({error.strerror}): {journal.ELSEWHERE}") from None
 
 
 def _outcome(job: Job, out: Path) -> list[dict[str, Any]] | None:
-    """The lines of a finished chunk; None if it is not there, or not of these scenes (another n)."""
+    """The lines of a finished chunk; None if it is not there, not of these scenes (another n), or no chunk of ours."""
     try:
         lines = [json.loads(line) for line in job.file(out).read_text(encoding="utf-8").splitlines()]
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return lines if [line.get("i") for line in lines] == list(job.which) else None
+    shape = LINE | ({"sqnr": LINE["psnr"]} if job.name not in c.CONDITIONS else {})
+    if journal.complaint(lines, [shape]) or any(len(line["right"]) != len(s.NAMES) for line in lines):
+        return None
+    return lines if [line["i"] for line in lines] == list(job.which) else None

@@ -10,17 +10,17 @@ from __future__ import annotations
 import gzip
 import html
 import json
-import os
 import platform
 import re
-import shutil
-import subprocess
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from ..machine import this_machine
+from . import journal
 
 FOLDER = Path(__file__).parent
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")
@@ -34,12 +34,13 @@ def names(folder: Path = FOLDER) -> list[str]:
     return sorted(path.name.partition(".")[0] for pattern in ("*.json", "*.json.gz") for path in folder.glob(pattern))
 
 
-def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
+def load(name: str, *, folder: Path = FOLDER, results: journal.Shape = (dict, list)) -> dict[str, Any]:
     """Read a record.
 
     Args:
         name: file name without `.json` or `.json.gz`.
         folder: where records lie; the package's own folder by default.
+        results: what its results must look like, see `journal.Shape`.
 
     Returns:
         The record, with the fields that the module's docstring lists.
@@ -55,9 +56,11 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         record = json.loads((gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8"))
-    except (ValueError, EOFError, OSError, zlib.error) as reason:  # also UnicodeDecodeError and BadGzipFile
+    except (ValueError, RecursionError, EOFError, OSError, zlib.error) as reason:  # UnicodeDecodeError, BadGzipFile too
         raise ValueError(f"record {name!r} is damaged ({reason}); restore {path.name} or record it again") from None
     _check(record, name)
+    if wrong := journal.complaint(record["results"], results, "results"):
+        raise ValueError(f"record {name!r} is damaged ({wrong}); restore {path.name} or record it again")
     return record
 
 
@@ -109,12 +112,7 @@ def save(
         raise ValueError(f"results of {name!r} hold a NaN or an infinity ({reason}); record None and say why") from None
     _check(json.loads(text), name)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{name}.{os.getpid()}.partial"
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    journal.write_text(path, text)
     return path
 
 
@@ -152,22 +150,6 @@ def provenance(name: str, *, folder: Path = FOLDER) -> Provenance:
 show = provenance  # in a chapter one reads `show("conformance")`, in a program `provenance("conformance")`
 
 
-def this_machine() -> dict[str, Any]:
-    """Describe the machine without torch.
-
-    Returns:
-        `device` (name), `count` and `driver`: the NVIDIA GPUs that `nvidia-smi` lists and `CUDA_VISIBLE_DEVICES`
-        leaves visible; without any, the processor's name, the number of logical cores and no driver.
-    """
-    gpus = _nvidia_gpus()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        gpus = gpus[: len([entry for entry in visible.split(",") if entry.strip() not in ("", "-1")])]
-    if gpus:
-        return {"device": gpus[0][0], "count": len(gpus), "driver": gpus[0][1]}
-    return {"device": f"core of {_processor()}", "count": os.cpu_count() or 1, "driver": None}
-
-
 def installed_versions(*more: str) -> dict[str, str]:
     """Versions of Python, of the libraries that decide what happens, and of `more` of them, as installed."""
     found = {"python": platform.python_version()}
@@ -177,32 +159,6 @@ def installed_versions(*more: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue  # a record may be made where some are missing, for example by the version probes
     return found
-
-
-def _nvidia_gpus() -> list[tuple[str, str]]:
-    """(name, driver) of each GPU that the driver knows; empty without one."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        run = subprocess.run(query, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    if run.returncode != 0:
-        return []
-    rows = [line.rpartition(",") for line in run.stdout.splitlines() if "," in line]
-    return [(name.strip(), driver.strip()) for name, _, driver in rows]
-
-
-def _processor() -> str:
-    """The processor's name, as exactly as the operating system tells it."""
-    try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        info = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
 def _checked(name: str) -> str:

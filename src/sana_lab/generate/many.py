@@ -30,7 +30,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..evidence import journal
 from ..launched import FEWER, Place, fewer_than_asked
+from ..machine import processor
 from . import drawing, few, prompts
 from .prompts import Wanted
 
@@ -118,7 +120,7 @@ def run(
     if place.rank == 0:
         _warn_of_other_makers([out / w.name for w in wanted], made_by, say)
     mine = [k for k in range(place.rank, len(parts), place.world) if missing[k]]
-    _clear(out, {w.name for k in mine for w in missing[k]})
+    journal.clear(out, {w.name for k in mine for w in missing[k]})
 
     share: dict[str, Any] = {"pictures": 0, "seconds": 0.0, "load_seconds": 0.0}
     share |= {"first_batch_pictures": 0, "first_batch_seconds": 0.0, "device": device_name}
@@ -240,7 +242,7 @@ def _gpu(place: Place, vram: str, virtual: bool | None) -> tuple[str | None, str
     accelerator = use_accelerator(vram=vram, virtual=virtual)
     if accelerator.virtual:
         torch.set_num_threads(1)  # a sum over other threads is rounded in another order; take more processes instead
-        return None, f"{accelerator.name}, {evidence._processor()}"
+        return None, f"{accelerator.name}, {processor()}"
     index = place.local % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return f"cuda:{index}", torch.cuda.get_device_name(index)
@@ -286,13 +288,19 @@ def _settings(
     }
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, leave_out: Path | None = None) -> str:
     """Sixteen hexadecimal digits that tell one training from another, of samples and not of gigabytes.
 
     Of each file of weights and each configuration: its name, its size, and 16 evenly spaced blocks of 64 KiB.
+
+    Args:
+        folder: of a pipeline.
+        leave_out: a folder whose files do not count, wherever it is.
     """
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.parent != folder):
+        if leave_out is not None and path.resolve().is_relative_to(leave_out.resolve()):
+            continue
         length = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()} {length}\n".encode())
         with path.open("rb") as file:
@@ -331,14 +339,12 @@ def _is_there(path: Path, notes: dict[str, str]) -> bool:
         whole = False
     if set(found.values()) == {None}:
         raise ValueError(f"{path} is not from here: it does not say how it was drawn. Move it, or give another --out.")
-    for key, value in notes.items():
-        if found[key] == value:
-            continue
-        if key in ("weights", "batch members"):
-            what = {"weights": "by other weights", "batch members": "in a batch with other prompts or seeds"}[key]
-        else:
-            what = f"with {key} {found[key]}, not {value}"
-        raise ValueError(f"{path} was drawn {what}: give another --out, or the options and prompts of that run.")
+    members = found.pop("batch members"), notes["batch members"]
+    journal.hold_to(found, {key: notes[key] for key in found}, path, "a picture")
+    if members[0] != members[1]:
+        raise ValueError(
+            f"{path} was drawn in a batch with other prompts or seeds: {journal.ELSEWHERE}, or the prompts of that run"
+        )
     return whole
 
 
@@ -367,14 +373,6 @@ def _warn_of_long_prompts(tokenizer, wanted: list[Wanted], tell: Callable[[str],
         tell(f"warning: only the first {WINDOW} tokens of a prompt are read; longer: {', '.join(long[:3])}{more}")
 
 
-def _clear(out: Path, names: set[str]) -> None:
-    """Delete what an interrupted run has left beside the places of these pictures."""
-    for path in out.glob(".*.partial"):
-        name, _, _ = path.name[1:].removesuffix(".partial").rpartition(".")
-        if name in names:
-            path.unlink(missing_ok=True)
-
-
 def _write(picture: Image, path: Path, notes: dict[str, str]) -> None:
     """Write a picture and how it was drawn, whole or not at all.
 
@@ -386,12 +384,10 @@ def _write(picture: Image, path: Path, notes: dict[str, str]) -> None:
     info = PngInfo()
     for key, value in notes.items():
         info.add_text(key, value)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        picture.save(partial, format="PNG", pnginfo=info)
-        partial.replace(path)
+        with journal.replacing(path, sync=False) as partial:  # a picture that was cut off is drawn again
+            picture.save(partial, format="PNG", pnginfo=info)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written ({error.strerror or error}); what is there stays.") from None
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +26,8 @@ RECORD = "fast_quality"
 FACTORS = (1.0, 10.0, 30.0, 100.0, 1000.0)
 WAYS = ("recipe", "slim", "fast", "weights")
 CHECK_SCENES = 8
+FOUND = {str: dict}
+"""What a stopped run keeps: for each factor the layers that the check looked at, and what each way drew."""
 
 
 def pipeline(folder: Path, way: str, graphs: bool | None = None) -> SanaPipeline:
@@ -57,6 +59,9 @@ def record(
 ) -> Path:
     """Measure, and store the record `fast_quality`. What is finished is kept in `folder` until then.
 
+    A stopped run goes on behind what is in `fast_quality.partial` when it is started again with the same arguments,
+    weights, libraries and hardware.
+
     Args:
         n: scenes of two objects that training never saw.
         factors: of the planted outliers; 1 plants none.
@@ -68,6 +73,11 @@ def record(
     Returns:
         The file written.
 
+    Raises:
+        ValueError: as `sana_lab.shapes.sample_scenes` for a bad `n`; or there is a file of a run with other arguments,
+            weights, libraries or hardware.
+        OSError: the folder cannot be written, before anything is drawn.
+
     Chapter 7.
     """
     from dataclasses import asdict
@@ -75,6 +85,8 @@ def record(
     from tqdm import tqdm
 
     from .. import use_accelerator
+    from ..evaluate.statistics import weights_digest
+    from ..evidence.journal import Journal
     from ..fast import ENOUGH_DB, rounding
     from ..outliers import _cores, _mapping, _shows, draw
     from ..planted import copy_with_outliers
@@ -82,13 +94,16 @@ def record(
     from ..shapes import SHAPES_FOLDER, caption, sample_scenes
 
     scenes = sample_scenes(n, 2, seed)
-    use_accelerator()
-    kept_file = folder / f"{RECORD}.partial"
     plan = {"n": n, "steps": steps, "batch": batch, "seed": seed}
-    kept = json.loads(kept_file.read_text()) if kept_file.is_file() else {"plan": plan, "found": {}}
-    if kept["plan"] != plan:
-        raise ValueError(f"{kept_file.name} is of other arguments ({kept['plan']}): give these, or remove it.")
-    found = kept["found"]
+    made_by = {
+        **plan,
+        "weights": weights_digest(SHAPES_FOLDER),
+        "machine": evidence.this_machine()["device"],
+        "versions": evidence.installed_versions(),
+    }
+    notes = Journal(folder / f"{RECORD}.partial", made_by, FOUND)
+    found = notes.found
+    use_accelerator()
     with (
         _hushed("bitsandbytes"),
         _mapping(_cores()) as each,
@@ -113,8 +128,7 @@ def record(
                         right += each(_shows, pictures, scenes[len(right) : len(right) + len(pictures)])
                         bar.update(len(pictures))
                     here[way] = "".join("01"[shown] for shown in right)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    kept_file.write_text(json.dumps(kept), encoding="utf-8")
+                    notes.keep()
                 else:
                     bar.update(n)
     usual = inspect.signature(record).parameters
@@ -127,7 +141,7 @@ def record(
         results={**plan, "objects": 2, "factors": found},
         folder=folder,
     )
-    kept_file.unlink(missing_ok=True)
+    notes.end()
     return file
 
 
@@ -146,6 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(record(given.n, factors=given.factors, steps=given.steps, batch=given.batch, folder=given.out))
     except (ValueError, OSError) as reason:
         parser.error(str(reason))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
 
 
 if __name__ == "__main__":

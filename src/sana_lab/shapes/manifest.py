@@ -6,8 +6,9 @@ The list is `manifest.json` in the model's folder: `{"files": {"transformer/conf
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
+
+from ..evidence import journal
 
 NAME = "manifest.json"
 
@@ -24,7 +25,7 @@ def write_manifest(folder: str | Path) -> Path:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     kept = [n for n in names if n != NAME and not any(part.startswith(".") for part in n.split("/"))]
     path = folder / NAME
-    path.write_text(json.dumps({"files": {n: sha256(folder / n) for n in kept}}, indent=1) + "\n", encoding="utf-8")
+    journal.write_json(path, {"files": {n: sha256(folder / n) for n in kept}})
     return path
 
 
@@ -43,10 +44,10 @@ def check(folder: str | Path) -> None:
             f"`git checkout -- {folder}`; otherwise install the package again; or make new ones with `sana-lab train`."
         )
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = journal.read(path, {"files": {str: str}}, way_out="")["files"]
     except FileNotFoundError:
         raise _broken(path, "is missing") from None
-    except (ValueError, KeyError, TypeError):  # a truncated file is no JSON, or no longer text
+    except ValueError:  # cut off, no longer text, or JSON of another shape
         raise _broken(path, "is damaged") from None
     for name, expected in files.items():
         if not (folder / name).is_file():

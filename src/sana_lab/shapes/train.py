@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from ..evidence import journal
 from .model import assemble, build_autoencoder, build_text_encoder, build_tokenizer, build_transformer
 from .render import JITTER, encode_scenes, render_codes
 from .scenes import Scene, all_scenes, paraphrase
@@ -105,9 +106,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 300) -> floa
 
 def save(path: Path, **state: object) -> None:
     """Write a checkpoint so that a stop in the middle of writing leaves the old one whole."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with journal.replacing(path) as partial:
+        torch.save(state, partial)
 
 
 def gradients(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -401,16 +401,14 @@ def train(
         minutes: stop after this time and keep a checkpoint, from which the same call goes on.
 
     Raises:
-        ValueError: if `out` holds a run with another plan.
+        ValueError: if `out` holds a run with another plan; the text says what differs.
+        OSError: if `out` cannot be written.
     """
     fleet, out = Fleet(device, minutes), Path(out)
     compile = fleet.device.type == "cuda" if compile is None else compile
-    out.mkdir(parents=True, exist_ok=True)
-    note = out / "plan.json"
-    if note.exists() and json.loads(note.read_text()) != asdict(plan):
-        raise ValueError(f"{out} holds a run with another plan: give the options of its plan.json, or a new folder")
-    if fleet.rank == 0:
-        note.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+    own = [f"bank-{fleet.rank}-of-{fleet.world}.pt", *(["autoencoder.pt", "transformer.pt"] if fleet.rank == 0 else [])]
+    journal.hold(out / "plan.json", asdict(plan), results=sorted(out.glob("*.pt")))
+    journal.clear(out, own)
     if fleet.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True

@@ -11,12 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from .. import evidence
+from ..evidence import journal
 from .probes import PROBES
 from .stacks import STACKS, Stack
 
 NAME = "version_matrix"
 WHAT = "What each probe does on each stack of library versions, on the virtual GPU, each in an environment of its own."
 COMMAND = "sana-lab versions run"
+OUTCOMES = {"runs": {"value": str}, "raises": {"error": str, "words": str}}
+"""Kind of an outcome -> what else it must have, if anything."""
+
+
+def wrong(outcome: Any) -> str | None:
+    """What is wrong with an outcome, in a few words."""
+    kind = outcome.get("kind") if isinstance(outcome, dict) else None
+    if not isinstance(kind, str):
+        return "is no outcome of a probe"
+    lacks = journal.complaint(outcome, OUTCOMES.get(kind, {}))
+    return f"is no outcome that {kind}: {lacks}" if lacks else None
+
+
+def _wrong_stack(entry: Any) -> str | None:
+    shape = {"key": object, "date": str, "commands": [str], "built": bool, "check": str, "outcomes": {str: wrong}}
+    if isinstance(entry, dict) and entry.get("built") is True:
+        shape |= {"resolved": {str: (str, type(None))}}
+    lacks = journal.complaint(entry, shape)
+    return f"is no stack: {lacks}" if lacks else None
+
+
+SHAPE = {"stacks": {str: _wrong_stack}, "bisections": [{"probe": str, "library": str}]}
+"""What `results` must look like, see `journal.Shape`."""
 
 
 def load(folder: Path = evidence.FOLDER) -> dict[str, Any]:
@@ -27,7 +51,7 @@ def load(folder: Path = evidence.FOLDER) -> dict[str, Any]:
     """
     if NAME not in evidence.names(folder):
         return {"stacks": {}, "bisections": []}
-    return evidence.load(NAME, folder=folder)["results"]
+    return evidence.load(NAME, folder=folder, results=SHAPE)["results"]
 
 
 def save(results: dict[str, Any], folder: Path = evidence.FOLDER) -> None:
