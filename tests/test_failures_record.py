@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -334,12 +333,11 @@ def test_where_forking_fails_each_case_gets_an_interpreter(monkeypatch):
 
     asked = []
 
-    def worker(batch, settings, visible, done):
-        asked.append((len(batch), settings["fork"], settings["jobs"], visible))
-        return None if settings["fork"] else [happened(case) for case in batch]
+    def ask(numbered, jobs, fork, command, request, environ, limit, heard):
+        asked.append((len(numbered), fork, jobs, environ["CUDA_VISIBLE_DEVICES"]))
+        return None if fork else {number: happened(case).to_json() for number, case in numbered}
 
-    monkeypatch.setattr(runner, "_worker", worker)
-    monkeypatch.setattr(runner, "ThreadPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(runner.isolated, "_ask", ask)
     cases = [("index-on-gpu", None), ("index-on-gpu", 1), ("linear-two-dtypes", None)]
     found = runner.run_many(cases, jobs=2, virtual=False, visible="1")
     assert [(outcome.id, outcome.fix) for outcome in found] == cases

@@ -2,11 +2,19 @@
 
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from processes import runs, until
 from typer.testing import CliRunner
 
-from sana_lab import cli, evidence, use_accelerator
+from sana_lab import cli, evidence, isolated, use_accelerator
+from sana_lab.evidence import journal
 from sana_lab.measure import quality, runner, worker
 from sana_lab.measure.cli import table
 from sana_lab.measure.methods import METHODS, WAYS, find
@@ -100,6 +108,46 @@ def test_a_checkpoint_stays_on_its_gpu(fake, tmp_path):
     assert {(name[0], gpu) for name, gpu in started} == {("a", 0), ("b", 1)}
 
 
+@pytest.mark.parametrize("what", ["versions", "weights", "machine"])
+def test_results_of_other_versions_weights_or_machines_are_not_mixed(fake, tmp_path, monkeypatch, what):
+    started, _ = fake
+    model = tmp_path / "model" / "transformer"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    jobs = [Job(model.parent, name, label="x") for name in ("16-bit", "int8")]
+    run(jobs[:1], tmp_path / "out", progress=False)
+    run(jobs[:1], tmp_path / "out", progress=False)
+    if what == "versions":
+        monkeypatch.setattr(evidence, "installed_versions", lambda *more: {"torch": "1.0"})
+    elif what == "weights":
+        (model / "config.json").write_text("[]")
+    else:
+        monkeypatch.setattr(evidence, "this_machine", lambda: {"device": "H100", "count": 1})
+    with pytest.raises(ValueError, match=f"holds a run with {what} .*: give another --out"):
+        run(jobs, tmp_path / "out", progress=False)
+    assert len(started) == 1
+    run([Job(model.parent, "16-bit", label="y")], tmp_path / "out", progress=False)  # another checkpoint is another run
+
+
+def test_results_inside_the_checkpoint_do_not_make_it_another(fake, tmp_path):
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text("{}")
+    for method in ("16-bit", "int8"):
+        run([Job(tmp_path, method, label="x")], tmp_path / "measured", progress=False)
+    assert len(fake[0]) == 2
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{", '{"resident": 3}', '{"complete": true, "sizes": []}'])
+def test_a_file_that_no_worker_wrote_is_measured_again(fake, tmp_path, text):
+    started, _ = fake
+    jobs = [Job(tmp_path, "int8", label="x")]
+    run(jobs, tmp_path, progress=False)
+    (tmp_path / "x--int8.json").write_text(text)
+    table(collect(jobs, tmp_path))
+    run(jobs, tmp_path, progress=False)
+    assert len(started) == 2 and len(collect(jobs, tmp_path)) == 1
+
+
 def test_a_record_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing was measured"):
         save([Job(tmp_path, "int8")], tmp_path, "x", folder=tmp_path)
@@ -135,12 +183,19 @@ def test_bytes_alone_do_not_pass_for_times(fake, tmp_path):
 
 
 def test_a_method_that_takes_too_long_says_so(tmp_path, monkeypatch):
-    def forever(*_, timeout, **__):
-        raise runner.subprocess.TimeoutExpired("worker", timeout)
+    class Forever:
+        def wait(self, timeout=None):
+            if timeout is not None:
+                raise runner.subprocess.TimeoutExpired("worker", timeout)
 
-    monkeypatch.setattr(runner.subprocess, "run", forever)
+        def kill(self):
+            killed.append(self)
+
+    killed = []
+    monkeypatch.setattr(isolated, "start", lambda *_, **__: Forever())
     job = Job(tmp_path, "int8", label="x")
     assert run([job], tmp_path, limit=7, progress=False) == [job]
+    assert len(killed) == 1
     assert "stopped after 14 s" in (tmp_path / "x--int8.log").read_text()
     assert "--limit more than 7" in (tmp_path / "x--int8.log").read_text()
     (tmp_path / "x--int8.json").write_text(json.dumps({"resident": {"allocated": 1}, "load": {"peak": 1}, "ways": {}}))
@@ -152,14 +207,58 @@ def test_a_method_that_takes_too_long_says_so(tmp_path, monkeypatch):
 )
 def test_a_worker_gets_one_of_the_gpus_that_are_visible(tmp_path, monkeypatch, visible, expected):
     seen = []
-    monkeypatch.setattr(runner.subprocess, "run", lambda *_, env, **__: seen.append(env["CUDA_VISIBLE_DEVICES"]))
+
+    class Ended:
+        def __init__(self, command, environ, **_):
+            seen.append(environ["CUDA_VISIBLE_DEVICES"])
+
+        def wait(self, timeout=None):
+            return 0
+
+        def kill(self):
+            pass
+
+    monkeypatch.setattr(isolated, "start", Ended)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     for gpu in (0, 1):
-        with pytest.raises(AttributeError):  # a worker that says nothing
-            runner._run_one(Job(tmp_path, "int8", label="x"), tmp_path, gpu, 1)
+        assert runner._run_one(Job(tmp_path, "int8", label="x"), tmp_path, gpu, 1)
     assert seen == expected
+
+
+SLEEPER = """
+import os, pathlib, time
+from sana_lab import isolated
+
+isolated.end_with_parent()
+pathlib.Path(os.environ["PIDS"], f"pid-{os.getpid()}").touch()
+time.sleep(60)
+"""
+STOPPED = """
+import pathlib, sys
+from sana_lab.measure import runner
+
+runner.WORKER = "sleeper"
+folder = pathlib.Path(sys.argv[1])
+jobs = [runner.Job(folder, method, label="x") for method in runner.METHODS]
+runner.run(jobs, folder, gpus=0, progress=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="stops by signals")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_one_ctrl_c_ends_all_and_no_worker_outlives_its_parent(tmp_path, sign):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    places = os.pathsep.join([str(tmp_path), str(Path(runner.__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": places, "PIDS": str(tmp_path)}
+    command = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    found = until(lambda: len(there := list(tmp_path.glob("pid-*"))) == 2 and there)
+    parent.send_signal(sign)
+    parent.wait(20)
+    until(lambda: not any(runs(int(file.name.removeprefix("pid-"))) for file in found))
+    assert len(list(tmp_path.glob("pid-*"))) == 2, "another worker was started afterwards"
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -227,11 +326,94 @@ def test_the_table_shows_bytes_times_and_failures():
 # ---- quality -----------------------------------------------------------------------------------------------------
 
 
-def test_quality_goes_on_and_refuses_other_arguments(tmp_path):
-    plan = {"n": 3, "steps": 20, "batch": 50, "seed": 0}
-    (tmp_path / "fast_quality.partial").write_text(json.dumps({"plan": plan, "found": {}}))
-    with use_accelerator(virtual=True), pytest.raises(ValueError, match="is of other arguments"):
-        quality.record(2, folder=tmp_path)
+@dataclass
+class Decibels:
+    plain: float
+
+    def spoiled(self):
+        return False
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """No pipelines and no drawing: a picture that is right for every other scene. Collects the ways that were drawn."""
+    from sana_lab import render
+
+    ways = []
+
+    def draw(pipe, scenes, *, steps, seed, batch):
+        ways.append(pipe)
+        yield [render(scenes[i - i % 2]) for i in range(len(scenes))]
+
+    monkeypatch.setattr(quality, "pipeline", lambda folder, way: way)
+    monkeypatch.setattr("sana_lab.fast.rounding", lambda pipe, captions: {"layer": Decibels(30.0)})
+    monkeypatch.setattr("sana_lab.outliers.draw", draw)
+    monkeypatch.setattr(isolated, "readers", lambda: 0)
+    with use_accelerator(virtual=True):
+        yield ways
+
+
+def test_quality_goes_on_where_it_was_stopped_even_in_the_middle_of_writing(tmp_path, drawn, monkeypatch):
+    quality.record(2, factors=(1,), folder=tmp_path / "whole")
+    assert drawn == list(quality.WAYS)
+    drawn.clear()
+    write = journal.os.replace
+
+    def stop(source, target):
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        write(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(journal.os, "replace", stop)
+        quality.record(2, factors=(1,), folder=tmp_path / "cut")
+    assert [file.name for file in (tmp_path / "cut").iterdir()] == ["fast_quality.partial"]
+    quality.record(2, factors=(1,), folder=tmp_path / "cut")
+    assert drawn == [*quality.WAYS[:3], *quality.WAYS[2:]], "what was finished is not drawn again, what was not is"
+    one, other = (evidence.load(quality.RECORD, folder=tmp_path / name)["results"] for name in ("whole", "cut"))
+    assert one == other and [file.name for file in (tmp_path / "cut").iterdir()] == ["fast_quality.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"n": 3}, "holds a run with n 2, not 3: give another --out"),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"versions": {"torch": "1.0"}}, "versions torch [0-9.]+[^ ]*, not 1.0"),
+        ({"weights": "another"}, "weights [0-9a-f]+, not another"),
+        ({"machine": "H100"}, "machine .*, not H100"),
+    ],
+)
+def test_quality_does_not_go_on_with_other_settings_versions_weights_or_machines(
+    tmp_path, drawn, monkeypatch, other, said
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(quality, "pipeline", stop)
+        quality.record(2, factors=(1,), folder=tmp_path)
+    left = (tmp_path / "fast_quality.partial").read_bytes()
+    if versions := other.pop("versions", None):
+        monkeypatch.setattr(evidence, "installed_versions", lambda: versions)
+    if weights := other.pop("weights", None):
+        monkeypatch.setattr("sana_lab.evaluate.statistics.weights_digest", lambda folder: weights)
+    if machine := other.pop("machine", None):
+        monkeypatch.setattr(evidence, "this_machine", lambda: {"device": machine, "count": 1})
+    with pytest.raises(ValueError, match=said):
+        quality.record(**{"n": 2, "factors": (1,), "folder": tmp_path} | other)
+    assert (tmp_path / "fast_quality.partial").read_bytes() == left
+
+
+@pytest.mark.parametrize(
+    "text", ['{"settings": {', "[]", "3", "null", '{"found": {}}', '{"settings": {}, "found": []}']
+)
+def test_a_damaged_file_of_quality_is_one_line_with_its_name(tmp_path, drawn, capsys, text):
+    (tmp_path / "fast_quality.partial").write_text(text)
+    with pytest.raises(SystemExit):
+        quality.main(["-n", "2", "--factors", "1", "--out", str(tmp_path)])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "fast_quality.partial is damaged (" in line and "delete it" in line
 
 
 def test_a_way_to_draw_must_be_known():

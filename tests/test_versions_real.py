@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from sana_lab import evidence
+from sana_lab import evidence, isolated
 from sana_lab.versions import agreement, matrix, real, record, runner, stacks, worker
 from sana_lab.versions.probes import PROBES
 
@@ -129,11 +129,11 @@ def test_an_outcome_of_other_lines_or_weights_is_measured_again(laid_out, outcom
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"machine": {"device": "H100", "count": 2, "driver": "580"}}, "another machine (2 × H100, driver 580)"),
-        ({"python": "3.11.7"}, "Python 3.11.7"),
-        ({"resolved": INSTALLED["resolved"] | {"torch": "2.0.0"}}, "torch 2.0.0"),
-        ({"resolved": INSTALLED["resolved"] | {"bitsandbytes": "0.1.2"}}, "'bitsandbytes': '0.1.2'"),
-        ({"beside": {"numpy": "1.26.4"}}, "stack 2025-12 with beside {'numpy': '1.26.4'}"),
+        ({"machine": {"device": "H100", "count": 2, "driver": "580"}}, "machine count 2, not 1"),
+        ({"python": "3.11.7"}, "stack 2025-12 python 3.11.7, not"),
+        ({"resolved": INSTALLED["resolved"] | {"torch": "2.0.0"}}, "stack 2025-12 resolved torch 2.0.0, not"),
+        ({"resolved": INSTALLED["resolved"] | {"bitsandbytes": "0.1.2"}}, "resolved bitsandbytes 0.1.2, not"),
+        ({"beside": {"numpy": "1.26.4"}}, "stack 2025-12 beside numpy 1.26.4, not"),
         ({"damage": True}, "damaged"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_record_of_something_else_is_refused_and_left_alone(laid_out, capsys, 
     with pytest.raises(SystemExit) as stop:
         run(place)
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert stop.value.code == 2 and said in line and "choose another --out" in line
+    assert stop.value.code == 2 and said in line and "give another --out" in line
     assert calls == [] and file.read_bytes() == kept
 
 
@@ -202,10 +202,19 @@ def test_beside_a_gpu_libraries_are_imported_only_if_cuda_survives_a_fork(monkey
 
     torch = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: True), zeros=zeros)
     monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(isolated.machine, "capability", lambda: None)
     imported = []
-    monkeypatch.setattr(worker, "_import_beside_a_gpu", lambda: imported.append(1))
-    worker._preload()
+    assert isolated.preload(lambda: imported.append(1)) == survives
     assert bool(imported) == survives
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_import_that_ends_the_process_ends_the_trial_alone(monkeypatch):
+    torch = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: True))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(isolated.machine, "capability", lambda: None)
+    here = os.getpid()
+    assert isolated.preload(lambda: os.getpid() == here or os._exit(3)) is False
 
 
 def test_importing_beside_a_gpu_does_not_ask_cuda(monkeypatch):
@@ -218,14 +227,10 @@ def test_importing_beside_a_gpu_does_not_ask_cuda(monkeypatch):
     for name, module in {"torch": torch, "torch.utils": types.SimpleNamespace(_triton=triton)}.items():
         monkeypatch.setitem(sys.modules, name, module)
     seen = []
-
-    def libraries():
-        seen.append((torch.cuda.get_device_capability(0), triton.has_triton()))
-
-    monkeypatch.setattr(worker, "_import_libraries", libraries)
-    for said in ("9.0\n9.0\n", "6.1\n"):
-        monkeypatch.setattr("subprocess.run", lambda *a, said=said, **k: types.SimpleNamespace(stdout=said))
-        worker._import_beside_a_gpu()
+    for known in ((9, 0), (6, 1)):
+        monkeypatch.setattr(isolated.machine, "capability", lambda known=known: known)
+        with isolated.without_starting_cuda():
+            seen.append((torch.cuda.get_device_capability(0), triton.has_triton()))
     assert seen == [((9, 0), True), ((6, 1), False)]
     assert torch.cuda.get_device_capability is from_cuda and triton.has_triton is has_triton
 
@@ -330,10 +335,11 @@ def test_a_stack_measured_again_equals_its_record_or_not(measured_before):
 def test_other_versions_or_complaints_are_differences_too(measured_before, field):
     place, _ = measured_before
     results = record.load(place)
-    results["stacks"]["2025-12"][field] = "other"
+    other = {"resolved": {"torch": "other"}, "built": False}.get(field, "other")
+    results["stacks"]["2025-12"][field] = other
     record.save(results, place)
     (line,) = runner.check([stacks.get("2025-12")], folder=place)["2025-12"]
-    assert line.startswith(f"{field}: 'other' in the record")
+    assert line.startswith(f"{field}: {other!r} in the record")
 
 
 @pytest.mark.parametrize(("value", "status", "said"), [("cpu", 0, "equals its record"), ("x", 1, "differs from its")])

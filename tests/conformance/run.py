@@ -3,31 +3,28 @@
     python -m tests.conformance.run --real --out FILE [--jobs 8]    on a machine with one GPU or more
     python -m tests.conformance.run --virtual [--out FILE]          on the virtual GPU
 
-The real run needs PyTorch, diffusers, transformers, accelerate and bitsandbytes, and of this repository this folder
-alone. Every case runs in its own process: a server imports the libraries without touching CUDA and forks once per
-case. Where forking does not work, each case starts a fresh interpreter (`--fresh` asks for that). The cases for one GPU
-run first, with only one visible, then those for two.
+The real run needs PyTorch, diffusers, transformers, accelerate and bitsandbytes, this folder, and of `sana_lab` what
+imports no virtual GPU. Every case runs in its own process, see `sana_lab.isolated`; `--fresh` gives each an interpreter
+of its own. The cases for one GPU run first, with only one visible, then those for two.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
+import contextlib
 import json
 import os
 import pathlib
-import platform
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from sana_lab import evidence, isolated, machine
+
 PACKAGE = __package__  # `tests.conformance`, or `conformance` when started from inside tests/
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "safetensors", "numpy")
 TIME_LIMIT = 100
 """Seconds for one case."""
 
@@ -35,34 +32,36 @@ TIME_LIMIT = 100
 def main() -> int:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", action="store_true", help="run on the real GPUs of this machine")
-    parser.add_argument("--virtual", action="store_true", help="run on the virtual GPU")
-    parser.add_argument("--out", type=pathlib.Path, help="write the record here")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--real", action="store_true", help="run on the real GPUs of this machine")
+    kind.add_argument("--virtual", action="store_true", help="run on the virtual GPU")
+    kind.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=pathlib.Path, help="write the record here: a new name ending in .json")
     parser.add_argument("--jobs", type=int, default=8, help="cases at a time on real GPUs")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--fresh", action="store_true", help="a fresh interpreter for each case")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--part", type=pathlib.Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        return _run_one(options.one, options.part)
     if options.serve:
-        return _serve(options)
-    if options.virtual:
-        record = {"what": "conformance cases on the virtual GPU", "results": run_virtual(options.only)}
-    elif options.real:
-        record = run_real(options)
-    else:
-        parser.error("say --real or --virtual")
+        isolated.serve(answers)
+        return 0
+    if options.jobs < 1 or (options.out and options.out.suffix != ".json"):
+        parser.error("--jobs wants a number from 1, --out a name that ends in .json")
+    results = run_virtual(options.only) if options.virtual else run_real(options.only, options.jobs, options.fresh)
     if options.out:
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n", encoding="utf-8")
-    for name, result in record["results"].items():
+        where, how = (" on the virtual GPU", "--virtual") if options.virtual else ("", f"--real --jobs {options.jobs}")
+        evidence.save(
+            options.out.stem,
+            what=f"What CUDA does{where} in each conformance case: the returned values, or the exception.",
+            command=f"python -m tests.conformance.run {how}",
+            results=results,
+            seed=0,
+            versions=evidence.installed_versions("safetensors", "numpy"),
+            folder=options.out.parent,
+        )
+    for name, result in results.items():
         print(name, json.dumps(result["outcome"], ensure_ascii=False)[:200])
-    died = [n for n, r in record["results"].items() if r["outcome"].get("raises") in ("ProcessDied", "TimeLimit")]
-    print(f"{len(record['results'])} cases" + (f"; did not finish: {', '.join(died)}" if died else ""))
+    died = [name for name, r in results.items() if r["outcome"].get("raises") in ("ProcessDied", "TimeLimit")]
+    print(f"{len(results)} cases" + (f"; did not finish: {', '.join(died)}" if died else ""))
     return 1 if died else 0
 
 
@@ -104,156 +103,74 @@ def run_case_virtually(case: Any) -> dict[str, Any]:
 # ---- real -----------------------------------------------------------------------------------------------------------
 
 
-def run_real(options: argparse.Namespace) -> dict[str, Any]:
-    """The record of this machine: the cases for one GPU, then, if there are two, those for two."""
-    machine = _machine()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    ids = visible.split(",") if visible else [str(i) for i in range(machine["count"])]
+def run_real(only: str = "", jobs: int = 8, fresh: bool = False) -> dict[str, Any]:
+    """The cases for one GPU, then, if there are two, those for two, on the GPUs of this machine."""
+    from .cases import CASES
+
+    shown = machine.entries()
     results: dict[str, Any] = {}
-    started = time.time()
     with tempfile.TemporaryDirectory() as folder:
+        tiny = f"from {PACKAGE} import tiny; tiny.build({folder!r})"
+        without_gpu = {**os.environ, machine.VARIABLE: ""}
+        subprocess.run([sys.executable, "-c", tiny], check=True, env=without_gpu, stdout=subprocess.DEVNULL)
         for gpus in (1, 2):
-            if len(ids) < gpus:
-                print(f"cases for {gpus} GPUs left out: this machine shows {len(ids)}", file=sys.stderr)
+            if len(shown) < gpus:
+                print(f"cases for {gpus} GPUs left out: this machine shows {len(shown)}", file=sys.stderr)
                 continue
-            part = pathlib.Path(folder) / f"part-{gpus}.json"
-            command = [sys.executable, "-m", f"{PACKAGE}.run", "--serve", str(gpus), "--part", str(part)]
-            command += ["--jobs", str(options.jobs), "--only", options.only, *(["--fresh"] if options.fresh else [])]
-            environment = {
-                **os.environ,
-                "CUDA_VISIBLE_DEVICES": ",".join(ids[:gpus]),
-                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is CUDA must not start CUDA before a fork
-                "HF_HUB_OFFLINE": "1",
-                "OMP_NUM_THREADS": "2",
-                "TOKENIZERS_PARALLELISM": "false",
-            }
-            subprocess.run(command, env=environment, check=True)
-            results.update(json.loads(part.read_text(encoding="utf-8")))
-    return {
-        "what": "What CUDA does in each conformance case of the virtual GPU: the returned values, or the exception.",
-        "command": f"python -m tests.conformance.run --real --jobs {options.jobs}",
-        "machine": machine,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        },
-        "seed": 0,
-        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "seconds": round(time.time() - started),
-        "results": results,
-    }
-
-
-def _machine() -> dict[str, Any]:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    rows = subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip().splitlines()
-    name, driver = (field.strip() for field in rows[0].split(","))
-    return {"device": name, "count": len(rows), "driver": driver}
-
-
-def _serve(options: argparse.Namespace) -> int:
-    """Run all cases for one number of GPUs, a few at a time, each in its own process."""
-    folder = pathlib.Path(tempfile.mkdtemp())
-    try:
-        tiny_folder = folder / "tiny"
-        build = f"from {PACKAGE} import tiny; tiny.build({str(tiny_folder)!r})"
-        without_gpu = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        subprocess.run([sys.executable, "-c", build], check=True, env=without_gpu, stdout=subprocess.DEVNULL)
-        os.environ["SANA_TINY_FOLDER"] = str(tiny_folder)
-
-        # bitsandbytes is not imported here: it asks for the GPU's capability at import, which starts CUDA
-        import accelerate  # noqa: F401
-        import diffusers  # noqa: F401
-        import torch
-        from transformers import AutoModel, Gemma2Model, GemmaTokenizer  # noqa: F401
-
-        from .cases import CASES
-
-        if "bitsandbytes" in sys.modules or torch.cuda.is_initialized():
-            print("the libraries started CUDA while they were imported: fresh interpreters", file=sys.stderr)
-            options.fresh = True
-        chosen = [case for case in CASES.values() if case.gpus == options.serve and options.only in case.name]
-        if not options.fresh and not _forking_works(folder):
-            print("CUDA does not start after a fork: fresh interpreters", file=sys.stderr)
-            options.fresh = True
-        results = _run_all([case.name for case in chosen], folder, options)
-        record = {case.name: case.result(results[case.name]) for case in chosen}
-        options.part.write_text(json.dumps(record), encoding="utf-8")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
-
-
-def _forking_works(folder: pathlib.Path) -> bool:
-    """Whether a forked child can use CUDA."""
-    child = os.fork()
-    if child == 0:
-        _quiet(folder / "probe.log")
-        try:
-            import torch
-
-            torch.zeros(1, device="cuda").item()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == 0
-
-
-def _run_all(names: list[str], folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any]:
-    waiting, running, results = list(reversed(names)), {}, {}
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            name = waiting.pop()
-            part = folder / f"{name}.json"
-            running[_start(name, part, folder / f"{name}.log", options.fresh)] = (name, part, time.time())
-        for pid, (name, part, since) in list(running.items()):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                results[name] = _collect(part, status, folder / f"{name}.log")
-                del running[pid]
-            elif time.time() - since > TIME_LIMIT:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                results[name] = {"raises": "TimeLimit", "words": f"{TIME_LIMIT} seconds", "message": ""}
-                del running[pid]
-        time.sleep(0.02)
+            chosen = [case for case in CASES.values() if case.gpus == gpus and only in case.name]
+            found = ask([case.name for case in chosen], jobs, fresh, folder, ",".join(shown[:gpus]))
+            results |= {case.name: case.result(outcome) for case, outcome in zip(chosen, found, strict=True)}
     return results
 
 
-def _start(name: str, part: pathlib.Path, log: pathlib.Path, fresh: bool) -> int:
-    child = os.fork()
-    if child:
-        return child
-    try:
-        _quiet(log)
-        if fresh:
-            os.execv(sys.executable, [sys.executable, "-m", f"{PACKAGE}.run", "--one", name, "--part", str(part)])
-        os._exit(_run_one(name, part))
-    finally:
-        os._exit(1)
+def ask(names: list[str], jobs: int, fresh: bool, tiny_folder: str, visible: str) -> list[dict[str, Any]]:
+    """The outcomes of cases, each in a process of its own."""
+    answers = isolated.ask(
+        [sys.executable, "-m", f"{PACKAGE}.run", "--serve"],
+        names,
+        {},
+        limit=TIME_LIMIT,
+        jobs=jobs,
+        fork=False if fresh else hasattr(os, "fork"),
+        environ={"SANA_TINY_FOLDER": tiny_folder, machine.VARIABLE: visible, "OMP_NUM_THREADS": "2"},
+    )
+    return [_outcome(answer) if isinstance(answer, isolated.Ended) else answer for answer in answers]
 
 
-def _quiet(log: pathlib.Path) -> None:
-    """Send this process's output, also that of C++ code, to a file."""
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-
-
-def _run_one(name: str, part: pathlib.Path) -> int:
+def answers(wanted: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What a worker answers: the number of each case, and its outcome."""
+    if wanted["fork"] and not isolated.preload(_libraries):
+        raise isolated.CannotFork("CUDA does not survive a fork here: fresh interpreters")
     from .cases import CASES
     from .registry import outcome_of
 
-    outcome = outcome_of(CASES[name].run)
-    part.write_text(json.dumps(outcome), encoding="utf-8")
-    return 0
+    # A fork is watched from outside; an interpreter that runs one case itself needs an alarm.
+    watch = contextlib.nullcontext if wanted["fork"] else partial(isolated.alarm, wanted["limit"])
+
+    def run(name: str) -> dict[str, Any]:
+        with watch():
+            return outcome_of(CASES[name].run)
+
+    cases = [(number, partial(run, name)) for number, name in wanted["cases"]]
+    ended = isolated.run_each(cases, limit=wanted["limit"], jobs=wanted["jobs"], fork=wanted["fork"], one_file=True)
+    for number, end in ended:
+        yield number, _outcome(end)
 
 
-def _collect(part: pathlib.Path, status: int, log: pathlib.Path) -> dict[str, Any]:
-    if part.exists():
-        return json.loads(part.read_text(encoding="utf-8"))
-    tail = log.read_text(encoding="utf-8", errors="replace")[-1500:] if log.exists() else ""
-    return {"raises": "ProcessDied", "words": f"exit status {os.waitstatus_to_exitcode(status)}", "message": tail}
+def _libraries() -> None:
+    """Import what cases import, but for bitsandbytes, which looks for CUDA when it is imported."""
+    import accelerate  # noqa: F401
+    import diffusers  # noqa: F401
+    from transformers import AutoModel, Gemma2Model, GemmaTokenizer  # noqa: F401
+
+
+def _outcome(ended: isolated.Ended) -> dict[str, Any]:
+    if ended.how == isolated.DONE:
+        return ended.value
+    if ended.how == isolated.LATE:
+        return {"raises": "TimeLimit", "words": f"{TIME_LIMIT} seconds", "message": ""}
+    tail = (ended.stdout + ended.stderr)[-1500:]
+    return {"raises": "ProcessDied", "words": f"exit status {ended.status}", "message": tail}
 
 
 if __name__ == "__main__":

@@ -15,15 +15,13 @@ libraries take workspaces that the virtual GPU does not have. All attempts are i
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import evidence
+from .. import evidence, isolated, machine
 from .catalogue import catalogue
 from .entry import LIBRARIES, Failure, installed_versions, plain
 from .outcome import DIED, TIME_LIMIT, Outcome, leading_words
@@ -101,11 +99,7 @@ def _reason(failure: Failure, gpus: int) -> str:
 
 
 def _gpus() -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    machine = evidence.this_machine()
-    if machine["driver"] is None:
-        return []
-    return visible.split(",") if visible else [str(index) for index in range(machine["count"])]
+    return machine.entries() if evidence.this_machine()["driver"] is not None else []
 
 
 # ---- running ----------------------------------------------------------------------------------------------------
@@ -141,16 +135,12 @@ def _run_all(failures: list[Failure], gpus: list[str], jobs: int, limit: float) 
         # entries for several GPUs ask how much is free on each, so nothing else may run meanwhile
         one = by_gpus.get(1, [])
         each = jobs // (len(gpus) + 1)
-        at_once = [
+        together = [
             batch(one[index :: len(gpus)], gpu, each) for index, gpu in enumerate(gpus) if one[index :: len(gpus)]
         ]
         if by_gpus.get(0):
-            at_once.append(batch(by_gpus[0], "", jobs - each * len(gpus)))
-        threads = [threading.Thread(target=go) for go in at_once]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+            together.append(batch(by_gpus[0], "", jobs - each * len(gpus)))
+        isolated.at_once(lambda go: go(), together, len(together))
         for count in sorted(set(by_gpus) - {0, 1}):
             batch(by_gpus[count], ",".join(gpus[:count]), min(jobs, 4))()
     return found

@@ -1,119 +1,66 @@
 """The process in which reproductions and fixes run. Started by `runner`; not for use by hand.
 
-Reads one JSON object from stdin, `{"cases": [[id, fix, memory], ...], "jobs": 2, "limit": 60, "virtual": null,
-"fork": true}`, and prints one JSON object for each case. With `fork` it imports the libraries once and forks for each
-case, because a fault on a GPU spoils its process and an import takes longer than most reproductions. CUDA must not have
-been started before a fork, see `_preload`; where it was, the worker ends with status `CANNOT_FORK`.
+Its request has `cases`, each a number and [id, fix, memory], `jobs`, `limit`, `virtual` and `fork`, and it answers with
+pairs of a number and an outcome. See `sana_lab.isolated`.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
-import json
 import linecache
 import os
-import pathlib
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+from .. import isolated
 from .catalogue import get
 from .entry import Failure
 from .outcome import DIED, TIME_LIMIT, Outcome
 
-LATE = 124
-"""Exit status of a process that took too long, as of the command `timeout`."""
-
-CANNOT_FORK = 75
-"""Exit status of a worker that was to fork and found that CUDA does not survive it here."""
-
-GRACE = 20
-"""Seconds that a fork may take beyond its limit before it is killed from outside, where its own alarm did not ring."""
-
 
 def main() -> None:
     """Run what stdin says."""
-    wanted = json.loads(sys.stdin.read())
-    results = os.fdopen(os.dup(1), "w", encoding="utf-8")  # reproductions print too: to a file, see `_redirected`
-    if wanted["fork"]:
-        _preload()
-        if not wanted["virtual"] and not _can_fork():
-            sys.exit(CANNOT_FORK)
-    folder = _folder()
-    with tempfile.TemporaryDirectory() as scratch:
-        if wanted["fork"]:
-            outcomes = _fork_all(wanted, folder, pathlib.Path(scratch))
-        else:
-            outcomes = (
-                _run(*case, folder, wanted["virtual"], wanted["limit"], pathlib.Path(scratch))
-                for case in wanted["cases"]
-            )
-        for outcome in outcomes:
-            print(json.dumps(outcome.to_json()), file=results, flush=True)
+    isolated.serve(answers)
 
 
-def _preload() -> None:
-    """Import what reproductions import, without starting CUDA.
-
-    diffusers' pipelines import bitsandbytes, which asks for the GPUs' capability at import (0.50.2, cuda_specs.py),
-    and the question starts CUDA. The driver's own program answers it meanwhile.
-    """
-    import torch
-
-    asked = torch.cuda.get_device_capability
-    known = _capability()
-    if known:
-        torch.cuda.get_device_capability = lambda device=None: known
-    try:
-        import diffusers
-        import transformers
-
-        for library, names in (
-            (diffusers, ("SanaPipeline", "BitsAndBytesConfig", "PipelineQuantizationConfig")),
-            (transformers, ("AutoModel", "AutoModelForCausalLM", "BitsAndBytesConfig", "GemmaTokenizer")),
-        ):
-            for name in names:
-                getattr(library, name)
-        import bitsandbytes.nn  # noqa: F401
-    finally:
-        torch.cuda.get_device_capability = asked
+def answers(wanted: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Run the cases of a request, and give the number and the outcome of each."""
+    if wanted["fork"] and not isolated.preload(_libraries, gpus=not wanted["virtual"]):
+        raise isolated.CannotFork("CUDA does not survive a fork here")
+    folder, limit = _folder(), wanted["limit"]
+    cases = dict(wanted["cases"])
+    tasks = [(number, partial(_run, *case, folder, wanted["virtual"], limit)) for number, case in cases.items()]
+    ended = isolated.run_each(tasks, limit=limit + isolated.GRACE, jobs=wanted["jobs"], fork=wanted["fork"])
+    for number, end in ended:
+        yield number, outcome_of(cases[number], end, limit).to_json()
 
 
-def _capability() -> tuple[int, int] | None:
-    """Compute capability of the first GPU, without starting CUDA; `None` where there is none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False).stdout.split()
-    major, _, minor = answer[0].partition(".") if answer else ("", "", "")
-    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+def outcome_of(case: list | tuple, ended: isolated.Ended, limit: float) -> Outcome:
+    """What came of a case, given what became of its process."""
+    log = [line.rstrip() for line in ended.stderr.splitlines()]
+    if ended.how == isolated.DONE:
+        log = "\n".join(dict.fromkeys(line for line in log if line))
+        return Outcome(*case, log=log, printed=ended.stdout.strip(), **ended.value)
+    if ended.how == isolated.LATE:
+        return Outcome(*case, error=TIME_LIMIT, message=f"not done after {limit:g} seconds", log=ended.stderr[-2000:])
+    return Outcome(*case, error=DIED, message=f"exit status {ended.status}", log=ended.stderr[-2000:])
 
 
-def _can_fork() -> bool:
-    """Whether a fork of this process can use its GPUs; also where it sees none."""
-    import torch
+def _libraries() -> None:
+    """Import what reproductions import."""
+    import diffusers
+    import transformers
 
-    if torch.cuda.is_initialized():
-        return False
-    if not torch.cuda.is_available():
-        return True
-    child = os.fork()
-    if child == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            torch.zeros(1, device="cuda").item()
-            status = 0
-        os._exit(status)
-    return os.waitpid(child, 0)[1] == 0
+    for library, names in (
+        (diffusers, ("SanaPipeline", "BitsAndBytesConfig", "PipelineQuantizationConfig")),
+        (transformers, ("AutoModel", "AutoModelForCausalLM", "BitsAndBytesConfig", "GemmaTokenizer")),
+    ):
+        for name in names:
+            getattr(library, name)
+    import bitsandbytes.nn  # noqa: F401
 
 
 def _folder() -> str:
@@ -122,95 +69,20 @@ def _folder() -> str:
     return str(untrained_shapes())
 
 
-# ---- many cases, each in a fork ---------------------------------------------------------------------------------
-
-
-def _fork_all(wanted: dict[str, Any], folder: str, scratch: pathlib.Path):
-    waiting, running = list(reversed(wanted["cases"])), {}
-    while waiting or running:
-        while waiting and len(running) < wanted["jobs"]:
-            case = waiting.pop()
-            place = scratch / str(len(waiting))
-            place.mkdir()
-            running[_fork(case, folder, wanted, place)] = (case, place, time.monotonic())
-        for pid, (case, place, since) in list(running.items()):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if not done and time.monotonic() - since > wanted["limit"] + GRACE:
-                os.kill(pid, signal.SIGKILL)
-                done, status = pid, LATE << 8
-                os.waitpid(pid, 0)
-            if done:
-                del running[pid]
-                yield _collect(case, place, status, wanted["limit"])
-        time.sleep(0.01)
-
-
-def _fork(case: list, folder: str, wanted: dict[str, Any], place: pathlib.Path) -> int:
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        outcome = _run(*case, folder, wanted["virtual"], wanted["limit"], place)
-        (place / "outcome.part").write_text(json.dumps(outcome.to_json()), encoding="utf-8")
-        (place / "outcome.part").rename(place / "outcome.json")
-        status = 0
-    except BaseException:  # not of the reproduction, which is caught where it runs
-        with (place / "stderr").open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
-    finally:
-        os._exit(status)  # no cleaning up: this process shares its parent's
-
-
-def _collect(case: list, place: pathlib.Path, status: int, limit: float) -> Outcome:
-    finished = place / "outcome.json"
-    if finished.exists():
-        return Outcome.from_json(json.loads(finished.read_text(encoding="utf-8")))
-    log = place / "stderr"
-    tail = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
-    return died(case, os.waitstatus_to_exitcode(status), limit, tail)
-
-
-def died(case: list | tuple, status: int, limit: float, log: str) -> Outcome:
-    """The outcome of a case whose process ended before it could say how it went."""
-    if status == LATE:
-        return Outcome(*case, error=TIME_LIMIT, message=f"not done after {limit:g} seconds", log=log)
-    return Outcome(*case, error=DIED, message=f"exit status {status}", log=log)
-
-
 # ---- one case ---------------------------------------------------------------------------------------------------
 
 
-def _run(
-    id: str, fix: int | None, memory: int, folder: str, virtual: bool | None, limit: float, place: pathlib.Path
-) -> Outcome:
-    """Run one reproduction or fix in this process, which should not be used afterwards."""
+def _run(id: str, fix: int | None, memory: int, folder: str, virtual: bool | None, limit: float) -> dict[str, Any]:
+    """Run one reproduction or fix in this process, which should not be used afterwards: fields of its outcome."""
     failure = get(id)
     code = failure.code if fix is None else failure.fixes[fix - 1].code
-    alarm = threading.Timer(limit, os._exit, [LATE])  # a fork is also watched from outside; a fresh interpreter is not
-    alarm.daemon = True
-    with _redirected(place):
-        try:
-            device = _accelerator(failure, virtual, memory)
-            settle = _synchronize if virtual is False and failure.gpus else lambda: None
-            alarm.start()
-            started = time.perf_counter()
-            found = _execute(code, f"<{id}>", {"__name__": "__main__", "FOLDER": folder}, settle)
-            found["seconds"] = round(time.perf_counter() - started, 3)
-        finally:
-            alarm.cancel()
-            sys.stdout.flush()
-            sys.stderr.flush()
-    log = [line.rstrip() for line in _read(place / "stderr").splitlines()]
-    return Outcome(
-        id=id,
-        fix=fix,
-        memory=memory,
-        device=device,
-        log="\n".join(dict.fromkeys(line for line in log if line)),
-        printed=_read(place / "stdout").strip(),
-        **found,
-    )
+    device = _accelerator(failure, virtual, memory)
+    settle = _synchronize if virtual is False and failure.gpus else lambda: None
+    with isolated.alarm(limit):
+        started = time.perf_counter()
+        found = _execute(code, f"<{id}>", {"__name__": "__main__", "FOLDER": folder}, settle)
+        seconds = round(time.perf_counter() - started, 3)
+    return {"device": device, "seconds": seconds, **found}
 
 
 def _accelerator(failure: Failure, virtual: bool | None, memory: int) -> str:
@@ -305,28 +177,6 @@ def placement(namespace: dict[str, Any]) -> dict[str, str]:
             places = {str(tensor.device) for tensor in [*module.parameters(), *module.buffers()]}
             found[name] = ", ".join(sorted(places))
     return found
-
-
-@contextlib.contextmanager
-def _redirected(place: pathlib.Path):
-    """Send stdout and stderr of this process to files, also what C++ code writes, and bring them back."""
-    kept = [os.dup(number) for number in (1, 2)]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        target = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(target, number)
-        os.close(target)
-    try:
-        yield
-    finally:
-        for number, old in zip((1, 2), kept, strict=True):
-            os.dup2(old, number)
-            os.close(old)
-
-
-def _read(file: pathlib.Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
 
 
 if __name__ == "__main__":

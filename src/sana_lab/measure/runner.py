@@ -5,22 +5,24 @@ Chapter 7.
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from .. import evidence
+from .. import evidence, isolated, machine
+from ..evidence import journal
+from ..generate.many import fingerprint
 from .methods import LIMIT, METHODS, find
 
 RECORD = "measured"
+WORKER = "sana_lab.measure.worker"
+RESULT = {"resident": {"allocated": (int, float)}, "load": {"peak": (int, float)}, "ways": {str: (list, dict)}}
+"""What a worker finds, see `journal.Shape`."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,7 @@ class Job:
         return f"{self.checkpoint}--{self.method}"
 
 
-def jobs_for(
-    folder: Path, methods: Iterable[str] = tuple(METHODS), sizes: Sequence[tuple[int, int]] = ()
-) -> list[Job]:
+def jobs_for(folder: Path, methods: Iterable[str] = tuple(METHODS), sizes: Sequence[tuple[int, int]] = ()) -> list[Job]:
     """The jobs of one checkpoint.
 
     Raises:
@@ -75,10 +75,14 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
 
     Returns:
         The jobs that failed or ran out of time; what they had found is kept.
+
+    Raises:
+        ValueError: `out` holds results of other weights, libraries or hardware.
+        OSError: `out` cannot be written.
     """
     from tqdm import tqdm
 
-    out.mkdir(parents=True, exist_ok=True)
+    hold(jobs, out)
     todo = [job for job in jobs if not _complete(job, out)]
     checkpoints = list(dict.fromkeys(job.checkpoint for job in todo))
     queues: list[Queue[Job]] = [Queue() for _ in range(max(gpus, 1))]
@@ -101,46 +105,69 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
                         failed.append(job)
 
         # Two workers a GPU: while one has its turn, the next imports its libraries.
-        with ThreadPoolExecutor(2 * len(queues)) as pool:
-            list(pool.map(serve, range(2 * len(queues))))
+        isolated.at_once(serve, range(2 * len(queues)), 2 * len(queues))
     return failed
+
+
+def hold(jobs: Sequence[Job], out: Path) -> None:
+    """Note by what the results of each checkpoint are made, or hold this run to what is noted.
+
+    Raises:
+        ValueError: a checkpoint's results there were made with other weights, libraries or hardware.
+        OSError: `out` cannot be written.
+    """
+    made_by = {"machine": evidence.this_machine()["device"], "versions": evidence.installed_versions()}
+    for checkpoint, folder in {job.checkpoint: job.folder for job in jobs}.items():
+        files = [out / f"{job.name}.json" for job in jobs if job.checkpoint == checkpoint]
+        settings = {"weights": fingerprint(folder, out), **made_by}
+        there = [file for file in files if file.exists()]
+        journal.hold(out / f"{checkpoint}--settings.json", settings, place=out, results=there)
 
 
 def _run_one(job: Job, out: Path, gpu: int | None, limit: float) -> bool:
     file = out / f"{job.name}.json"
     file.unlink(missing_ok=True)
     sizes = ",".join(f"{pixels}x{batch}" for pixels, batch in job.sizes)
-    command = [sys.executable, "-m", "sana_lab.measure.worker", str(job.folder), job.method, str(file)]
+    command = [sys.executable, "-m", WORKER, str(job.folder), job.method, str(file)]
     command += ["--sizes", sizes, "--turn", str(out / f".turn-{gpu or 0}")]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environ = {"HF_HUB_OFFLINE": "1"}
     if gpu is not None:
-        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        environment["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible else str(gpu)
+        shown = machine.entries()
+        environ[machine.VARIABLE] = shown[gpu] if shown else str(gpu)
     with (out / f"{job.name}.log").open("w") as log:
+        process = isolated.start(command, environ=environ, stdout=log, stderr=log)
         try:
-            done = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=2 * limit)
+            return process.wait(2 * limit) == 0
         except subprocess.TimeoutExpired:
             log.write(f"stopped after {2 * limit:.0f} s, its wait included: give --limit more than {limit:g}\n")
             return False
-    return done.returncode == 0
+        finally:
+            isolated.end(process)
 
 
 def _complete(job: Job, out: Path) -> bool:
     """Whether a whole result is there, of the sizes that are asked for."""
-    try:
-        found = json.loads((out / f"{job.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    found = _found(job, out)
+    if found is None or journal.complaint(found, RESULT):
         return False
-    return bool(found.get("complete")) and found.get("sizes") == [list(size) for size in job.sizes]
+    return found.get("complete") is True and found.get("sizes") == [list(size) for size in job.sizes]
+
+
+def _found(job: Job, out: Path) -> dict[str, Any] | None:
+    """What a job's file holds; None if it is not there, or no worker wrote it."""
+    try:
+        found = journal.read(out / f"{job.name}.json", dict, way_out="")
+    except (OSError, ValueError):
+        return None
+    return None if "resident" in found and journal.complaint(found, RESULT) else found
 
 
 def collect(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
     """What was found: a row a job that has a file, with its checkpoint and method, and whether it was stopped."""
     rows = []
     for job in jobs:
-        file = out / f"{job.name}.json"
-        if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
+        found = _found(job, out)
+        if found is not None:
             if not found.get("complete"):
                 found.setdefault("error", "Unfinished")
                 found.setdefault("text", "it was stopped before all was measured")

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import logging
-import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import isolated
 from ..accelerator import on_real_gpu
+from ..evidence import journal
+from ..machine import clocks
 from .methods import Method, find
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _drawing(
         "pixels": pixels,
         "batch": batch,
         "first_s": round(time.perf_counter() - began, 2),
-        "clocks": _clocks(),
+        "clocks": clocks(torch.cuda.current_device()),
     }
     torch.cuda.reset_peak_memory_stats()
     call(1)
@@ -251,17 +251,6 @@ def kernels(function: Callable[[], object]) -> dict[str, Any]:
     }
 
 
-def _clocks() -> list[int] | None:
-    """Clocks of processors and memory in MHz, as `nvidia-smi` finds them, which knows all GPUs of the machine."""
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or str(torch.cuda.current_device())
-    query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits", f"--id={card}"]
-    try:
-        run = subprocess.run(query, capture_output=True, text=True, timeout=20)
-        return [int(number) for number in run.stdout.splitlines()[0].split(",")]
-    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-        return None
-
-
 @contextmanager
 def _turn(file: Path | None) -> Iterator[None]:
     """Wait until no other worker holds `file`, and hold it."""
@@ -277,6 +266,7 @@ def _turn(file: Path | None) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write; what goes wrong before anything is known becomes the result."""
+    isolated.end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.worker", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("method")
@@ -287,9 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = [tuple(map(int, size.split("x"))) for size in given.sizes.split(",") if size]
 
     def keep(found: dict) -> None:
-        partial = given.out.with_suffix(".partial")
-        partial.write_text(json.dumps(found), encoding="utf-8")
-        partial.replace(given.out)
+        journal.write_json(given.out, found)
 
     import diffusers.pipelines.sana  # noqa: F401  before its turn: importing takes seconds and no GPU
     import transformers.models.gemma2  # noqa: F401

@@ -15,11 +15,11 @@ import argparse
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .. import evidence
+from .. import evidence, isolated
+from ..evidence import journal
 from .probes import PROBES
 from .runner import SOURCE, folders, probe_in
 from .stacks import STACKS
@@ -27,6 +27,8 @@ from .worker import installed
 
 NAME = "versions_real"
 WHAT = "What each probe does on a few stacks of library versions, on a real GPU and on the virtual one."
+SHAPE = {"stacks": {str: {"python": str, "resolved": {"torch": (str, type(None))}, "beside": dict}}}
+"""What the record's results must look like, see `journal.Shape`."""
 BESIDE = ("tokenizers", "safetensors", "numpy", "triton")
 """Versions worth keeping besides those that a stack pins."""
 
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found.resume({name: _installed(options.folder, name) for name in names})
     except ValueError as reason:
-        parser.error(f"{reason}; choose another --out, or remove that file")
+        parser.error(str(reason))
     from tqdm import tqdm
 
     with folders() as places:
@@ -73,8 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
             def go(part: tuple[str, str, list[str]]) -> None:
                 _probe(options.folder, *part, places, found, bar)
 
-            with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-                list(pool.map(go, parts))
+            try:
+                isolated.at_once(go, parts, options.jobs)
+            except KeyboardInterrupt:
+                raise SystemExit("stopped; the same command goes on") from None
     for line in found.errors:
         print(line, file=sys.stderr)
     print(f"written to {found.write()}")
@@ -102,20 +106,23 @@ class Findings:
         """
         if NAME not in evidence.names(self.place):
             return
-        before = evidence.load(NAME, folder=self.place)
-        file = self.place / f"{NAME}.json"
-        if before["machine"] != self.machine:
-            device, count, driver = (before["machine"].get(field) for field in ("device", "count", "driver"))
-            raise ValueError(f"{file} is of another machine ({count} × {device}, driver {driver})")
-        python, torch = next((now["python"], now["resolved"]["torch"]) for now in versions.values())
-        for name, entry in before["results"]["stacks"].items():
-            if entry["python"] != python or entry["resolved"]["torch"] != torch:
-                there = f"Python {entry['python']} and torch {entry['resolved']['torch']}"
-                raise ValueError(f"{file} was made with {there}, and here are {python} and {torch}")
-            for field, now in versions.get(name, {}).items():
-                if entry[field] != now:
-                    raise ValueError(f"{file} has stack {name} with {field} {entry[field]}, and the folder has {now}")
-        self.stacks = before["results"]["stacks"]
+        try:
+            before = evidence.load(NAME, folder=self.place, results=SHAPE)
+        except ValueError as reason:
+            raise ValueError(f"{reason}, or {journal.ELSEWHERE}") from None
+        stacks = before["results"]["stacks"]
+        any_of = next(iter(versions.values()))  # Python and torch are the environment's, the same for all stacks
+        environment = {"python": any_of["python"], "resolved": {"torch": any_of["resolved"]["torch"]}}
+        for name, entry in stacks.items():
+            was = {field: entry[field] for field in ("python", "resolved", "beside")}
+            if name not in versions:
+                was = {"python": entry["python"], "resolved": {"torch": entry["resolved"]["torch"]}}
+            journal.hold_to(
+                {"machine": before["machine"], f"stack {name}": was},
+                {"machine": self.machine, f"stack {name}": versions.get(name, environment)},
+                self.place / f"{NAME}.json",
+            )
+        self.stacks = stacks
 
     def missing(self, stack: str, mode: str, probes: list[str], weights: str) -> list[str]:
         """Which of these probes have no outcome yet, or one of other lines or other weights."""

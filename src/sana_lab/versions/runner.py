@@ -5,9 +5,7 @@ Two to six minutes for a stack, of which ten seconds are for the environment onc
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import evidence
+from .. import evidence, isolated
 from . import folder as shapes_folder
 from . import record
 from .environment import Unbuildable, environment
@@ -177,41 +175,24 @@ def probe_in(
         raise OSError("each probe runs in a fork of one process, which Windows has not: use Linux, macOS or WSL.")
     wanted = {"probes": probes, "folder": str(new), "older": str(old), "trained": weights == "trained"}
     environ = {
-        **os.environ,
+        **isolated.ENVIRON,
         "PYTHONPATH": str(SOURCE),
         "PYTHONHASHSEED": "0",  # the order of a pipeline's parts hangs on it before diffusers 0.33, see order-of-parts
-        "PYTHONUTF8": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": "1",  # more threads would not survive a fork
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is CUDA must not start CUDA before a fork
         **(environ or {}),
     }
-    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as given:
-        given.write(json.dumps({**wanted, "virtual": virtual}).encode())
-        given.seek(0)
-        command = [str(python), "-m", "sana_lab.versions.worker"]
-        process = subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=errors, env=environ)
-        left = set(probes)
-        try:
-            for line in process.stdout:
-                item = json.loads(line)
-                if "probe" in item:
-                    left.discard(item["probe"])
-                    item["digest"] = PROBES[item["probe"]].digest
-                    if weights != "trained" and item["kind"] != "skipped":
-                        item["weights"] = weights
-                yield item
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        if left:
-            errors.seek(0)
-            tail = errors.read()[-500:].decode(errors="replace")
-            raise OSError(f"the process that runs the probes ended with {len(left)} to go: {' '.join(tail.split())}")
+    command = [str(python), "-m", "sana_lab.versions.worker"]
+    left = set(probes)
+    with isolated.Worker(command, {**wanted, "virtual": virtual}, environ=environ) as worker:
+        for item in worker:
+            if "probe" in item:
+                left.discard(item["probe"])
+                item["digest"] = PROBES[item["probe"]].digest
+                if weights != "trained" and item["kind"] != "skipped":
+                    item["weights"] = weights
+            yield item
+    if left:
+        tail = " ".join(worker.words[-500:].split())
+        raise OSError(f"the process that runs the probes ended with {len(left)} to go: {tail}")
 
 
 def _keep(entry: dict[str, Any], stack: Stack, folder: Path) -> None:

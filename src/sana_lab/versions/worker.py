@@ -1,25 +1,21 @@
 """The process in which probes run: started by `runner` with the Python of a stack's environment, not by hand.
 
-Reads one JSON object from stdin, with `probes`, `folder`, `older` (the same in older words), `trained` and `virtual`,
-and prints JSON lines: first the versions that this environment really has, then one for each probe. The libraries are
-imported once, and each probe runs in a fork with a time limit: an import takes longer than most probes, and a probe
-that hangs or dies must not take the next one with it.
+Its request has `probes`, `folder`, `older` (the same in older words), `trained` and `virtual`. It answers with the
+versions that this environment really has, then with one object for each probe. See `sana_lab.isolated`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
-import signal
 import sys
 import tempfile
-import time
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import distributions
-from pathlib import Path
 
+from .. import isolated
 from .probes import PROBES, Probe
 from .stacks import LIBRARIES
 
@@ -33,13 +29,16 @@ work to do must not turn a slow probe into one that hangs."""
 
 def main() -> None:
     """Run what stdin says."""
-    wanted = json.loads(sys.stdin.read())
-    results = os.fdopen(os.dup(1), "w", encoding="utf-8")  # libraries print too
-    print(json.dumps(installed()), file=results, flush=True)
-    _preload()
+    isolated.serve(answers)
+
+
+def answers(wanted: dict) -> Iterator[dict]:
+    """What is installed, then the outcome of each probe of a request."""
+    yield installed()
+    if not isolated.preload(_libraries):
+        print("CUDA does not survive a fork here: each probe imports by itself", file=sys.stderr)
     for id in wanted["probes"]:
-        outcome = _in_a_fork(PROBES[id], wanted)
-        print(json.dumps({"probe": id, **outcome}, ensure_ascii=True), file=results, flush=True)
+        yield {"probe": id, **_in_a_fork(PROBES[id], wanted)}
 
 
 def installed(path: list[str] | None = None) -> dict:
@@ -59,62 +58,8 @@ def installed(path: list[str] | None = None) -> dict:
     }
 
 
-def _preload() -> None:
-    """Import what probes import, as far as it can be imported; what cannot fails again in the probe, and says so.
-
-    Where there is a real GPU a fork tries first whether CUDA still works in a fork after these imports. If it does
-    not, only torch is imported here, and each probe imports the rest: longer, and right.
-    """
-    try:
-        import torch
-    except Exception as error:
-        print(f"torch: {type(error).__name__}: {error}", file=sys.stderr)
-        return _import_libraries()
-    if not torch.cuda.is_available():
-        return _import_libraries()
-    trial = os.fork()
-    if trial == 0:
-        status = 1
-        try:
-            _import_beside_a_gpu()
-            child = os.fork()
-            if child == 0:
-                torch.zeros(1, device="cuda").add_(1).item()
-                status = 0
-            else:
-                status = int(os.waitpid(child, 0)[1] != 0)
-        finally:
-            os._exit(status)
-    if _wait(trial, 240) == 0:
-        _import_beside_a_gpu()
-    else:
-        print("CUDA does not survive a fork here: each probe imports by itself", file=sys.stderr)
-
-
-def _import_beside_a_gpu() -> None:
-    """Import without starting CUDA, after which no fork could use it: bitsandbytes asks for the compute capability.
-
-    Until 0.49 it also asks torch whether triton can be used (bitsandbytes/triton/triton_utils.py), and torch starts
-    CUDA to read the same number (`has_triton` in torch/utils/_triton.py: 7.0 is enough).
-    """
-    import subprocess
-
-    import torch
-    from torch.utils import _triton
-
-    asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout.split()
-    capability = tuple(map(int, said[0].split(".")))
-    from_cuda, has_triton = torch.cuda.get_device_capability, _triton.has_triton
-    torch.cuda.get_device_capability = lambda device=None: capability
-    _triton.has_triton = lambda: _triton.has_triton_package() and capability >= (7, 0)
-    try:
-        _import_libraries()
-    finally:
-        torch.cuda.get_device_capability, _triton.has_triton = from_cuda, has_triton
-
-
-def _import_libraries() -> None:
+def _libraries() -> None:
+    """Import what probes import, as far as it can be imported; what cannot fails again in the probe, and says so."""
     for module, names in (
         ("torch", ()),
         ("diffusers", ("SanaPipeline", "BitsAndBytesConfig", "SanaTransformer2DModel")),
@@ -132,56 +77,21 @@ def _import_libraries() -> None:
 def _in_a_fork(probe: Probe, wanted: dict) -> dict:
     if probe.trained and not wanted["trained"]:
         return {"kind": "skipped", "words": "needs the trained weights"}
-    with tempfile.TemporaryDirectory() as place:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                _limit(probe.limit)
-                _redirect(Path(place) / "log")
-                outcome = _run(probe, wanted)
-                (Path(place) / "outcome").write_text(json.dumps(outcome), encoding="utf-8")
-                status = 0
-            finally:
-                os._exit(status)  # no cleaning up: this process shares its parent's
-        status = _wait(child, PATIENCE * probe.limit)
-        log = (Path(place) / "log").read_text(encoding="utf-8", errors="replace")
-        if status in (None, -signal.SIGXCPU):
-            return {"kind": "hangs", "words": f"not done after {probe.limit:g} seconds"}
-        if status != 0:
-            return {"kind": "dies", "words": f"the process ended with status {status}"}
-        outcome = json.loads((Path(place) / "outcome").read_text(encoding="utf-8"))
-    seen = [_clean(line, wanted) for line in log.splitlines() if probe.watch and re.search(probe.watch, line)]
+    ((_, ended),) = isolated.run_each(
+        [(probe.id, lambda: _run(probe, wanted))],
+        limit=PATIENCE * probe.limit,
+        processor=probe.limit,
+        one_file=True,
+    )
+    if ended.how == isolated.LATE:
+        return {"kind": "hangs", "words": f"not done after {probe.limit:g} seconds"}
+    if ended.how == isolated.DIED:
+        return {"kind": "dies", "words": f"the process ended with status {ended.status}"}
+    outcome, lines = ended.value, ended.stdout.splitlines()
+    seen = [_clean(line, wanted) for line in lines if probe.watch and re.search(probe.watch, line)]
     if outcome["kind"] == "runs" and seen:
         outcome["warns"] = seen[0]
     return outcome
-
-
-def _wait(child: int, limit: float) -> int | None:
-    """The exit status of a child; None if it had to be killed."""
-    until = time.monotonic() + limit
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
-
-
-def _limit(seconds: float) -> None:
-    """End this process once it has computed that long."""
-    import resource
-
-    whole = max(1, round(seconds))
-    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 5))
-
-
-def _redirect(log: Path) -> None:
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(target, number)
 
 
 def _run(probe: Probe, wanted: dict) -> dict:
@@ -196,9 +106,6 @@ def _run(probe: Probe, wanted: dict) -> dict:
         value = probe.function(*arguments)
     except Exception as error:
         return {"kind": "raises", "error": type(error).__name__, "words": _clean(str(error), wanted)}
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
     return {"kind": "runs", "value": _clean(str(value), wanted)}
 
 
