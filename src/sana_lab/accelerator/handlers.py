@@ -6,6 +6,7 @@ end says which function gets which handler; everything else gets `Handlers.compu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils._device import _device_constructors
 from . import words
 from .devices import CPU
 from .ledger import MIXED, NOT_SEEN, ON_CPU, Ledger, Tensor, real_device, storage_of, unwrapped
-from .mismatch import CONVOLUTIONS, settle, tensors_in, type_name
+from .mismatch import CONVOLUTIONS, cpp_type_name, settle, tensors_in, type_name
 
 Handler = Callable[[Callable, tuple, dict], Any]
 
@@ -30,7 +31,7 @@ PASSING = """
     shape.__get__ dtype.__get__ layout.__get__ requires_grad.__get__ requires_grad.__set__ grad_fn.__get__
     is_leaf.__get__
     ndim.__get__ names.__get__ _version.__get__ is_sparse.__get__ is_meta.__get__ is_quantized.__get__ data.__get__
-    data.__set__ T.__get__ H.__get__ mT.__get__ mH.__get__ real.__get__ output_nr.__get__ itemsize.__get__
+    data.__set__ real.__get__ output_nr.__get__ itemsize.__get__
     nbytes.__get__ is_nested.__get__ is_mkldnn.__get__ is_sparse_csr.__get__ is_xla.__get__ is_mps.__get__
     is_xpu.__get__ is_hpu.__get__ is_ipu.__get__ is_vulkan.__get__ is_maia.__get__ is_mtia.__get__ name.__get__
     volatile.__get__ retains_grad.__get__ _base.__get__ _backward_hooks.__get__ _backward_hooks.__set__ _cdata.__get__
@@ -38,16 +39,22 @@ PASSING = """
     size dim stride numel nelement ndimension data_ptr is_contiguous storage_offset element_size is_floating_point
     is_complex is_signed is_tensor is_storage untyped_storage storage _typed_storage is_inference is_conj is_neg
     is_same_size is_nonzero is_set_to __len__ __bool__ __int__ __float__ __index__ __complex__ __hash__ item tolist
-    view view_as expand expand_as transpose swapaxes swapdims permute movedim unsqueeze squeeze detach detach_
-    requires_grad_ narrow select unbind chunk split unflatten t diagonal unfold as_strided alias view_as_real
+    view view_as expand expand_as movedim squeeze detach_
+    requires_grad_ narrow unbind chunk split unflatten diagonal unfold as_strided alias view_as_real
     view_as_complex broadcast_to expand_copy split_with_sizes adjoint
-    register_hook register_post_accumulate_grad_hook retain_grad backward has_names
-    copy_ zero_ fill_ result_type can_cast promote_types get_default_dtype broadcast_shapes
+    register_post_accumulate_grad_hook retain_grad backward grad has_names
+    zero_ fill_ result_type can_cast promote_types get_default_dtype broadcast_shapes
     _has_compatible_shallow_copy_type has_torch_function __instancecheck__ __reduce_ex__ __setstate__ __iter__
     _is_view _use_count is_shared share_memory_ is_grad_enabled from_numpy frombuffer from_file
-    compute_should_use_set_data _is_zerotensor tensor_split refine_names align_to __dir__ get_default_device
+    compute_should_use_set_data _is_zerotensor _nested_view_from_jagged _nested_get_jagged_dummy _nested_get_values
+    _nested_get_offsets tensor_split refine_names align_to __dir__ get_default_device
 """.split()
 """Functions that make no storage and compare no devices. Views are here: their storage is known already."""
+
+VIEWS = """
+    t transpose swapaxes swapdims permute unsqueeze select detach T.__get__ H.__get__ mT.__get__ mH.__get__
+""".split()
+"""Views of which sparse tensors make copies."""
 
 SIZED = frozenset(
     """
@@ -70,6 +77,7 @@ RANDOM_LIKE = ["rand_like", "randn_like", "randint_like"]
 def by_name(handlers: Handlers) -> dict[str, Handler]:
     """The table: bare name of a function -> its handler."""
     table: dict[str, Handler] = dict.fromkeys(PASSING, passing)
+    table.update(dict.fromkeys(VIEWS, handlers.view))
     table.update({constructor.__name__: handlers.make for constructor in _device_constructors()})
     table.update(dict.fromkeys([*SIZED], handlers.make))
     table.update(dict.fromkeys(RANDOM, handlers.draw))
@@ -85,6 +93,8 @@ def by_name(handlers: Handlers) -> dict[str, Handler]:
             "grad.__get__": handlers.get_grad,
             "_grad.__get__": handlers.get_grad,
             "grad.__set__": handlers.set_grad,
+            "register_hook": handlers.register_hook,
+            "copy_": handlers.copy,
             "to": handlers.to,
             "_to_copy": handlers.to,
             "cuda": handlers.cuda,
@@ -131,7 +141,10 @@ class Handlers:
             if isinstance(value, Tensor):
                 try:
                     block = blocks.get(storage_of(value)._cdata)
-                    index = ON_CPU if block is None else block.index
+                    if block is not None:
+                        index = block.index
+                    else:
+                        index = ON_CPU if type(value) is Tensor else self.ledger.index_of(value)
                 except (NotImplementedError, RuntimeError):
                     index = self.ledger.index_of(value)
             elif isinstance(value, (list, tuple)):
@@ -158,7 +171,7 @@ class Handlers:
                 words.explain(error)
             raise
         if home >= 0:
-            if isinstance(result, Tensor):
+            if type(result) is Tensor:
                 try:
                     storage = storage_of(result)
                 except (NotImplementedError, RuntimeError):
@@ -177,6 +190,15 @@ class Handlers:
             return func(*args, **{**kwargs, "device": target})
         result = func(*args, **{**kwargs, "device": CPU})
         self.ledger.place_all(result, target.index)
+        return result
+
+    def view(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """A view shares its tensor's storage; of a sparse tensor, which has none, it may be a copy."""
+        result = func(*args, **kwargs)
+        if result.layout is not torch.strided and args:
+            index = self.ledger.index_of(args[0])
+            if index >= 0:
+                self.ledger.place(result, index)
         return result
 
     def _compute_mixed(self, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -204,7 +226,7 @@ class Handlers:
             block = self.ledger.blocks.get(storage_of(args[0])._cdata)
         except (NotImplementedError, RuntimeError):
             return self.ledger.device_of(args[0])
-        return real_device(args[0]) if block is None else self.devices.handles[block.index]
+        return self.ledger.device_of(args[0]) if block is None else self.devices.handles[block.index]
 
     def is_cuda(self, func: Callable, args: tuple, kwargs: dict) -> bool:
         """`tensor.is_cuda`."""
@@ -233,6 +255,47 @@ class Handlers:
         if isinstance(grad, torch.Tensor) and self.ledger.device_of(grad) != self.ledger.device_of(tensor):
             raise words.gradient_device(self.ledger.device_of(grad), self.ledger.device_of(tensor))
         return func(*args)
+
+    def register_hook(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """`tensor.register_hook(hook)`: the gradient that the hook is given lives where the tensor does."""
+        tensor, hook = args if len(args) == 2 else (args[0], kwargs["hook"])
+        ledger, index = self.ledger, self.ledger.index_of(tensor)
+        if not callable(hook) or index < 0:
+            return func(*args, **kwargs)
+
+        @functools.wraps(hook, updated=())
+        def hook_on_gpu(gradient: torch.Tensor) -> torch.Tensor | None:
+            if not self.devices.live:
+                return hook(gradient)
+            ledger.place(gradient, index)
+            result = hook(gradient)
+            if isinstance(result, torch.Tensor) and ledger.device_of(result).type != "cuda":
+                with torch._C.DisableTorchFunction():
+                    before, after = (cpp_type_name(g, ledger.device_of(g)) for g in (gradient, result))
+                raise words.hook_changed(getattr(hook, "__name__", repr(hook)), before, after)
+            return result
+
+        return func(tensor, hook_on_gpu)
+
+    def copy(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`tensor.copy_(source)`: the gradient of a source from elsewhere goes back there."""
+        result = func(*args, **kwargs)
+        if result.requires_grad and len(args) > 1 and isinstance(args[1], torch.Tensor) and args[1].requires_grad:
+            here, there = self.ledger.device_of(args[1]), self.ledger.device_of(args[0])
+            if here != there and result.grad_fn is not None:
+                self._send_back(result.grad_fn, here, last_only=True)
+        return result
+
+    def _send_back(self, node: Any, device: torch.device, last_only: bool = False) -> None:
+        """Let the gradients that `node` hands on go to `device`: PyTorch sees one device and leaves them."""
+
+        def send_back(gradients: tuple, _: tuple) -> tuple | None:
+            if not self.devices.live:
+                return None
+            kept = gradients[:-1] if last_only else ()
+            return (*kept, *(g if g is None else g.to(device) for g in gradients[len(kept) :]))
+
+        node.register_hook(send_back)
 
     def cuda_array_interface(self, func: Callable, args: tuple, kwargs: dict) -> dict:
         """Refused: there is no CUDA memory to point to."""
@@ -312,6 +375,8 @@ class Handlers:
         result = torch.Tensor.to(tensor, dtype=dtype, copy=copy, **options)
         if there >= 0 and result is not tensor:
             ledger.place(result, there)
+        if here != there and result.requires_grad and result.grad_fn is not None:
+            self._send_back(result.grad_fn, CPU if here < 0 else self.devices.handles[here])
         return result
 
     def parse_to(self, func: Callable, args: tuple, kwargs: dict) -> tuple:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .devices import Devices
 
@@ -33,10 +34,12 @@ class Ledger:
         """The index of the GPU that `tensor` lives on, -1 for the CPU."""
         try:
             block = self.blocks.get(storage_of(tensor)._cdata)
-        except (NotImplementedError, RuntimeError):  # no storage: sparse, or a wrapper of `torch.vmap`
-            inner = unwrapped(tensor)
-            return getattr(tensor, "_virtual_gpu", ON_CPU) if inner is tensor else self.index_of(inner)
-        return ON_CPU if block is None else block.index
+        except (NotImplementedError, RuntimeError):  # no storage of its own
+            inner = parts(tensor)
+            return getattr(tensor, "_virtual_gpu", ON_CPU) if inner is None else self.index_of(inner[0])
+        if block is not None:
+            return block.index
+        return self.index_of(_attributes(tensor)[0]) if wraps(tensor) else ON_CPU
 
     def device_of(self, tensor: torch.Tensor) -> torch.device:
         """The device of `tensor`, as it shall appear."""
@@ -45,17 +48,34 @@ class Ledger:
 
     def place(self, tensor: torch.Tensor, index: int) -> None:
         """Say that `tensor`, just made, lives on GPU `index`; one that shares a placed storage stays where it is."""
+        if wraps(tensor):  # its own storage holds nothing
+            for inner in _attributes(tensor):
+                self.place(inner, index)
+            return
         try:
             storage = storage_of(tensor)
         except (NotImplementedError, RuntimeError):
-            inner = unwrapped(tensor)
-            if inner is tensor:
+            inner = parts(tensor)
+            if inner is None:
                 tensor._virtual_gpu = index
-            else:
-                self.place(inner, index)
+            for part in inner or ():
+                self.place(part, index)
             return
-        if storage._cdata not in self.blocks:
+        if storage._cdata not in self.blocks and tensor.device.type == "cpu":
             self.memory.place(storage, index)
+
+    def rehome(self, tensor: torch.Tensor, index: int) -> None:
+        """Say that `tensor` lives on GPU `index`, -1 for the CPU, whatever was noted before."""
+        try:
+            storage = storage_of(tensor)
+        except (NotImplementedError, RuntimeError):
+            inner = parts(tensor)
+            if inner is None:
+                tensor._virtual_gpu = index
+            for part in inner or ():
+                self.rehome(part, index)
+            return
+        self.memory.move(storage, index)
 
     def place_all(self, result: Any, index: int) -> None:
         """`place` each tensor in a result, which may be a tensor or tuples and lists of them."""
@@ -89,6 +109,34 @@ class Ledger:
                 return MIXED
             found = index
         return found
+
+
+def parts(tensor: torch.Tensor) -> list[torch.Tensor] | None:
+    """The tensors with a storage that one without consists of: in `torch.vmap`'s wrappers, in sparse layouts.
+
+    None where there are none to be seen.
+    """
+    inner = unwrapped(tensor)
+    if inner is not tensor:
+        return [inner]
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        if tensor.layout == torch.sparse_coo:
+            return [tensor._values(), tensor._indices()]
+        if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+            return [tensor.values(), tensor.crow_indices(), tensor.col_indices()]
+        if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+            return [tensor.values(), tensor.ccol_indices(), tensor.row_indices()]
+    return None
+
+
+def wraps(tensor: torch.Tensor) -> bool:
+    """Whether `tensor` is of a subclass that wraps others, such as a jagged nested one."""
+    return type(tensor) not in (Tensor, torch.nn.Parameter) and is_traceable_wrapper_subclass(tensor)
+
+
+def _attributes(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """What such a tensor wraps."""
+    return [inner for name in tensor.__tensor_flatten__()[0] if (inner := getattr(tensor, name)) is not None]
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:

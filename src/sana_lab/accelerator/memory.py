@@ -111,6 +111,20 @@ class Memory:
             block = self.blocks[key] = Block(storage, self._callback)
             block.index, block.nbytes, block.key = index, nbytes, key
 
+    def move(self, storage: torch.UntypedStorage, index: int) -> None:
+        """Say that `storage` lives on GPU `index` instead of where it was noted, -1 for the CPU; it stays in place."""
+        block = self.blocks.get(storage._cdata)
+        if block is None or block.index == index:
+            if block is None and index >= 0:
+                self.place(storage, index)
+            return
+        with self._lock:
+            self._settle()
+            self.used[block.index] -= block.nbytes
+            del self.blocks[block.key]  # and with it the reference whose callback would have counted again
+        if index >= 0:
+            self.place(storage, index)
+
     def check_room(self, size: int, index: int) -> None:
         """Raise what CUDA raises if `size` more bytes do not fit on GPU `index`; ask before the host allocates them."""
         with self._lock:

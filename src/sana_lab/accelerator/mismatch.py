@@ -83,6 +83,27 @@ def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Call
     return _home(name, given)
 
 
+def settle_operator(func: Any, args: tuple, kwargs: dict, device_of: Callable) -> None:
+    """The same for an operator of ATen, which C++ called: it has its schema with it, and its name is the kernel's.
+
+    Raises:
+        RuntimeError: CUDA refuses the call.
+    """
+    name, schema = func.overloadpacket.__name__, func._schema
+    if name in FREE or name in ("_to_copy", "_copy_from_and_resize"):
+        return
+    values = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
+    given = [Given(label, tensor, device_of(tensor)) for label, value in values.items() for tensor in tensors_in(value)]
+    in_place = name.endswith("_") and not name.endswith("__")
+    operator = schemas.find(name.rstrip("_"), len(args) + len(kwargs))
+    if name in OPERATORS:
+        OPERATORS[name](given)
+    elif operator is not None and operator.checked:
+        _same_device(given, operator.kernel(in_place))
+    else:
+        _elementwise(given, in_place)
+
+
 def bind(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callable) -> list[Given]:
     """All tensors of a call in the order of the parameters, each with the parameter's name."""
     names: Sequence[str]
@@ -247,6 +268,16 @@ FAMILIES: dict[str, Callable[[list[Given]], None]] = {
     "index_put_": _set_item,
 }
 """Operators with rules of their own."""
+
+OPERATORS: dict[str, Callable[[list[Given]], None]] = {
+    "convolution": _convolution,
+    "masked_fill": _masked_fill,
+    "masked_fill_": _masked_fill,
+    "index": _indexing,
+    "index_put": _set_item,
+    "index_put_": _set_item,
+}
+"""The same by the names of ATen, for `settle_operator`."""
 
 ALIASES = {"__matmul__": "matmul", "__rmatmul__": "matmul", "__imatmul__": "matmul"}
 

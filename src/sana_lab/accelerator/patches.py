@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from . import cuda_api, old_bitsandbytes
+from . import below, cuda_api, old_bitsandbytes
 from .devices import CPU, Devices
 from .generator import VirtualGenerator
 from .mode import VirtualGPUMode
@@ -64,6 +64,8 @@ def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
     _default_device(patches, devices, mode)
     _threads(patches, mode)
     _gradients(patches, mode)
+    _scripts(patches, mode)
+    _nested(patches, mode)
     functional = old_bitsandbytes.needed()
     if functional is not None:
         patches.set(functional, "lib", old_bitsandbytes.Kernels(functional.lib))
@@ -170,32 +172,43 @@ def _threads(patches: Patches, mode: VirtualGPUMode) -> None:
 
 
 def _gradients(patches: Patches, mode: VirtualGPUMode) -> None:
-    """The backward pass runs inside PyTorch, where no mode looks: gradients get their place afterwards."""
-    original = torch.autograd.backward
+    """The backward pass runs inside PyTorch, where no function mode looks: see `below`."""
+    ledger = mode.ledger
+    engine = below.engine(ledger, mode, torch.autograd.graph._engine_run_backward)
+    for module in (torch.autograd, torch.autograd.graph):
+        patches.set(module, "_engine_run_backward", engine)
+    own = torch.autograd.Function
+    patches.set(own, "apply", classmethod(below.own_functions(ledger, vars(own)["apply"].__func__)))
+    node = torch.autograd.function.BackwardCFunction
+    patches.set(node, "apply", below.own_backward(ledger, node.apply))
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    patches.set(hooks, "__init__", below.saving(ledger, mode, hooks.__init__))
 
-    def backward(tensors, *args, **kwargs):
-        leaves = _leaves([tensors] if isinstance(tensors, torch.Tensor) else tensors)
-        original(tensors, *args, **kwargs)
-        for leaf in leaves:
-            index = mode.ledger.index_of(leaf)
-            if index >= 0 and leaf.grad is not None:
-                mode.ledger.place(leaf.grad, index)
 
-    patches.set(torch.autograd, "backward", backward)
+def _scripts(patches: Patches, mode: VirtualGPUMode) -> None:
+    """Scripted and traced functions run in an interpreter of their own: see `below`."""
+    for kind in (torch.jit.ScriptFunction, torch._C.ScriptMethod):
+        patches.set(kind, "__call__", below.scripted(mode.ledger, mode, kind.__call__))
+    patches.set(torch.jit, "load", below.loaded(mode.ledger, torch.jit.load))
 
 
-def _leaves(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors at the far end of an autograd graph: those that receive a gradient."""
-    nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    seen, leaves = set(nodes), []
-    while nodes:
-        node = nodes.pop()
-        if hasattr(node, "variable"):  # AccumulateGrad
-            leaves.append(node.variable)
-        before = {function for function, _ in node.next_functions if function is not None} - seen
-        seen |= before
-        nodes.extend(before)
-    return leaves
+def _nested(patches: Patches, mode: VirtualGPUMode) -> None:
+    """`torch.nested.nested_tensor` makes its tensors in C++, with no word to any mode."""
+    ledger, made = mode.ledger, torch._C._nested.nested_tensor
+
+    def nested_tensor(parts, *args, device=None, **kwargs):
+        first = next((part for part in parts if isinstance(part, torch.Tensor)), None)
+        index = -1 if first is None else ledger.index_of(first)
+        if device is not None:
+            index = ledger.devices.resolve(device).index if torch.device(device).type == "cuda" else -1
+            device = CPU if index >= 0 else device
+        with torch._C.DisableTorchFunction():
+            result = made(parts, *args, device=device, **kwargs)
+        if index >= 0:
+            ledger.place(result, index)
+        return result
+
+    patches.set(torch._C._nested, "nested_tensor", nested_tensor)
 
 
 def refuse_compile(*args: Any, **kwargs: Any) -> Any:

@@ -86,6 +86,19 @@ def gradient_device(gradient: torch.device, tensor: torch.device) -> RuntimeErro
     )
 
 
+def invalid_gradient(position: int, device: torch.device, found: torch.device, function: str = "") -> RuntimeError:
+    """A gradient from another device than its tensor's (torch/csrc/autograd/engine.cpp, `validate_outputs`)."""
+    returned = f"Function {function} returned an " if function else ""
+    return RuntimeError(
+        f"{returned}invalid gradient at index {position} - expected device {device} but got {found}"
+    )
+
+
+def hook_changed(hook: str, before: str, after: str) -> RuntimeError:
+    """A hook that returns a gradient of another type or device (torch/csrc/autograd/python_hook.cpp)."""
+    return RuntimeError(f"hook '{hook}' has changed the type of value (was {before} got {after})")
+
+
 def invalid_ordinal() -> RuntimeError:
     """A GPU that is not there (`cudaErrorInvalidDevice` through c10/cuda/CUDAException.cpp)."""
     return _cuda_error("invalid device ordinal", "GPU device may be out of range, do you have enough GPUs?")
