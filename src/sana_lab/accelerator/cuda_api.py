@@ -9,32 +9,44 @@ puts them in place of the originals.
 from __future__ import annotations
 
 import abc
-import contextlib
+import dataclasses
+import itertools
 import sys
 import time
-import types
 from typing import Any
 
 import torch
 
+from . import statistics, words
 from .devices import CAPABILITY, NAME, Devices
 from .generator import VirtualGenerator
 
 CUDA_DEVICE_TYPE = 1
 """`c10::DeviceType::CUDA`."""
 
+WARM_UP_REST = int(1.2 * 1024**3)
+"""Bytes that transformers' warm-up of the allocator leaves free (5.23, modeling_utils.py, `caching_allocator_warmup`).
+
+On a smaller card it asks for a negative number of bytes. It is told that the card has just that much: then it asks for
+none, and the weights that follow fit or do not fit by themselves. Everybody else is told the truth.
+"""
+
 
 class Stream(torch.Stream):
     """A queue of work. The virtual GPU finishes each piece before the next begins, so there is nothing to queue."""
 
-    def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any):
-        """A stream on `device`, by default on the current one."""
-        index = VirtualGenerator.resolve("cuda" if device is None else device).index or 0
-        return super().__new__(cls, stream_id=0, device_index=index, device_type=CUDA_DEVICE_TYPE)
+    _ids = itertools.count(1)
 
-    def __init__(self, device: Any = None, priority: int = 0, **kwargs: Any):
+    def __new__(cls, device: Any = None, priority: int = 0, stream_id: int | None = None, **kwargs: Any):
+        """A new stream on `device`, by default on the current one; number 0 is a device's default stream."""
+        index = VirtualGenerator.resolve("cuda" if device is None else device).index or 0
+        number = next(cls._ids) if stream_id is None else stream_id
+        return super().__new__(cls, stream_id=number, device_index=index, device_type=CUDA_DEVICE_TYPE)
+
+    def __init__(self, device: Any = None, priority: int = 0, stream_id: int | None = None, **kwargs: Any):
         """See `__new__`."""
-        self.priority, self.cuda_stream = priority, 0
+        self.priority, self.cuda_stream = priority, self.stream_id
+        self._before: list[Any] = []
 
     def synchronize(self) -> None:
         """Nothing to wait for."""
@@ -60,20 +72,24 @@ class Stream(torch.Stream):
         return False
 
     def __enter__(self) -> Stream:
-        """Being current changes nothing."""
+        """Make it current, and its GPU."""
+        self._before.append((torch.cuda.current_stream(self.device), torch.cuda.current_stream()))
+        torch.cuda.set_stream(self)
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        """See `__enter__`."""
+        """Make current again what was."""
+        for stream in self._before.pop():
+            torch.cuda.set_stream(stream)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stream) and other.device == self.device
+        return isinstance(other, Stream) and (other.device, other.stream_id) == (self.device, self.stream_id)
 
     def __hash__(self) -> int:
-        return hash(("virtual stream", self.device))
+        return hash(("virtual stream", self.device, self.stream_id))
 
     def __repr__(self) -> str:
-        return f"<torch.cuda.Stream device={self.device} cuda_stream=0x0>"
+        return f"<torch.cuda.Stream device={self.device} cuda_stream={self.cuda_stream:#x}>"
 
 
 class Event:
@@ -147,7 +163,8 @@ class CudaApi:
         return self._devices.current
 
     def set_device(self, device: Any) -> None:
-        self._devices.current = self._devices.index(device)
+        if self._plain(device) >= 0:
+            self._devices.current = self._devices.index(device)
 
     def _exchange_device(self, device: int) -> int:
         previous = self._devices.current
@@ -158,34 +175,18 @@ class CudaApi:
     _maybe_exchange_device = _exchange_device
 
     def get_device_name(self, device: Any = None) -> str:
-        return f"{NAME} {self._devices.index(device)}"
+        return f"{NAME} {self._checked(device)}"
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
-        self._devices.index(device)
+        self._checked(device)
         return CAPABILITY
 
-    def get_device_properties(self, device: Any = None) -> types.SimpleNamespace:
+    def get_device_properties(self, device: Any = None) -> Properties:
         index = self._checked(device)
-        return types.SimpleNamespace(
-            name=self.get_device_name(index),
-            major=CAPABILITY[0],
-            minor=CAPABILITY[1],
-            total_memory=self._devices.vram,
-            multi_processor_count=1,
-            warp_size=32,
-            regs_per_multiprocessor=65536,
-            max_threads_per_multi_processor=2048,
-            shared_memory_per_block=49152,
-            shared_memory_per_block_optin=232448,
-            L2_cache_size=0,
-            is_integrated=False,
-            is_multi_gpu_board=False,
-            gcnArchName="",
-            uuid=f"virtual-{index}",
-        )
+        return Properties(name=self.get_device_name(index), total_memory=self._devices.vram, uuid=f"virtual-{index}")
 
     def can_device_access_peer(self, device: Any, peer_device: Any) -> bool:
-        return self._checked(device) != self._checked(peer_device)
+        return self._checked(device) != self._checked(peer_device, "peer device")
 
     def get_arch_list(self) -> list[str]:
         return [f"sm_{CAPABILITY[0]}{CAPABILITY[1]}"]
@@ -199,52 +200,61 @@ class CudaApi:
     # ---- memory
 
     def memory_allocated(self, device: Any = None) -> int:
-        return self._memory.allocated(self._devices.index(device))
+        return self._memory.allocated(self._counted(device))
 
     def max_memory_allocated(self, device: Any = None) -> int:
-        return self._memory.peak[self._devices.index(device)]
+        return self._memory.peak[self._counted(device)]
 
     def memory_reserved(self, device: Any = None) -> int:
-        return self._memory.reserved_bytes[self._devices.index(device)]
+        return self._memory.reserved_bytes[self._counted(device)]
 
     def max_memory_reserved(self, device: Any = None) -> int:
-        return self._memory.peak_reserved[self._devices.index(device)]
+        return self._memory.peak_reserved[self._counted(device)]
 
     memory_cached, max_memory_cached = memory_reserved, max_memory_reserved
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
-        self._memory.reset_peak(self._devices.index(device))
+        self._memory.reset_peak(self._counted(device))
 
     reset_max_memory_allocated = reset_max_memory_cached = reset_peak_memory_stats
 
     def reset_accumulated_memory_stats(self, device: Any = None) -> None:
-        self._memory.allocations[self._devices.index(device)] = 0
+        self._memory.reset_totals(self._counted(device))
+
+    def memory_stats_as_nested_dict(self, device: Any = None) -> dict[str, Any]:
+        return statistics.of(self._memory, self._counted(device))
 
     def memory_stats(self, device: Any = None) -> dict[str, int]:
-        index = self._devices.index(device)
-        return {
-            "allocated_bytes.all.current": self._memory.allocated(index),
-            "allocated_bytes.all.peak": self._memory.peak[index],
-            "reserved_bytes.all.current": self._memory.reserved_bytes[index],
-            "reserved_bytes.all.peak": self._memory.peak_reserved[index],
-            "allocation.all.allocated": self._memory.allocations[index],
-            "num_ooms": 0,
-        }
+        return statistics.flat(self.memory_stats_as_nested_dict(device))
 
-    def memory_summary(self, device: Any = None, abbreviated: bool = False) -> str:
-        return "\n".join(f"{name}: {value}" for name, value in self.memory_stats(device).items())
+    def memory_snapshot(self, mempool_id: Any = None, include_traces: bool = True) -> list[dict[str, Any]]:
+        if mempool_id is not None:
+            raise RuntimeError("The virtual GPU has no memory pools.")
+        return [segment for index in range(self._devices.gpus) for segment in statistics.segments(self._memory, index)]
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        return self._memory.free(self._devices.index(device)), self._devices.vram
+        index, total = self._devices.index(device), self._devices.vram
+        if total < WARM_UP_REST and sys._getframe(1).f_code.co_name == "caching_allocator_warmup":
+            total = WARM_UP_REST
+        return self._memory.free(index), total
 
     def empty_cache(self) -> None:
         self._memory.empty_cache()
 
     def ipc_collect(self) -> None:
-        return None
+        """No process shares memory with another, so there is nothing to collect."""
 
     def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
-        return None
+        index = self._plain(device)
+        if not isinstance(fraction, float):
+            raise TypeError("Invalid type for fraction argument, must be `float`")
+        if fraction < 0 or fraction > 1:
+            raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
+        self._memory.set_fraction(fraction, self._counted(index))
+
+    def get_per_process_memory_fraction(self, device: Any = None) -> float:
+        fraction = self._memory.fractions[self._counted(device)]
+        return 1.0 if fraction is None else fraction
 
     # ---- order of work
 
@@ -252,15 +262,16 @@ class CudaApi:
         self._devices.index(device)
 
     def current_stream(self, device: Any = None) -> Stream:
-        return Stream(self._devices.handles[self._devices.index(device)])
+        index = self._devices.index(device)
+        return self._devices.streams.get(index) or self.default_stream(index)
 
-    default_stream = current_stream
+    def default_stream(self, device: Any = None) -> Stream:
+        return Stream(self._devices.handles[self._devices.index(device)], stream_id=0)
 
-    def stream(self, stream: Any) -> Any:
-        return contextlib.nullcontext(stream)
-
-    def set_stream(self, stream: Any) -> None:
-        return None
+    def set_stream(self, stream: Stream | None) -> None:
+        if stream is not None:
+            self._devices.current = stream.device.index
+            self._devices.streams[stream.device.index] = stream
 
     def is_current_stream_capturing(self) -> bool:
         return False
@@ -306,11 +317,58 @@ class CudaApi:
     def cudart(self) -> Any:
         raise RuntimeError("The virtual GPU has no CUDA runtime.")
 
-    def _checked(self, device: Any) -> int:
-        index = device if type(device) is int else self._devices.index(device)
+    def _plain(self, device: Any) -> int:
+        """The index that `device` means, whether there is such a GPU or not."""
+        if type(device) is int:
+            return device
+        device = torch.device("cuda" if device is None else device)
+        if device.type != "cuda":
+            raise ValueError(f"Expected a cuda device, but got: {device}")
+        return self._devices.current if device.index is None else device.index
+
+    def _checked(self, device: Any, what: str = "device") -> int:
+        index = self._plain(device)
         if not 0 <= index < self._devices.gpus:
-            raise AssertionError("Invalid device id")
+            raise AssertionError(f"Invalid {what} id")
         return index
+
+    def _counted(self, device: Any) -> int:
+        index = self._plain(device)
+        if not 0 <= index < self._devices.gpus:
+            raise words.invalid_device_argument(index)
+        return index
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Properties:
+    """What `torch.cuda.get_device_properties` returns."""
+
+    name: str
+    total_memory: int
+    uuid: str
+    major: int = CAPABILITY[0]
+    minor: int = CAPABILITY[1]
+    multi_processor_count: int = 1
+    warp_size: int = 32
+    regs_per_multiprocessor: int = 65536
+    max_threads_per_multi_processor: int = 2048
+    shared_memory_per_block: int = 49152
+    shared_memory_per_block_optin: int = 232448
+    L2_cache_size: int = 0
+    is_integrated: bool = False
+    is_multi_gpu_board: bool = False
+    gcnArchName: str = ""
+
+    def __repr__(self) -> str:
+        """As PyTorch prints it, without the bus that there is none of."""
+        return (
+            f"_CudaDeviceProperties(name='{self.name}', major={self.major}, minor={self.minor}, "
+            f"total_memory={self.total_memory // 2**20}MB, multi_processor_count={self.multi_processor_count}, "
+            f"uuid={self.uuid}, L2_cache_size={self.L2_cache_size // 2**20}MB)"
+        )
+
+
+Properties.__name__ = Properties.__qualname__ = "_CudaDeviceProperties"  # as PyTorch calls it
 
 
 class CUDAGraph:

@@ -52,6 +52,13 @@ class Devices:
     def current(self, index: int) -> None:
         self._thread.current = index
 
+    @property
+    def streams(self) -> dict[int, Any]:
+        """The current stream of each GPU, where it is not the default one. Each thread has its own."""
+        if not hasattr(self._thread, "streams"):
+            self._thread.streams = {}
+        return self._thread.streams
+
     def resolve(self, device: Any) -> torch.device:
         """What CUDA would make of `device` (a `torch.device`, string or index): `"cuda"` is the current GPU.
 

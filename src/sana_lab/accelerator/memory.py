@@ -46,11 +46,49 @@ def block_size(nbytes: int) -> int:
 class Block(weakref.ref):
     """A weak reference to one storage, with where it lives. Its callback gives the bytes back.
 
-    `index` of the GPU, `nbytes` as counted (rounded), `key` in `Memory.blocks`. `Memory.place` sets them: a constructor
-    in Python would take longer than all the rest of it.
+    `index` of the GPU, `nbytes` as counted (rounded), `asked` as asked for, `key` in `Memory.blocks`. `Memory.place`
+    sets them: a constructor in Python would take longer than all the rest of it.
     """
 
-    __slots__ = ("index", "key", "nbytes")
+    __slots__ = ("asked", "index", "key", "nbytes")
+
+
+class Tally:
+    """What one GPU has given out, of blocks of all sizes or of one pool: how many, their bytes, the bytes asked for.
+
+    Each as a list: held now, the most at a time, given out and given back since the start.
+    """
+
+    __slots__ = ("asked", "count", "nbytes")
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.count, self.nbytes, self.asked = [0] * 4, [0] * 4, [0] * 4
+
+    def add(self, asked: int, nbytes: int) -> None:
+        """One more block."""
+        for row, amount in ((self.count, 1), (self.nbytes, nbytes), (self.asked, asked)):
+            now = row[0] + amount
+            row[0] = now
+            row[2] += amount
+            if now > row[1]:
+                row[1] = now
+
+    def take(self, asked: int, nbytes: int) -> None:
+        """One block fewer."""
+        for row, amount in ((self.count, 1), (self.nbytes, nbytes), (self.asked, asked)):
+            row[0] -= amount
+            row[3] += amount
+
+    def reset_peak(self) -> None:
+        """The most at a time is what is held now."""
+        for row in (self.count, self.nbytes, self.asked):
+            row[1] = row[0]
+
+    def reset_totals(self) -> None:
+        """Nothing given out or back so far."""
+        for row in (self.count, self.nbytes, self.asked):
+            row[2:] = 0, 0
 
 
 class Memory:
@@ -64,7 +102,10 @@ class Memory:
         self.peak = [0] * gpus
         self.reserved_bytes = [0] * gpus
         self.peak_reserved = [0] * gpus
-        self.allocations = [0] * gpus
+        self.fractions: list[float | None] = [None] * gpus  # what `set_per_process_memory_fraction` has said
+        self.limits = [vram] * gpus
+        self.failures = [0] * gpus
+        self.tallies = [(Tally(), Tally()) for _ in range(gpus)]  # of small blocks and of large ones
         # A weak reference's callback may run in the middle of any line, also while the lock is held, so it only takes
         # the storage off the map and leaves a note here. Whoever next needs a count reads the notes under the lock.
         self._freed: collections.deque[Block] = collections.deque()
@@ -75,10 +116,14 @@ class Memory:
         """Change the number of GPUs and their size; what lives on a GPU that stays is kept."""
         with self._lock:
             self._settle()
-            for counts in (self.used, self.peak, self.reserved_bytes, self.peak_reserved, self.allocations):
+            for counts in (self.used, self.peak, self.reserved_bytes, self.peak_reserved, self.failures):
                 counts[gpus:] = []
                 counts.extend([0] * (gpus - len(counts)))
+            self.tallies[gpus:] = []
+            self.tallies.extend((Tally(), Tally()) for _ in range(gpus - len(self.tallies)))
+            self.fractions = (self.fractions + [None] * gpus)[:gpus]
             self.vram = vram
+            self.limits = [vram if fraction is None else int(fraction * vram) for fraction in self.fractions]
 
     def index_of(self, storage: torch.UntypedStorage) -> int:
         """The GPU that `storage` lives on, or -1 for the CPU (or any real device)."""
@@ -98,10 +143,11 @@ class Memory:
             if self._freed:
                 self._settle()
             used = self.used[index] + nbytes
-            if used > self.vram:
+            if used > self.limits[index]:
                 raise self._out_of_memory(size, index)
             self.used[index] = used
-            self.allocations[index] += 1
+            if nbytes:
+                self.tallies[index][nbytes > KEPT_REMAINDER].add(size, nbytes)
             if used > self.peak[index]:
                 self.peak[index] = used
                 if used > self.reserved_bytes[index]:
@@ -109,7 +155,7 @@ class Memory:
             elif used > self.reserved_bytes[index]:
                 self._reserve(index, used)
             block = self.blocks[key] = Block(storage, self._callback)
-            block.index, block.nbytes, block.key = index, nbytes, key
+            block.index, block.nbytes, block.key, block.asked = index, nbytes, key, size
 
     def move(self, storage: torch.UntypedStorage, index: int) -> None:
         """Say that `storage` lives on GPU `index` instead of where it was noted, -1 for the CPU; it stays in place."""
@@ -120,7 +166,7 @@ class Memory:
             return
         with self._lock:
             self._settle()
-            self.used[block.index] -= block.nbytes
+            self._take(block)
             del self.blocks[block.key]  # and with it the reference whose callback would have counted again
         if index >= 0:
             self.place(storage, index)
@@ -129,7 +175,7 @@ class Memory:
         """Raise what CUDA raises if `size` more bytes do not fit on GPU `index`; ask before the host allocates them."""
         with self._lock:
             self._settle()
-            if self.used[index] + block_size(size) > self.vram:
+            if self.used[index] + block_size(size) > self.limits[index]:
                 raise self._out_of_memory(size, index)
 
     def explain(self, error: RuntimeError, index: int) -> None:
@@ -147,10 +193,13 @@ class Memory:
         nbytes = block_size(storage.nbytes())
         with self._lock:
             self._settle()
+            small_and_large = self.tallies[block.index]
+            small_and_large[block.nbytes > KEPT_REMAINDER].take(block.asked, block.nbytes)
+            small_and_large[nbytes > KEPT_REMAINDER].add(storage.nbytes(), nbytes)
             self.used[block.index] += nbytes - block.nbytes
             self.peak[block.index] = max(self.peak[block.index], self.used[block.index])
             self._reserve(block.index, max(self.used[block.index], self.reserved_bytes[block.index]))
-            block.nbytes = nbytes
+            block.nbytes, block.asked = nbytes, storage.nbytes()
 
     def allocated(self, index: int) -> int:
         """Bytes that live tensors hold on GPU `index`."""
@@ -170,6 +219,28 @@ class Memory:
             self._settle()
             self.peak[index] = self.used[index]
             self.peak_reserved[index] = self.reserved_bytes[index]
+            for tally in self.tallies[index]:
+                tally.reset_peak()
+
+    def reset_totals(self, index: int) -> None:
+        """Let all that is counted on GPU `index` from the start begin at nothing."""
+        with self._lock:
+            self._settle()
+            self.failures[index] = 0
+            for tally in self.tallies[index]:
+                tally.reset_totals()
+
+    def set_fraction(self, fraction: float, index: int) -> None:
+        """Let no more than `fraction` of GPU `index` be given out; what is there stays."""
+        with self._lock:
+            self.fractions[index] = fraction
+            self.limits[index] = int(fraction * self.vram)
+
+    def held(self, index: int) -> list[Block]:
+        """The blocks on GPU `index` that hold a byte or more."""
+        with self._lock:
+            self._settle()
+            return [block for block in list(self.blocks.values()) if block.index == index and block.nbytes]
 
     def empty_cache(self) -> None:
         """Give back what is reserved but holds no live tensor."""
@@ -185,7 +256,12 @@ class Memory:
         while self._freed:
             block = self._freed.popleft()
             if block.index < len(self.used):
-                self.used[block.index] -= block.nbytes
+                self._take(block)
+
+    def _take(self, block: Block) -> None:
+        self.used[block.index] -= block.nbytes
+        if block.nbytes:
+            self.tallies[block.index][block.nbytes > KEPT_REMAINDER].take(block.asked, block.nbytes)
 
     def _reserve(self, index: int, nbytes: int) -> None:
         self.reserved_bytes[index] = min(rounded(nbytes, SEGMENT_STEP), self.vram)
@@ -197,4 +273,6 @@ class Memory:
 
     def _out_of_memory(self, size: int, index: int) -> torch.OutOfMemoryError:
         self._release(index)  # CUDA's allocator gives its cache back before it gives up
-        return words.out_of_memory(size, index, self.vram, self.used[index], self.reserved_bytes[index])
+        self.failures[index] += 1
+        allowed = None if self.fractions[index] is None else self.limits[index]
+        return words.out_of_memory(size, index, self.vram, self.used[index], self.reserved_bytes[index], allowed)

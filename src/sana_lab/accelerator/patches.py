@@ -6,6 +6,7 @@ What libraries computed when they were imported, or cached, is refreshed on ente
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from . import below, cuda_api, old_bitsandbytes
+from . import below, cuda_api, old_bitsandbytes, parallel
 from .devices import CPU, Devices
 from .generator import VirtualGenerator
 from .mode import VirtualGPUMode
@@ -66,6 +67,7 @@ def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
     _gradients(patches, mode)
     _scripts(patches, mode)
     _nested(patches, mode)
+    _parallel(patches, mode)
     functional = old_bitsandbytes.needed()
     if functional is not None:
         patches.set(functional, "lib", old_bitsandbytes.Kernels(functional.lib))
@@ -190,6 +192,22 @@ def _scripts(patches: Patches, mode: VirtualGPUMode) -> None:
     for kind in (torch.jit.ScriptFunction, torch._C.ScriptMethod):
         patches.set(kind, "__call__", below.scripted(mode.ledger, mode, kind.__call__))
     patches.set(torch.jit, "load", below.loaded(mode.ledger, torch.jit.load))
+
+
+def _parallel(patches: Patches, mode: VirtualGPUMode) -> None:
+    """`DataParallel` and what it is made of: see `parallel`."""
+
+    def with_mode(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def called(*args, **kwargs):
+            with below.switched_on(mode):
+                return function(*args, **kwargs)
+
+        return called
+
+    for function in parallel.FUNCTIONS:
+        patches.set(torch._C, function.__name__, with_mode(function))
+    patches.set(torch.cuda.nccl, "is_available", lambda tensors: False)  # sums are made by plain additions then
 
 
 def _nested(patches: Patches, mode: VirtualGPUMode) -> None:

@@ -113,6 +113,20 @@ def illegal_access() -> RuntimeError:
     )
 
 
+def invalid_device_argument(index: int) -> RuntimeError:
+    """Counters of a GPU that is not there (c10/cuda/CUDACachingAllocator.cpp, `assertValidDevice`)."""
+    return RuntimeError(f"Invalid device argument {index}: did you call init?")
+
+
+def device_side_assert() -> RuntimeError:
+    """A kernel that has met an index or a value out of range (`cudaErrorAssert`)."""
+    return _cuda_error(
+        "device-side assert triggered",
+        "Search for `cudaErrorAssert' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for "
+        "more information.",
+    )
+
+
 def _cuda_error(what: str, hint: str) -> RuntimeError:
     return AcceleratorError(
         f"CUDA error: {what}\n{hint}\n"
@@ -122,12 +136,18 @@ def _cuda_error(what: str, hint: str) -> RuntimeError:
     )
 
 
-def out_of_memory(size: int, index: int, total: int, used: int, reserved: int) -> torch.OutOfMemoryError:
-    """Not enough room on a GPU, sizes in bytes (c10/cuda/CUDACachingAllocator.cpp, `malloc`)."""
+def out_of_memory(
+    size: int, index: int, total: int, used: int, reserved: int, allowed: int | None = None
+) -> torch.OutOfMemoryError:
+    """Not enough room on a GPU, sizes in bytes (c10/cuda/CUDACachingAllocator.cpp, `malloc`).
+
+    `allowed` is what `set_per_process_memory_fraction` leaves, None where nobody has called it.
+    """
+    limit = "" if allowed is None else f"{human(allowed)} allowed; "
     return torch.OutOfMemoryError(
         f"CUDA out of memory. Tried to allocate {human(size)}. GPU {index} has a total capacity of {human(total)} of "
         f"which {human(total - reserved)} is free. Including non-PyTorch memory, this process has {human(reserved)} "
-        f"memory in use. Of the allocated memory {human(used)} is allocated by PyTorch, and {human(reserved - used)} "
+        f"memory in use. {limit}Of the allocated memory {human(used)} is allocated by PyTorch, and {human(reserved - used)} "
         "is reserved by PyTorch but unallocated. If reserved but unallocated memory is large try setting "
         "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation for Memory "
         "Management  (https://docs.pytorch.org/docs/stable/notes/cuda.html"
