@@ -312,13 +312,21 @@ def types_default():
     found = {
         "zeros": seen(torch.zeros(2)),
         "tensor": seen(torch.tensor([1.0])),
-        "Tensor": seen(torch.Tensor(2)),
         "integers": seen(torch.arange(2)),
         "asked": seen(torch.zeros(2, device="cpu")),
         "layer": seen(torch.nn.Linear(2, 2).weight),
     }
     torch.set_default_tensor_type("torch.FloatTensor")
     return {**found, "after": seen(torch.zeros(2)), "a word": short(lambda: torch.set_default_tensor_type("two"))[:40]}
+
+
+@case()
+def types_default_base():
+    """`torch.Tensor(2)` follows `set_default_tensor_type` too."""
+    torch.set_default_tensor_type("torch.cuda.FloatTensor")
+    made = seen(torch.Tensor(2))
+    torch.set_default_tensor_type("torch.FloatTensor")
+    return made
 
 
 @case()

@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from . import words
+from . import asserts, words
 from .devices import CPU
 from .ledger import MIXED, NOT_SEEN, ON_CPU, Ledger, Tensor, real_device, storage_of, unwrapped
 from .mismatch import CONVOLUTIONS, cpp_type_name, settle, tensors_in, type_name
@@ -165,10 +165,9 @@ class Handlers:
             return self._compute_mixed(func, args, kwargs)
         try:
             result = func(*args, **kwargs)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             if home >= 0:
-                self.memory.explain(error, home)
-                words.explain(error)
+                self._explain(error, func, args, home)
             raise
         if home >= 0:
             if type(result) is Tensor:
@@ -182,6 +181,12 @@ class Handlers:
             elif result is not None:
                 self.ledger.place_all(result, home)
         return result
+
+    def _explain(self, error: Exception, func: Callable, args: tuple, index: int) -> None:
+        """Raise what CUDA raises where the CPU's kernel has raised `error` in a call on GPU `index`."""
+        self.memory.explain(error, index)
+        words.explain(error)
+        asserts.explain(error, bare_name(func), args)
 
     def create(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """For calls with `device=`: make the result on the CPU and note the device that was asked for."""
@@ -205,7 +210,12 @@ class Handlers:
         device = settle(func, bare_name(func), args, kwargs, self.ledger.device_of)
         given = map(unwrapped, tensors_in((args, kwargs)))
         before = {storage_of(tensor)._cdata for tensor in given if tensor.layout == torch.strided}
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except (RuntimeError, IndexError) as error:
+            if device.type == "cuda":
+                self._explain(error, func, args, device.index)
+            raise
         if device.type == "cuda":
             for tensor in map(unwrapped, tensors_in(result)):
                 if tensor.device.type == "cpu" and storage_of(tensor)._cdata not in before:

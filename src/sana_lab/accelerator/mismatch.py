@@ -67,7 +67,9 @@ def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Call
     given = bind(func, name, args, kwargs, device_of)
     if name in FREE:
         return given[0].device
-    family = _bitsandbytes if str(func).startswith("bitsandbytes.") else FAMILIES.get(name)
+    family = FAMILIES.get(name)
+    if str(func).startswith("bitsandbytes."):
+        family = functools.partial(_bitsandbytes, name=name)
     if family is None and name in KERNELS:
         kernel, order = KERNELS[name]
         _same_device(_ordered(given, order), kernel)
@@ -107,8 +109,10 @@ def settle_operator(func: Any, args: tuple, kwargs: dict, device_of: Callable) -
 def bind(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callable) -> list[Given]:
     """All tensors of a call in the order of the parameters, each with the parameter's name."""
     names: Sequence[str]
+    schema = getattr(func, "_schema", None) or getattr(getattr(func, "default", None), "_schema", None)
     try:
-        names = SIGNATURES.get(name) or list(inspect.signature(func).parameters)
+        names = SIGNATURES.get(name) or [argument.name for argument in getattr(schema, "arguments", ())]
+        names = names or list(inspect.signature(func).parameters)
     except (TypeError, ValueError):
         operator = schemas.find(name.rstrip("_") if not name.endswith("__") else name, len(args) + len(kwargs))
         names = operator.arguments if operator is not None else ()
@@ -228,10 +232,28 @@ def _masked_fill(given: list[Given]) -> None:
     _elementwise(given, in_place=True)
 
 
-def _bitsandbytes(given: list[Given]) -> None:
-    """Kernels of bitsandbytes compare no devices (0.50.2, backends/cuda/ops.py): they fail at the foreign memory."""
-    if any(g.device == CPU for g in given):
+def _bitsandbytes(given: list[Given], name: str = "") -> None:
+    """Kernels of bitsandbytes compare no devices (0.50.2, backends/cuda/ops.py): they fail at the foreign memory.
+
+    A kernel asks for the stream of the device of its first tensor, `A`, which the CPU has none of; memory of the CPU in
+    another place is met by the kernel itself. The product of codes takes its two factors in the reverse order, and asks
+    for a cuBLAS handle on the weights' device first (functional.py, `CUBLAS_Context.get_context`).
+    """
+    tensors = dict.fromkeys(("A", "B", "CA", "CB", "SCB", "outlier_cols")) | {g.name: g for g in given}
+    codes = tensors["CB"] or tensors["B"]
+    if name.startswith("int8_") and codes is not None and codes.device == CPU:
+        columns = tensors["outlier_cols"]
+        if columns is not None and columns.tensor.numel():
+            raise words.index_device(CPU)
+        if codes.tensor.shape[-1] % 4:  # by another way: a product in float32
+            raise words.wrong_argument("mat2", CPU, given[0].device, "mm")
+        raise words.not_a_gpu(CPU)
+    first = tensors["CA"] or given[0]
+    if first.device == CPU:
         raise words.no_stream_on_cpu()
+    scales, columns = tensors["SCB"], tensors["outlier_cols"]
+    if scales is not None and scales.device == CPU and columns is not None and columns.tensor.numel():
+        raise words.two_devices(codes.device, CPU)  # the outliers' weights are codes times scales
     raise words.illegal_access()
 
 

@@ -80,7 +80,7 @@ def _broadcast_coalesced(
 
 
 def _gather(tensors: Sequence[torch.Tensor], dim: int, destination: int | None = None) -> torch.Tensor:
-    """All of `tensors`, which are on GPUs, joined along `dim`, on GPU `destination`, the current one or the CPU (-1)."""
+    """All of `tensors`, which are on GPUs, joined along `dim` on GPU `destination`: None the current, -1 the CPU."""
     _all_fit(tensors, dim)
     where = torch.device("cuda") if destination is None else CPU if destination == -1 else _gpu(destination)
     return torch.cat([tensor.to(where) for tensor in tensors], dim)

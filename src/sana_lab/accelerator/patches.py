@@ -16,7 +16,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from . import below, cuda_api, old_bitsandbytes, parallel
+from . import below, cuda_api, legacy_types, old_bitsandbytes, parallel
 from .devices import CPU, Devices
 from .generator import VirtualGenerator
 from .mode import VirtualGPUMode
@@ -41,6 +41,8 @@ class Patches:
     def __init__(self) -> None:
         """Nothing changed yet."""
         self.changed: list[tuple[Any, str, Any]] = []
+        self.afterwards: list[Callable[[], None]] = []
+        """What else is to be done at the end, such as taking back a setting."""
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set `owner.name`, and remember what is in the owner's own dictionary now (possibly nothing)."""
@@ -55,6 +57,8 @@ class Patches:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
+        while self.afterwards:
+            self.afterwards.pop()()
 
 
 def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
@@ -68,6 +72,7 @@ def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
     _scripts(patches, mode)
     _nested(patches, mode)
     _parallel(patches, mode)
+    _legacy_types(patches, mode)
     functional = old_bitsandbytes.needed()
     if functional is not None:
         patches.set(functional, "lib", old_bitsandbytes.Kernels(functional.lib))
@@ -194,6 +199,15 @@ def _scripts(patches: Patches, mode: VirtualGPUMode) -> None:
     patches.set(torch.jit, "load", below.loaded(mode.ledger, torch.jit.load))
 
 
+def _legacy_types(patches: Patches, mode: VirtualGPUMode) -> None:
+    """`torch.cuda.FloatTensor` and `torch.set_default_tensor_type`."""
+    for name, value in legacy_types.types(mode.ledger).items():
+        patches.set(torch.cuda, name, value)
+    setter, take_back = legacy_types.default_setter(torch.set_default_tensor_type)
+    patches.set(torch, "set_default_tensor_type", setter)
+    patches.afterwards.append(take_back)
+
+
 def _parallel(patches: Patches, mode: VirtualGPUMode) -> None:
     """`DataParallel` and what it is made of: see `parallel`."""
 
@@ -208,6 +222,10 @@ def _parallel(patches: Patches, mode: VirtualGPUMode) -> None:
     for function in parallel.FUNCTIONS:
         patches.set(torch._C, function.__name__, with_mode(function))
     patches.set(torch.cuda.nccl, "is_available", lambda tensors: False)  # sums are made by plain additions then
+    copying = torch.nn.parallel._functions  # which keeps streams for as many GPUs as there were at first
+    if hasattr(copying, "_get_stream"):
+        stream = cuda_api.Stream
+        patches.set(copying, "_get_stream", lambda device: None if device.type == "cpu" else stream(device))
 
 
 def _nested(patches: Patches, mode: VirtualGPUMode) -> None:

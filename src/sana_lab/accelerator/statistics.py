@@ -109,5 +109,6 @@ def _by_pool(small: list[int], large: list[int]) -> dict[str, dict[str, int]]:
 
 def _held(now: int, peak: int, small: int) -> dict[str, dict[str, int]]:
     """Counters of what is held now and was held at most; as given out counts the most, as given back the rest."""
-    rows = ([now, peak, peak, peak - now], [small, small, small, 0], [now - small, peak - small, peak - small, peak - now])
+    back = peak - now
+    rows = ([now, peak, peak, back], [small, small, small, 0], [now - small, peak - small, peak - small, back])
     return {pool: dict(zip(COUNTS, row, strict=True)) for pool, row in zip(POOLS, rows, strict=True)}

@@ -51,6 +51,11 @@ def no_stream_on_cpu() -> RuntimeError:
     return RuntimeError("invalid argument to getCurrentStream")
 
 
+def not_a_gpu(device: torch.device) -> ValueError:
+    """What `torch.cuda.set_device` says of another device (torch/cuda/_utils.py, `_get_device_index`)."""
+    return ValueError(f"Expected a cuda device, but got: {device}")
+
+
 def attention_devices(query: torch.device, key: torch.device, value: torch.device) -> RuntimeError:
     """`scaled_dot_product_attention` (ATen/native/transformers/attention.cpp, `validate_sdpa_input`)."""
     return RuntimeError(
@@ -147,9 +152,9 @@ def out_of_memory(
     return torch.OutOfMemoryError(
         f"CUDA out of memory. Tried to allocate {human(size)}. GPU {index} has a total capacity of {human(total)} of "
         f"which {human(total - reserved)} is free. Including non-PyTorch memory, this process has {human(reserved)} "
-        f"memory in use. {limit}Of the allocated memory {human(used)} is allocated by PyTorch, and {human(reserved - used)} "
-        "is reserved by PyTorch but unallocated. If reserved but unallocated memory is large try setting "
-        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation for Memory "
+        f"memory in use. {limit}Of the allocated memory {human(used)} is allocated by PyTorch, and "
+        f"{human(reserved - used)} is reserved by PyTorch but unallocated. If reserved but unallocated memory is "
+        "large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation for Memory "
         "Management  (https://docs.pytorch.org/docs/stable/notes/cuda.html"
         "#optimizing-memory-usage-with-pytorch-cuda-alloc-conf)"
     )
