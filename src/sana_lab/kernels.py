@@ -203,7 +203,7 @@ if triton is not None:
     ):
         # One program: WIDTH neighbors in a row of one picture, CHANNELS channels of both halves.
         line, x = tl.program_id(0), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-        y = line % height + tl.zeros((WIDTH,), tl.int32)  # a scalar here is a mask that Triton 3.9's interpreter refuses
+        y = line % height + tl.zeros((WIDTH,), tl.int32)  # Triton 3.9's interpreter refuses the mask of a scalar
         channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
         known = channel < channels
         value = tl.zeros((WIDTH, CHANNELS), tl.float32) + tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)

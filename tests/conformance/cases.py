@@ -12,6 +12,7 @@ from . import (  # noqa: F401  (they register)
     cases_libraries,
     cases_memory,
     cases_parallel,
+    cases_raw,
     cases_runtime,
     cases_two_gpus,
 )

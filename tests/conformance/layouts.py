@@ -503,6 +503,37 @@ for _rows in (3, 40, 2000):
                                        g["absmax"], BLOCK, "nf4", bias=g["bias"])  # fmt: skip
 
 
+def _nested() -> Given:
+    packed = torch.randint(0, 256, (512 * WIDTH // 2, 1), generator=torch.Generator().manual_seed(4)).to(torch.uint8)
+    sizes_8bit = torch.randint(0, 256, (512 * WIDTH // BLOCK,), generator=torch.Generator().manual_seed(7))
+    return {
+        "A": numbers(3, WIDTH, seed=5, dtype=torch.bfloat16),
+        "B": packed,
+        "absmax": sizes(4),
+        "absmax_8bit": sizes_8bit.to(torch.uint8),
+        "absmax_code": _map(),
+        "absmax_offset": torch.tensor(8.0),
+    }
+
+
+def _nested_exact(g):
+    large = g["absmax"].double().repeat_interleave(256) * g["absmax_code"].double()[g["absmax_8bit"].long()]
+    weight = _unpacked(g["B"], large + g["absmax_offset"].double(), (512, WIDTH))
+    return g["A"].double() @ weight.T
+
+
+@probe(
+    "gemm_4bit, nested scales",
+    {"absmax": VECTOR, "absmax_8bit": VECTOR, "absmax_code": VECTOR},
+    _nested,
+    _nested_exact,
+    has("gemm_4bit"),
+)
+def _(g):
+    scales = {name: g[name] for name in ("absmax_8bit", "absmax_code", "absmax_offset")}
+    return ops().gemm_4bit.default(g["A"], g["B"], (512, WIDTH), g["absmax"], BLOCK, "nf4", **scales)
+
+
 # ---- layers and functions of bitsandbytes ---------------------------------------------------------------------------
 
 
@@ -654,6 +685,23 @@ def _(g):
 
     state = torch.zeros(ROWS, 256, device="cuda")
     F.optimizer_update_32bit("lion", g["g"], g["p"], state, 0.9, 0.0, 1, 0.1, beta2=0.99)
+    return g["p"]
+
+
+@probe(
+    "optimizer_update_8bit_blockwise",
+    {"p": MATRIX[:-1], "g": MATRIX},
+    _lion_given,
+    lambda g: g["p"].double() - 0.1 * g["g"].double().sign(),
+)
+def _(g):
+    import bitsandbytes.functional as F
+
+    blocks = ROWS * 256 // 256
+    state, largest = torch.zeros(ROWS, 256, dtype=torch.uint8, device="cuda"), torch.zeros(blocks, device="cuda")
+    code = F.create_dynamic_map().float().cuda()
+    first = ("lion", g["g"], g["p"], state, None, 0.9, 0.99, 0.0, 0.0, 0.0, 1, 0.1, code, None, largest, None)
+    F.optimizer_update_8bit_blockwise(*first)
     return g["p"]
 
 

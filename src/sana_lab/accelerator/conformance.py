@@ -28,6 +28,7 @@ GROUPS = {
     "libraries": "Libraries and Sana pipelines",
     "memory": "Memory",
     "parallel": "One batch over several GPUs",
+    "raw": "Kernels that read memory as it lies",
     "runtime": "What torch.cuda answers",
     "two_gpus": "Two GPUs",
 }

@@ -1,0 +1,96 @@
+"""The three Triton kernels under Triton's interpreter, on a processor: beside float64, on odd sizes and on views.
+
+Triton is no requirement: its wheel has a gigabyte unpacked (3.9.0), and PyTorch's builds for processors come without.
+`pip install triton` and these run; elsewhere they are skipped. The interpreter reads its variable when Triton is
+imported, so everything runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import json, sys
+import torch
+import torch.nn.functional as F
+from sana_lab import kernels
+
+kernels._int8_linear.configs = kernels._int8_linear.configs[-1:]  # choosing between tiles would need CUDA's clock
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def codes(*shape, seed=0):
+    return torch.randint(-127, 128, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
+
+
+def views(tensor):
+    yield tensor
+    yield tensor.mT.contiguous().mT
+    wide = tensor.new_empty(*tensor.shape[:-1], 2 * tensor.shape[-1] + 3)
+    wide[..., 3::2] = tensor
+    yield wide[..., 3::2]
+    tall = tensor.new_empty(2 * tensor.shape[0], *tensor.shape[1:])
+    tall[1::2] = tensor
+    yield tall[1::2]
+
+
+def vectors(tensor):
+    twice = tensor.new_empty(2 * len(tensor))
+    twice[::2] = tensor
+    yield tensor
+    yield twice[::2]
+    yield tensor[:1].expand(len(tensor))
+
+
+def off(found, exact):
+    return float((found.double() - exact).abs().max() / exact.abs().max())
+
+
+worst = {"int8_linear": 0.0, "dequantize": 0.0, "gated_depthwise": 0.0}
+for rows, inner, outputs in ((40, 72, 48), (1, 130, 33), (70, 64, 200)):
+    left, right = codes(rows, inner), codes(outputs, inner, seed=1)
+    steps = [random(rows, 1, seed=3), random(1, 1, seed=3).expand(rows, 1), random(rows, 4, seed=5)[:, 1:2]]
+    scales = [*vectors(random(outputs, seed=2))]
+    biases = [None, *vectors(random(outputs, seed=4))]
+    for number, (a, b) in enumerate(zip(views(left), views(right))):
+        step, scale, bias = steps[number % 3], scales[number % 3], biases[number % 4]
+        exact = (a.double() @ b.double().T) * step.double() * scale.double() + (0 if bias is None else bias.double())
+        found = kernels.launch_int8_linear(a, step, b, scale, bias, number % 2 == 1, torch.float32)
+        worst["int8_linear"] = max(worst["int8_linear"], off(found, F.silu(exact) if number % 2 else exact))
+    for a in views(right):
+        for scale in vectors(random(outputs, seed=2)):
+            found = kernels.launch_dequantize(a, scale, torch.float32)
+            worst["dequantize"] = max(worst["dequantize"], off(found, a.double() * scale.double()[:, None]))
+for shape in ((1, 1, 1, 2), (2, 5, 19, 74), (3, 2, 4, 6)):
+    hidden, taps = random(*shape), random(3, 3, shape[-1], seed=1)
+    biases = [*vectors(random(shape[-1], seed=2))]
+    for number, (h, t) in enumerate(zip(views(hidden), views(taps))):
+        for bias in biases[number % 3 : number % 3 + 1]:
+            weight = t.double().permute(2, 0, 1).unsqueeze(1)
+            both = F.conv2d(h.double().permute(0, 3, 1, 2), weight, bias.double(), padding=1, groups=len(weight))
+            value, gate = both.permute(0, 2, 3, 1).chunk(2, dim=-1)
+            found = kernels.launch_gated_depthwise(h, t, bias)
+            worst["gated_depthwise"] = max(worst["gated_depthwise"], off(found, value * F.silu(gate)))
+            assert torch.allclose(found, kernels.gated_depthwise(h, t, bias), atol=1e-4)
+print(json.dumps(worst))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed: a gigabyte, see above")
+def test_the_kernels_are_right_for_every_layout():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", CHILD], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    worst = json.loads(run.stdout.splitlines()[-1])
+    assert worst["dequantize"] < 1e-6, worst
+    assert worst["int8_linear"] < 1e-5, worst
+    assert worst["gated_depthwise"] < 1e-5, worst
