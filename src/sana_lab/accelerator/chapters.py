@@ -75,6 +75,22 @@ def chapters_table(notebooks: Path | str) -> pandas.DataFrame:
     return table.sort_index()
 
 
+def blocks_table() -> pandas.DataFrame:
+    """What became of the code in the prose: a row for each block, with its first line and what it came to.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+    """
+    import pandas
+
+    rows = [
+        {"chapter": name, "begins": found["first line"], "it": found.get("raised", found["outcome"])}
+        for name, blocks in evidence.load(RECORD)["results"]["blocks"].items()
+        for found in blocks.values()
+    ]
+    return pandas.DataFrame(rows, columns=["chapter", "begins", "it"]).set_index("chapter")
+
+
 def reasons(chapter: str, failed: list[dict[str, Any]]) -> list[str]:
     """One sentence for each reason of a chapter's differing cells, with the cells' numbers."""
     cells: dict[str, list[str]] = {}

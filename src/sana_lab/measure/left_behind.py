@@ -21,12 +21,15 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import SHAPES_FOLDER, evidence
 from ..accelerator import use_accelerator
+
+if TYPE_CHECKING:
+    import pandas
 
 RECORD = "left_behind"
 """Name of the record in `sana_lab.evidence`."""
@@ -315,6 +318,37 @@ def small_card(size: int) -> None:
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(size / total)
     torch.cuda.mem_get_info = lambda device=None: (size - torch.cuda.memory_reserved(), size)
+
+
+# ---- the record, for chapters ---------------------------------------------------------------------------------------
+
+
+def steps_table() -> pandas.DataFrame:
+    """The recorded steps: MiB given out after each, and on which device a layer's weight and what is beside it are.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+    """
+    import pandas
+
+    rows = {}
+    for title, found in evidence.load(RECORD)["results"]["steps"].items():
+        if "weight" not in found:
+            continue
+        beside = {found[f"{owner}.{name}"] for owner in ("weight", "state") for name in ("CB", "SCB")} - {"–"}
+        rows[title] = {
+            "on the GPU (MiB)": round(found["bytes"] / 2**20, 2),
+            "weights are on": found["weight"],
+            "codes and scales are on": " + ".join(sorted(beside)),
+        }
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def verdict(row: Found) -> str:
+    """A recorded row of real size in the words of chapter 8's table of cards."""
+    if "out of memory" in row:
+        return f"out of memory, {row['out of memory']}"
+    return f"{max(row['held'].values()) / 2**30:.1f} GiB"
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
