@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -376,6 +377,31 @@ def test_a_part_that_is_json_but_not_ours_is_drawn_again(model, gpu, tmp_path, t
     assert results(tmp_path) == first
 
 
+def on_a_real_gpu(monkeypatch):
+    """Let the command see one; gives what `use_accelerator` was asked."""
+    import sana_lab
+
+    asked = []
+
+    def use(**options):
+        asked.append(options)
+        return SimpleNamespace(virtual=False)
+
+    monkeypatch.setattr(sana_lab, "use_accelerator", use, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    return asked
+
+
+def test_which_gpu_is_left_to_use_accelerator(tmp_path, monkeypatch):
+    """Which heeds SANA_LAB_VIRTUAL=1, as for every command."""
+    asked = on_a_real_gpu(monkeypatch)
+    monkeypatch.setattr(Run, "go", lambda self, progress: None)
+    for options in ([], ["--virtual"]):
+        cli.main("evaluate", ["--out", str(tmp_path), *options])
+    assert [options["virtual"] for options in asked] == [None, True]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -390,9 +416,7 @@ def test_bad_input_is_one_line(model, tmp_path, monkeypatch, capsys, options, sa
     (tmp_path / "file").write_text("", encoding="utf-8")
     usual = {"--out": "out", "--model": str(model)} | dict(zip(options[::2], options[1::2], strict=True))
     monkeypatch.setattr(sys, "argv", ["evaluate", *(word for pair in usual.items() for word in pair)])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # no virtual GPU that would outlive this test
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    on_a_real_gpu(monkeypatch)  # no virtual GPU that would outlive this test
     with pytest.raises(SystemExit) as stop:
         cli.run("evaluate")
     out, err = capsys.readouterr()
@@ -400,9 +424,7 @@ def test_bad_input_is_one_line(model, tmp_path, monkeypatch, capsys, options, sa
 
 
 def test_accelerate_that_starts_one_process_of_two_is_noticed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    on_a_real_gpu(monkeypatch)
     monkeypatch.setattr(Run, "go", lambda self, progress: None)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     for address, warnings in ((None, 0), ("127.0.0.1", 1)):

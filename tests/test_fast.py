@@ -362,8 +362,9 @@ def test_planting_keeps_the_function_and_makes_outliers():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"channels": []}, "name some from 0 to"),
-        ({"channels": [100_000]}, "name some from 0 to"),
+        ({"channels": []}, "name at least one channel"),
+        ({"channels": [100_000]}, "do not exist: there are channels 0 to"),
+        ({"channels": [5, 5]}, "each once"),
         ({"factor": 0.0}, "factor=0.0 must be a finite number above 0"),
         ({"factor": float("nan")}, "factor=nan must be"),
     ],

@@ -387,6 +387,27 @@ def test_other_settings_are_refused_by_every_process(gpu, quick, model, file, tm
     assert contents(tmp_path / "out") == before
 
 
+def test_a_process_opens_the_pictures_of_its_own_batches(gpu, quick, model, file, tmp_path, monkeypatch):
+    """And one more at most; process 0 opens all. On a shared disk it is the opening that takes time."""
+    go(file, tmp_path / "out", model, batch=1)
+    opened = []
+    monkeypatch.setattr(many, "_is_there", lambda path, notes: opened.append(path.name) or True)
+    monkeypatch.setattr(many, "_gather", lambda share, place: None)
+    for rank, expected in ((0, 5), (1, 3), (2, 2)):
+        opened.clear()
+        go(file, tmp_path / "out", model, rank, 3, batch=1)
+        assert len(set(opened)) == len(opened) == expected
+
+
+def test_drawing_leaves_logs_and_warnings_as_they_were(gpu, quick, model, file, tmp_path):
+    import logging
+    import warnings
+
+    before = logging.getLogger("bitsandbytes").level, list(warnings.filters)
+    go(file, tmp_path / "out", model)
+    assert (logging.getLogger("bitsandbytes").level, list(warnings.filters)) == before
+
+
 def test_the_pipelines_own_settings_may_be_named(gpu, quick, model, file, tmp_path):
     go(file, tmp_path / "out", model, steps=None, size=None)
     quick.clear()

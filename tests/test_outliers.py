@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModel
 
 from sana_lab import evidence, int8, outliers
-from sana_lab.outliers import CHANNEL, READERS, WAYS, plant_outliers_
+from sana_lab.outliers import CHANNEL, WAYS
+from sana_lab.planted import READERS, plant_in_encoder_
 from sana_lab.shapes.untrained import untrained_shapes
 
 
@@ -44,13 +45,13 @@ def read_by(model, name):
 @pytest.mark.parametrize("factor", [0.01, 1, 4, 33.3, 100])
 @pytest.mark.parametrize("channels", [[CHANNEL], [0, 64, 127]])
 def test_planting_keeps_the_function_in_float32(encoder, factor, channels):
-    planted = plant_outliers_(copy.deepcopy(encoder), channels, factor)
+    planted = plant_in_encoder_(copy.deepcopy(encoder), channels, factor)
     assert int8.sqnr_db(output(encoder), output(planted)) > 90
 
 
 @pytest.mark.parametrize("name", ["layers.0.self_attn.q_proj", "layers.3.self_attn.v_proj", "layers.2.mlp.up_proj"])
 def test_every_reader_meets_the_outlier_and_nothing_else_changes(encoder, name):
-    planted = plant_outliers_(copy.deepcopy(encoder), [3, 90], 50)
+    planted = plant_in_encoder_(copy.deepcopy(encoder), [3, 90], 50)
     ratio = read_by(planted, name) / read_by(encoder, name)
     others = [c for c in range(128) if c not in (3, 90)]
     assert torch.allclose(ratio[:, [3, 90]], torch.tensor(50.0), rtol=1e-2)
@@ -59,7 +60,7 @@ def test_every_reader_meets_the_outlier_and_nothing_else_changes(encoder, name):
 
 def test_in_bfloat16_only_rounding_differs(encoder):
     rough = copy.deepcopy(encoder).bfloat16()
-    planted = plant_outliers_(copy.deepcopy(rough), [CHANNEL], 64)
+    planted = plant_in_encoder_(copy.deepcopy(rough), [CHANNEL], 64)
     exact = output(encoder)
     without, with_outlier = (int8.sqnr_db(exact, output(model)) for model in (rough, planted))
     assert abs(without - with_outlier) < 3
@@ -93,18 +94,18 @@ def test_a_plain_norm_would_need_another_weight(encoder):
 def test_bad_arguments_are_refused_and_change_nothing(encoder, channels, factor, said):
     model = copy.deepcopy(encoder)
     with pytest.raises(ValueError, match=said):
-        plant_outliers_(model, channels, factor)
+        plant_in_encoder_(model, channels, factor)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), encoder.parameters(), strict=True))
 
 
 def test_other_models_and_integers_are_refused(encoder):
     with pytest.raises(TypeError, match="Gemma 2's norms"):
-        plant_outliers_(torch.nn.Linear(4, 4), [0], 2)
+        plant_in_encoder_(torch.nn.Linear(4, 4), [0], 2)
     quantized = copy.deepcopy(encoder)
     linear = quantized.layers[1].mlp.up_proj
     linear.weight = torch.nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(TypeError, match="quantize afterwards"):
-        plant_outliers_(quantized, [0], 2)
+        plant_in_encoder_(quantized, [0], 2)
     assert torch.equal(quantized.layers[0].input_layernorm.weight, encoder.layers[0].input_layernorm.weight)
 
 
@@ -145,7 +146,7 @@ def drawn(monkeypatch):
             yield [render(scenes[i - i % 2]) for i in range(start, min(start + batch, len(scenes)))]
 
     monkeypatch.setattr(outliers, "draw", draw)
-    monkeypatch.setattr(outliers, "_cores", lambda: 1)
+    monkeypatch.setattr(outliers.isolated, "readers", lambda: 0)
     return calls
 
 

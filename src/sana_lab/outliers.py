@@ -4,30 +4,27 @@
 
 Stopped, the same command goes on where it stood.
 
-The Shapes encoder is too small to grow outlier features of its own. Planting gives it some without changing what it
-computes: a norm multiplies a channel by a factor, and the columns of the layers that read it are divided by the same.
+The Shapes encoder is too small to grow outlier features of its own. `sana_lab.planted` gives it some without changing
+what it computes.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from . import isolated
+from .generate import drawing
 from .layers import contiguous_inputs_
+from .planted import plant_in_encoder_
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -50,52 +47,6 @@ WAYS = {"16 bits": None, "8 bits, plain": 0.0, "8 bits, split": 6.0}
 
 FOUND = {str: {str: {"right": str, "encoder_db": (float, int, type(None)), "seconds": (float, int)}}}
 """What `measure` returns, as a stopped run keeps it: see `journal.Shape`."""
-
-READERS = {
-    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "pre_feedforward_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
-}
-"""In a layer of Gemma 2: the norms whose output goes to linear layers and nowhere else, and those layers
-(transformers 5.23.0, models/gemma2/modeling_gemma2.py)."""
-
-
-def plant_outliers_(encoder: Gemma2Model, channels: Sequence[int], factor: float) -> Gemma2Model:
-    """Make channels `factor` times as large between norm and linear layers, in place; the output stays as it was.
-
-    Gemma's norm multiplies by ``1 + weight``, so its weight becomes ``factor * (1 + weight) - 1``; the columns of the
-    layers that read it are divided by `factor`. This is SmoothQuant (arXiv 2211.10438, equation 3) run backwards.
-    What changes is rounding: none beyond float32's in float32, that of one norm weight a layer in bfloat16.
-
-    Args:
-        encoder: Gemma 2 with floating-point weights, before quantization.
-        channels: Of the hidden state, 0 up to its width, each once.
-        factor: Above 0; below 1 it makes channels smaller.
-
-    Returns:
-        The same encoder.
-
-    Raises:
-        TypeError: if it has no such norms, or its weights are integers.
-        ValueError: if a channel or the factor is out of range. Nothing is changed then.
-
-    Chapter 3.
-    """
-    pairs = [pair for layer in _layers(encoder) for pair in _norms(layer)]
-    width = pairs[0][0].weight.numel()
-    channels = list(channels)
-    if not channels or len(set(channels)) < len(channels):
-        raise ValueError(f"channels={channels}: name at least one channel, and each once")
-    if bad := [c for c in channels if not isinstance(c, int) or not 0 <= c < width]:
-        raise ValueError(f"channels {bad} do not exist: the encoder has channels 0 to {width - 1}")
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"factor={factor} must be a finite number above 0; 1 changes nothing")
-    with torch.no_grad():
-        for norm, linears in pairs:
-            norm.weight[channels] = (factor * (1 + norm.weight[channels].float()) - 1).to(norm.weight.dtype)
-            for linear in linears:
-                linear.weight[:, channels] /= factor
-    return encoder
-
 
 def load_encoder(folder: str | Path, threshold: float | None, device: str | torch.device = "cuda") -> Gemma2Model:
     """The text encoder in `folder`, in bfloat16 or by LLM.int8() with this threshold, as the chapter loads it.
@@ -132,9 +83,8 @@ def draw(
 
     for start in range(0, len(scenes), batch):
         some = scenes[start : start + batch]
-        # On the CPU, where a seed is the same noise whatever the GPU.
-        noise = [torch.Generator("cpu").manual_seed(seed + start + i) for i in range(len(some))]
-        yield pipe([caption(scene) for scene in some], num_inference_steps=steps, generator=noise).images
+        seeds = range(seed + start, seed + start + len(some))
+        yield drawing.draw(pipe, [caption(scene) for scene in some], seeds, steps=steps)
 
 
 def measure(
@@ -146,7 +96,7 @@ def measure(
     steps: int = 20,
     seed: int = 0,
     batch: int = 50,
-    workers: int = 1,
+    workers: int = 0,
     done: dict[str, dict[str, dict]] | None = None,
     keep: Callable[[dict[str, dict[str, dict]]], None] = lambda found: None,
 ) -> dict[str, dict[str, dict]]:
@@ -162,7 +112,7 @@ def measure(
         steps: of denoising.
         seed: picture i starts from the noise of ``seed + i``.
         batch: pictures drawn at once. It matters: one prompt's outlier takes a column of the whole batch to 16 bits.
-        workers: processes that read pictures; 1 for this one.
+        workers: processes that read pictures; 0 for this one alone.
         done: what an earlier call with the same arguments has found, and need not be drawn again.
         keep: called with all that was found whenever a way is finished.
 
@@ -177,6 +127,7 @@ def measure(
     from transformers import AutoModel
 
     from .sana import _quiet
+    from .shapes import reader
 
     encoder_folder = Path(folder) / "text_encoder"
     found = {way: dict((done or {}).get(way, {})) for way in WAYS}
@@ -185,7 +136,7 @@ def measure(
         return found
     with (
         _quiet(),
-        _mapping(workers) as each,
+        isolated.pool(workers, reader.__name__) as pool,
         tempfile.TemporaryDirectory() as scratch,
         tqdm(total=sum(map(len, todo.values())) * len(scenes), unit="picture") as bar,
     ):
@@ -197,7 +148,7 @@ def measure(
                 continue
             planted = Path(scratch) / f"{factor:g}"
             encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32)
-            plant_outliers_(encoder, channels, factor).save_pretrained(planted)
+            plant_in_encoder_(encoder, channels, factor).save_pretrained(planted)
             for way in ways:
                 began = time.monotonic()
                 pipe.text_encoder = load_encoder(planted, WAYS[way])
@@ -205,7 +156,8 @@ def measure(
                 ratio = (exact.square().sum() / error.square().sum()).item()
                 right = []
                 for pictures in draw(pipe, scenes, steps=steps, seed=seed, batch=batch):
-                    right += each(_shows, pictures, scenes[len(right) : len(right) + len(pictures)])
+                    some = scenes[len(right) : len(right) + len(pictures)]
+                    right += pool.map(reader.shows, pictures, some, chunksize=4)
                     bar.update(len(pictures))
                 found[way][f"{factor:g}"] = {
                     "right": "".join("01"[shown] for shown in right),
@@ -288,7 +240,7 @@ def record(
         steps=steps,
         batch=batch,
         seed=seed,
-        workers=_cores(),
+        workers=isolated.readers(),
         done=notes.found,
         keep=keep,
     )
@@ -312,21 +264,6 @@ def record(
     return path
 
 
-def _layers(encoder: Gemma2Model) -> Sequence[torch.nn.Module]:
-    layers = getattr(encoder, "layers", None)
-    if not layers or not all(hasattr(layer, norm) for layer in layers for norm in READERS):
-        raise TypeError(f"{type(encoder).__name__} has no layers with Gemma 2's norms: pass the text encoder itself")
-    return layers
-
-
-def _norms(layer: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[torch.nn.Module]]]:
-    for norm, readers in READERS.items():
-        linears = [layer.get_submodule(name) for name in readers]
-        if any(not linear.weight.is_floating_point() for linear in linears):
-            raise TypeError("the encoder's weights are integers: plant outliers first, quantize afterwards")
-        yield layer.get_submodule(norm), linears
-
-
 def _embeddings(encoder: Gemma2Model, pipe: SanaPipeline, scenes: Sequence[Scene]) -> torch.Tensor:
     """What the encoder makes of the first 64 scenes' words, padding left out: float32 (tokens, width), on the CPU."""
     from .shapes import caption
@@ -334,28 +271,6 @@ def _embeddings(encoder: Gemma2Model, pipe: SanaPipeline, scenes: Sequence[Scene
     words = pipe.tokenizer([caption(scene) for scene in scenes[:64]], padding=True, return_tensors="pt").to("cuda")
     with torch.no_grad():
         return encoder(**words)[0][words.attention_mask.bool()].float().cpu()
-
-
-def _shows(picture: Image, scene: Scene) -> bool:
-    from .shapes import read_scene
-
-    return read_scene(picture) == scene.canonical
-
-
-def _cores() -> int:
-    """Cores that this process may use, 16 at most."""
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-@contextmanager
-def _mapping(workers: int) -> Iterator[Callable]:
-    """`map`, in this process or over several. Spawned, not forked: a forked process would share CUDA's state."""
-    if workers <= 1:
-        yield map
-        return
-    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that draws
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
-        yield partial(pool.map, chunksize=4)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,17 +1,18 @@
-"""Outliers planted in Sana's transformer, without changing what it computes.
+"""Outliers planted in the text encoder and in Sana's transformer, without changing what they compute.
 
-Where a linear layer reads what another linear map wrote, channel by channel, one channel may be made larger there and
-its column smaller here. Three inputs of a block are such: the attention's output projections, which read a mixture of
-values that keeps channels apart, and the last layer of the feed-forward, whose gate multiplies channel by channel.
-In chapter 3 the same is done to the text encoder's norms.
+In the text encoder, a norm multiplies a channel by a factor, and the columns of the layers that read it are divided by
+the same. In the transformer, where a linear layer reads what another linear map wrote, channel by channel, one channel
+may be made larger there and its column smaller here. Three inputs of a block are such: the attention's output
+projections, which read a mixture of values that keeps channels apart, and the last layer of the feed-forward, whose
+gate multiplies channel by channel.
 
-Chapter 7.
+Chapters 3 and 7.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,48 @@ from torch import nn
 
 if TYPE_CHECKING:
     from diffusers import SanaTransformer2DModel
+    from transformers import Gemma2Model
 
 CHANNEL = 5
+"""Of the transformer, where nothing else is said: any would do."""
+
+READERS = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "pre_feedforward_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""In a layer of Gemma 2: the norms whose output goes to linear layers and nowhere else, and those layers
+(transformers 5.23.0, models/gemma2/modeling_gemma2.py)."""
+
+
+def plant_in_encoder_(encoder: Gemma2Model, channels: Sequence[int], factor: float) -> Gemma2Model:
+    """Make channels `factor` times as large between norm and linear layers, in place; the output stays as it was.
+
+    Gemma's norm multiplies by ``1 + weight``, so its weight becomes ``factor * (1 + weight) - 1``; the columns of the
+    layers that read it are divided by `factor`. This is SmoothQuant (arXiv 2211.10438, equation 3) run backwards.
+    What changes is rounding: none beyond float32's in float32, that of one norm weight a layer in bfloat16.
+
+    Args:
+        encoder: Gemma 2 with floating-point weights, before quantization.
+        channels: Of the hidden state, 0 up to its width, each once.
+        factor: Above 0; below 1 it makes channels smaller.
+
+    Returns:
+        The same encoder.
+
+    Raises:
+        TypeError: if it has no such norms, or its weights are integers.
+        ValueError: if a channel or the factor is out of range. Nothing is changed then.
+
+    Chapter 3.
+    """
+    pairs = [pair for layer in _layers(encoder) for pair in _norms(layer)]
+    channels = _checked(channels, pairs[0][0].weight.numel(), factor)
+    with torch.no_grad():
+        for norm, linears in pairs:
+            norm.weight[channels] = (factor * (1 + norm.weight[channels].float()) - 1).to(norm.weight.dtype)
+            for linear in linears:
+                linear.weight[:, channels] /= factor
+    return encoder
 
 
 def plant_in_transformer_(
@@ -43,12 +84,7 @@ def plant_in_transformer_(
 
     Source: SmoothQuant (arXiv 2211.10438, equation 3), run backwards. Chapter 7.
     """
-    channels = list(channels)
-    width = transformer.transformer_blocks[0].attn1.to_v.out_features
-    if not channels or any(not isinstance(c, int) or not 0 <= c < width for c in channels):
-        raise ValueError(f"channels={channels}: name some from 0 to {width - 1}")
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"factor={factor} must be a finite number above 0")
+    channels = _checked(channels, transformer.transformer_blocks[0].attn1.to_v.out_features, factor)
     pairs: list[tuple[nn.Module, nn.Module]] = []
     for block in transformer.transformer_blocks:
         pairs += [(attention.to_v, attention.to_out[0]) for attention in (block.attn1, block.attn2)]
@@ -111,3 +147,34 @@ def copy_with_outliers(
         plant_in_transformer_(transformer, channels, factor).save_pretrained(partial / "transformer", variant=variant)
         partial.rename(folder)
     return folder
+
+
+def _checked(channels: Sequence[int], width: int, factor: float) -> list[int]:
+    """The channels as a list.
+
+    Raises:
+        ValueError: one does not exist or is named twice, or the factor is out of range.
+    """
+    channels = list(channels)
+    if not channels or len(set(channels)) < len(channels):
+        raise ValueError(f"channels={channels}: name at least one channel, and each once")
+    if bad := [c for c in channels if not isinstance(c, int) or not 0 <= c < width]:
+        raise ValueError(f"channels {bad} do not exist: there are channels 0 to {width - 1}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"factor={factor} must be a finite number above 0; 1 changes nothing")
+    return channels
+
+
+def _layers(encoder: Gemma2Model) -> Sequence[nn.Module]:
+    layers = getattr(encoder, "layers", None)
+    if not layers or not all(hasattr(layer, norm) for layer in layers for norm in READERS):
+        raise TypeError(f"{type(encoder).__name__} has no layers with Gemma 2's norms: pass the text encoder itself")
+    return layers
+
+
+def _norms(layer: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Module]]]:
+    for norm, readers in READERS.items():
+        linears = [layer.get_submodule(name) for name in readers]
+        if any(not linear.weight.is_floating_point() for linear in linears):
+            raise TypeError("the encoder's weights are integers: plant outliers first, quantize afterwards")
+        yield layer.get_submodule(norm), linears

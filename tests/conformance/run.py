@@ -125,6 +125,9 @@ def run_real(only: str = "", jobs: int = 8, fresh: bool = False) -> dict[str, An
 
 def ask(names: list[str], jobs: int, fresh: bool, tiny_folder: str, visible: str) -> list[dict[str, Any]]:
     """The outcomes of cases, each in a process of its own."""
+    found_at = str(pathlib.Path(__file__).parents[PACKAGE.count(".") + 1])
+    path = os.pathsep.join(filter(None, [found_at, os.environ.get("PYTHONPATH")]))
+    environ = {"SANA_TINY_FOLDER": tiny_folder, machine.VARIABLE: visible, "PYTHONPATH": path}
     answers = isolated.ask(
         [sys.executable, "-m", f"{PACKAGE}.run", "--serve"],
         names,
@@ -132,7 +135,7 @@ def ask(names: list[str], jobs: int, fresh: bool, tiny_folder: str, visible: str
         limit=TIME_LIMIT,
         jobs=jobs,
         fork=False if fresh else hasattr(os, "fork"),
-        environ={"SANA_TINY_FOLDER": tiny_folder, machine.VARIABLE: visible, "OMP_NUM_THREADS": "2"},
+        environ={**environ, "OMP_NUM_THREADS": "2"},
     )
     return [_outcome(answer) if isinstance(answer, isolated.Ended) else answer for answer in answers]
 

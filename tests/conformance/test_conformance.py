@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import os
 
 import pytest
 
@@ -120,3 +121,14 @@ def test_table_counts_the_record(record, monkeypatch):
     page = table._repr_html_()
     assert page.count("<tr>") == len(RECORDED) + table.cases["group"].nunique() + 1
     assert "no &lt;reason&gt; at all" in page
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("fresh", [False, True])
+def test_every_case_has_a_process_of_its_own(tmp_path, fresh):
+    """What the real run does, on a machine whose GPUs are hidden: each case says that there is none."""
+    names = [name for name, case in CASES.items() if case.gpus == 1 and case.group == "memory"][: 1 if fresh else 3]
+    found = run.ask(names, 2, fresh, str(tmp_path), "")
+    assert len(found) == len(names)
+    for outcome in found:
+        assert outcome["raises"] not in ("ProcessDied", "TimeLimit") and "message" in outcome

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 
+from .. import machine
+from ..generate import drawing
 from ..launched import FEWER, Place, fewer_than_asked
 from .conditions import CONDITIONS
 from .runner import Plan, Run
@@ -67,27 +67,23 @@ def main(program: str, arguments: list[str] | None = None) -> None:
 
     import torch
 
+    from .. import use_accelerator
+
     place = Place.here()
     if fewer_than_asked():
         print(f"{program}: warning: {FEWER}", file=sys.stderr)
-    if virtual or not torch.cuda.is_available():
-        from .. import use_accelerator
-
-        use_accelerator(virtual=True)
+    if use_accelerator(virtual=True if virtual else None).virtual:
         torch.set_num_threads(plan.threads)  # a sum over other threads is rounded in another order
         device = "cuda"
     else:
         device = f"cuda:{place.local % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if readers is None:
-        readers = min(16, (os.cpu_count() or 1) // place.world - 1)
-    # bitsandbytes tells of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="MatMul8bitLt")
-
+        readers = min(16, machine.cores() // place.world - 1)
     start = time.perf_counter()
     run_ = Run(plan, out, device, rank=place.rank, world=place.world, readers=readers)
-    record = run_.go(progress=place.rank == 0)
+    with drawing.hushed():
+        record = run_.go(progress=place.rank == 0)
     seconds = time.perf_counter() - start
     if record is not None:
         print(f"{record} ({record.stat().st_size / 1000:.0f} kB, this process took {seconds:.0f} s)")

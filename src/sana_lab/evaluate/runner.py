@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +22,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .. import evidence
+from .. import evidence, isolated
 from ..evidence import journal
+from ..generate import drawing
 from ..shapes import caption, manifest
 from ..shapes.adherence import ALL_RIGHT
 from ..shapes.scenes import Scene
@@ -141,18 +140,10 @@ def draw(pipe: SanaPipeline, scenes: list[Scene], seeds: Iterable[int], *, steps
 
     Chapter 6.
     """
-    side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
     with torch.inference_mode():
-        pictures = pipe(
-            [caption(scene) for scene in scenes],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            height=side,
-            width=side,
-            # On the CPU, where the same seed is the same noise whatever the GPU.
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="pt",
-        ).images
+        texts = [caption(scene) for scene in scenes]
+        options = {"steps": steps, "guidance": guidance, "size": drawing.own_size(pipe), "output": "pt"}
+        pictures = drawing.draw(pipe, texts, list(seeds), **options)
         # A model that overflows draws NaN: let it be black, which is wrong.
         return (pictures.float().nan_to_num(0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -161,33 +152,6 @@ def _small(picture: torch.Tensor) -> Image.Image:
     """A picture at the size at which it is read, averaged as the reader would."""
     image = Image.fromarray(picture.numpy(force=True))
     return image.reduce(image.width // READ_SIDE) if image.width % READ_SIDE == 0 else image
-
-
-class Readers:
-    """Reads pictures in processes of their own, or in this one if there are none."""
-
-    def __init__(self, processes: int):
-        """Start so many processes."""
-        self.pool = None
-        if processes > 0:
-            methods = multiprocessing.get_all_start_methods()
-            context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-            if "forkserver" in methods:
-                context.set_forkserver_preload([s.__name__])  # import torch once, not once a process
-            self.pool = ProcessPoolExecutor(processes, mp_context=context)
-
-    def read(self, picture: torch.Tensor, scene: Scene) -> Future:
-        """The outcome for each of `statistics.NAMES`, later."""
-        if self.pool is not None:
-            return self.pool.submit(s._rights, _small(picture), scene)
-        done: Future = Future()
-        done.set_result(s._rights(_small(picture), scene))
-        return done
-
-    def close(self) -> None:
-        """End the processes."""
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
 
 
 class Run:
@@ -199,7 +163,7 @@ class Run:
         device: "cuda", or "cuda:1".
         rank: number of this process.
         world: how many there are.
-        readers: processes that read pictures for this one.
+        readers: processes that read pictures for this one, or 0.
 
     Raises:
         ValueError: `out` holds partial results of other settings, weights, code, libraries or hardware.
@@ -213,7 +177,7 @@ class Run:
         _claim(self.out, self.settings)
         self.scenes = {k: s.paired_scenes(s.SCENES, k, plan.seed) for k in plan.objects}
         self.pictures: dict[tuple[int, int], torch.Tensor] = {}  # (objects, first scene) -> the reference's chunk
-        self.readers, self.waiting = Readers(readers), deque()
+        self.readers, self.waiting = isolated.pool(readers, s.__name__), deque()
 
     @cached_property
     def reference(self) -> SanaPipeline:
@@ -264,7 +228,7 @@ class Run:
                 return None
             return self._record()
         finally:
-            self.readers.close()
+            self.readers.shutdown(cancel_futures=True)
 
     def _condition(self, name: str, jobs: list[Job], bar: tqdm) -> None:
         """Draw the chunks of one condition, or of one layer of the sweep."""
@@ -311,7 +275,8 @@ class Run:
     def _judge(self, job: Job, pictures: torch.Tensor, **more: Any) -> None:
         """Measure the distances, send the pictures to the reader, and write what is finished."""
         scenes = [self.scenes[job.objects][i] for i in job.which]
-        reads = [self.readers.read(p, scene) for p, scene in zip(pictures.cpu(), scenes, strict=True)]
+        small = map(_small, pictures.cpu())
+        reads = [self.readers.submit(s.rights, picture, scene) for picture, scene in zip(small, scenes, strict=True)]
         pairs = list(zip(pictures, self._reference_pictures(job), strict=True))
         distances = [(psnr(a, b), ssim(a, b)) for a, b in pairs]
         self.waiting.append((job, reads, distances, more))
@@ -416,7 +381,7 @@ class Run:
                 job, scene = Job(name, objects, which), self.scenes[objects][i]
                 pair = {name: self._draw(pipe, job), c.REFERENCE: self._reference_pictures(job)}
                 small = {who: _small(pictures[i - which.start]) for who, pictures in pair.items()}
-                shown = {w: {"webp": s.pack_picture(p), "right": s._rights(p, scene)} for w, p in small.items()}
+                shown = {w: {"webp": s.pack_picture(p), "right": s.rights(p, scene)} for w, p in small.items()}
                 same = {"kind": kind, "condition": name, "objects": objects, "i": i, "caption": caption(scene)}
                 psnr_or_none = None if math.isinf(ratio) else ratio
                 examples.append({**same, "psnr": psnr_or_none, "ssim": alike, "pictures": shown})

@@ -314,12 +314,12 @@ def load_evaluation(name: str = RECORD, *, model: Path = SHAPES_FOLDER, folder: 
     for example in record["results"]["examples"]:
         scene = paired_scenes(example["i"] + 1, example["objects"], settings["seed"])[-1]
         for picture in example["pictures"].values():
-            if _rights(unpack_picture(picture["webp"]), scene) != picture["right"]:
+            if rights(unpack_picture(picture["webp"]), scene) != picture["right"]:
                 raise ValueError(f"record {name!r} is of another reader: its pictures read otherwise now; {again}")
     return Evaluation(record)
 
 
-def _rights(picture: Image.Image, scene: Scene) -> list[int]:
+def rights(picture: Image.Image, scene: Scene) -> list[int]:
     """1 for each of `NAMES` that the picture shows as the scene asks, else 0."""
     return [int(match[0]) for match in adherence([picture], [scene]).matches.values()]
 

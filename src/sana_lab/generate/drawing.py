@@ -1,16 +1,16 @@
-"""What drawing a few and drawing many have in common: options held to their range, the pipeline, one batch."""
+"""What all that draws has in common: options held to their range, the pipeline, one batch from the seeds' own noise."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
-    from PIL.Image import Image
 
 
 def check(steps: int | None, guidance: float, seed: int, size: int | None) -> None:
@@ -39,7 +39,7 @@ def warn_of_unknown_words(model: str, prompts: Sequence[str], say: Callable[[str
 
 
 def load(model: str, precision: str, say: Callable[[str], None], device: str | None = None) -> SanaPipeline:
-    """A pipeline, its warnings said in a line each, and silent from then on but for its progress bar.
+    """A pipeline, its warnings said in a line each. Draw with it in `hushed`.
 
     Raises:
         ValueError, RuntimeError, OSError: what `load_sana` raises.
@@ -51,10 +51,26 @@ def load(model: str, precision: str, say: Callable[[str], None], device: str | N
     for warning in caught:
         if warning.category is UserWarning:
             say(f"warning: {warning.message}")
-    # bitsandbytes tells of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="MatMul8bitLt")
     return pipe
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Silence what bitsandbytes says of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before."""
+    log = logging.getLogger("bitsandbytes")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="MatMul8bitLt")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def own_size(pipe: SanaPipeline) -> int:
+    """Width and height that the model was trained for, in pixels."""
+    return pipe.transformer.config.sample_size * pipe.vae_scale_factor
 
 
 def draw(
@@ -62,20 +78,29 @@ def draw(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    steps: int | None,
-    guidance: float,
-    size: int | None,
-) -> list[Image]:
-    """Draw prompts in one batch, each from the noise of its own seed."""
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: int | None = None,
+    output: str = "pil",
+) -> Any:
+    """Draw prompts in one batch, the picture of each from the noise of its seed alone.
+
+    Args:
+        pipe: draws.
+        prompts: one a picture.
+        seeds: likewise.
+        steps: of denoising.
+        guidance: strength of the prompt.
+        size: width and height in pixels. For this as for the two above, None is the pipeline's default.
+        output: "pil" or "pt", as for the pipeline.
+
+    Returns:
+        PIL pictures; or a tensor (n, 3, height, width) of numbers from 0 to 1 on the pipeline's device.
+    """
     import torch
 
-    size = size or pipe.transformer.config.sample_size * pipe.vae_scale_factor
-    return pipe(
-        list(prompts),
-        **({} if steps is None else {"num_inference_steps": steps}),
-        guidance_scale=guidance,
-        height=size,
-        width=size,
-        # On the CPU, where the same seed is the same noise whatever the GPU.
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-    ).images
+    given = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
+    # On the CPU, where the same seed is the same noise whatever the GPU.
+    noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    given = {name: value for name, value in given.items() if value is not None}
+    return pipe(list(prompts), generator=noise, output_type=output, **given).images

@@ -65,7 +65,10 @@ def run(
     drawing.warn_of_unknown_words(model, prompts, say)
     pipe.set_progress_bar_config(desc="drawing", unit="step", leave=False)
     seeds = range(seed, seed + len(prompts))
-    write(drawing.draw(pipe, prompts, seeds, steps=steps, guidance=guidance, size=size), places)
+    with drawing.hushed():
+        size = size or drawing.own_size(pipe)
+        pictures = drawing.draw(pipe, prompts, seeds, steps=steps, guidance=guidance, size=size)
+    write(pictures, places)
     return places
 
 

@@ -116,7 +116,7 @@ def run(
     made_by = {"device": device_name, **evidence.installed_versions()}
     out.mkdir(parents=True, exist_ok=True)
     parts = batches(wanted, batch)
-    missing = [[w for w, notes in _notes(part, settings) if not _is_there(out / w.name, notes)] for part in parts]
+    missing = _missing(parts, out, settings, place)
     if place.rank == 0:
         _warn_of_other_makers([out / w.name for w in wanted], made_by, say)
     mine = [k for k in range(place.rank, len(parts), place.world) if missing[k]]
@@ -133,9 +133,30 @@ def run(
         share["load_seconds"] = time.perf_counter() - start
         _warn_of_long_prompts(pipe.tokenizer, wanted, tell)
         todo = [(parts[k], missing[k]) for k in mine]
-        share |= _draw(pipe, todo, out, settings, made_by, place)
+        with drawing.hushed():
+            share |= _draw(pipe, todo, out, settings, made_by, place)
     shares = _gather(share, place)
     return None if shares is None else report(shares, len(wanted), settings, place.world)
+
+
+def _missing(parts: list[list[Wanted]], out: Path, settings: dict[str, Any], place: Place) -> dict[int, list[Wanted]]:
+    """Which pictures of a batch are not there yet, for each of this process's batches, by the batch's number.
+
+    Process 0 looks at every picture that is there. The others look at those of their own batches and at one more, which
+    is enough to leave a folder of other settings alone: opening all takes long on a disk that many share.
+
+    Raises:
+        ValueError: a picture is there and something else.
+    """
+    looked_at = range(len(parts)) if place.rank == 0 else list(range(place.rank, len(parts), place.world))
+    there = {path.name for path in out.iterdir()}
+    if place.rank:
+        first = next((k for k, part in enumerate(parts) if any(w.name in there for w in part)), None)
+        looked_at += [] if first is None else [first]
+    return {
+        k: [w for w, notes in _notes(parts[k], settings) if w.name not in there or not _is_there(out / w.name, notes)]
+        for k in looked_at
+    }
 
 
 def _draw(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import evidence
+from .. import evidence, isolated
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -88,10 +88,10 @@ def record(
     from ..evaluate.statistics import weights_digest
     from ..evidence.journal import Journal
     from ..fast import ENOUGH_DB, rounding
-    from ..outliers import _cores, _mapping, _shows, draw
+    from ..outliers import draw
     from ..planted import copy_with_outliers
     from ..sana import _hushed
-    from ..shapes import SHAPES_FOLDER, caption, sample_scenes
+    from ..shapes import SHAPES_FOLDER, caption, reader, sample_scenes
 
     scenes = sample_scenes(n, 2, seed)
     plan = {"n": n, "steps": steps, "batch": batch, "seed": seed}
@@ -106,7 +106,7 @@ def record(
     use_accelerator()
     with (
         _hushed("bitsandbytes"),
-        _mapping(_cores()) as each,
+        isolated.pool(isolated.readers(), reader.__name__) as pool,
         tempfile.TemporaryDirectory() as scratch,
         tqdm(total=len(factors) * len(WAYS) * n, unit="picture") as bar,
     ):
@@ -125,7 +125,8 @@ def record(
                 if way not in here:
                     pipe, right = pipeline(planted, way), []
                     for pictures in draw(pipe, scenes, steps=steps, seed=seed, batch=batch):
-                        right += each(_shows, pictures, scenes[len(right) : len(right) + len(pictures)])
+                        some = scenes[len(right) : len(right) + len(pictures)]
+                        right += pool.map(reader.shows, pictures, some, chunksize=4)
                         bar.update(len(pictures))
                     here[way] = "".join("01"[shown] for shown in right)
                     notes.keep()

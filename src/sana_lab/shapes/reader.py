@@ -91,6 +91,11 @@ class Reading:
     why: str
 
 
+def shows(picture: Any, scene: Scene) -> bool:
+    """Whether a picture shows all of a scene and nothing else."""
+    return read_scene(picture) == scene.canonical
+
+
 def read_scene(picture: Any) -> Scene | None:
     """Say which scene a picture shows, in canonical form, or None if it is no scene of the grammar.
 
