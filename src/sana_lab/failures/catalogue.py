@@ -6,11 +6,36 @@ import difflib
 from functools import cache
 
 from .entry import Failure, Family
-from .families import configs, dtypes, eightbit, install, maps, memory, mismatch, offload, versions
+from .families import (
+    bits,
+    bitsandbytes_setup,
+    configs,
+    dtypes,
+    eightbit,
+    files,
+    gpu,
+    imports,
+    install,
+    maps,
+    memory,
+    memory_where,
+    mismatch,
+    offload,
+    operands,
+    own,
+    pictures,
+    versions,
+)
 
 FAMILIES: tuple[Family, ...] = tuple(
-    module.FAMILY for module in (mismatch, maps, eightbit, offload, configs, dtypes, memory, install, versions)
-)
+    module.FAMILY
+    for module in (
+        mismatch, maps, eightbit, offload, configs, dtypes, pictures, memory, gpu, install, files, versions, own,
+    )
+)  # fmt: skip
+
+MORE = (operands, bits, memory_where, bitsandbytes_setup, imports)
+"""Modules that add to the families of others."""
 
 
 @cache

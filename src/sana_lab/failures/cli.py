@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -80,20 +82,58 @@ def run(
 
 def explain(
     message: Annotated[
-        str | None, typer.Argument(metavar="[MESSAGE]", help="What was printed. Left out, or -: read from stdin.")
+        str | None,
+        typer.Argument(metavar="[MESSAGE|FILE]", help="What was printed, or a file of it. Left out, or -: from stdin."),
     ] = None,
 ) -> None:
     """Paste an error message or a whole traceback: cause, versions, and the fix as code.
 
-    For example `python script.py 2>&1 | sana-lab explain`. The exit status is 1 if nothing is known about it.
+    For example `python script.py 2>&1 | sana-lab explain`, or `sana-lab explain error.txt`. The answer is about the
+    last error. The exit status is 1 if that is not known, whatever else is known of the text.
     """
     from . import explain as explain_text
+    from .paste import decode, is_binary
 
     if message in (None, "-"):
         if sys.stdin.isatty():
             typer.echo("Paste the message or the traceback, then press Ctrl-D.", err=True)
-        message = sys.stdin.buffer.read().decode("utf-8", errors="replace")
+        data = sys.stdin.buffer.read()
+        if is_binary(data):
+            typer.echo("No entry: what came in is binary, not text.")
+            raise typer.Exit(1)
+        message = decode(data)
+    else:
+        message = _file(message) or message
     found = explain_text(message)
     typer.echo(str(found))
     if not found:
         raise typer.Exit(1)
+
+
+def _file(name: str) -> str:
+    """What is in the file of this name, `""` if it is a message and no name.
+
+    Raises:
+        ValueError: the file cannot be explained, or there is none and the name cannot be anything else.
+    """
+    from .paste import decode, is_binary
+
+    if len(name) > 4096 or "\n" in name or "\0" in name:
+        return ""
+    path = Path(name).expanduser()
+    try:
+        there, folder = path.is_file(), path.is_dir()
+        data = path.read_bytes() if there else b""
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error.strerror}).") from None
+    if there and not data.strip():
+        raise ValueError(f"{name} is empty: give a file with the message in it, or the message itself.")
+    if there and is_binary(data):
+        raise ValueError(f"{name} is binary, not text: give the log or the traceback that the program printed.")
+    if there:
+        return decode(data)
+    if folder and ("/" in name or "\\" in name):
+        raise ValueError(f"{name} is a folder: give a file of it, or the message itself.")
+    if re.fullmatch(r"\S+\.(?:txt|log|out|err|md|json|ipynb|html?)", name):
+        raise ValueError(f"there is no file {name} here: give the path of one, or the message itself.")
+    return ""

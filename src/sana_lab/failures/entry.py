@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -28,8 +29,8 @@ SHOWS = {
 
 EVIDENCE = {
     "live": "runs in this book's tests",
-    "source": "read in the sources of the versions named",
-    "report": "reported by users, not run here",
+    "source": "was read in the sources of the versions named",
+    "report": "comes from reports of users and was not run here",
 }
 """On what an entry rests. `live` means that reproduction and fixes are run with the versions that this book pins."""
 
@@ -63,9 +64,10 @@ pipeline, is the reader's own; the others are written out at the head of the cod
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 _ISSUE = re.compile(rf"({'|'.join(REPOSITORIES)}|[\w.-]+/[\w.-]+)#(\d+)")
-_FILE = re.compile(rf"({'|'.join(('pytorch', *LIBRARIES))}) (\d+(?:\.\d+)+): \S.*")
+_FILE = re.compile(rf"({'|'.join(('pytorch', 'sana_lab', *LIBRARIES))}) (\d+(?:\.\d+)+): \S.*")
 _UNBOUNDED = re.compile(r"(?<!\\)\.[*+]")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,14 @@ class Failure:
         evidence: `live`, `source` or `report`, see `EVIDENCE`.
         gpus: how many GPUs the reproduction needs, real or virtual.
         vram: memory of each, where the failure is that it runs out; then only a virtual GPU will do.
-        context: regular expression of a line of the traceback that tells this failure from those in `alike`.
+        wants: regular expression of what must also be there, in the traceback or in the message: a frame, a call, a
+            number. For words that many programs can raise; without it the entry is not given. One of `messages` shows
+            such a traceback.
+        context: regular expression of a line of the traceback that makes this failure likelier than those in `alike`.
         alike: ids of other entries whose pattern matches a message of this one. Ambiguity is stated, not hidden.
         section: label of the place in the book that explains it; by default that of the family.
+        elsewhere: what it takes besides versions, where that is not at hand: `Windows`, `an AMD GPU`, `a network`.
+        chinese: the symptom in the words of Chinese users, for the search: `("显存不足",)`.
     """
 
     id: str
@@ -118,9 +125,12 @@ class Failure:
     evidence: str = "live"
     gpus: int = 1
     vram: str = ""
+    wants: str = ""
     context: str = ""
     alike: Sequence[str] = ()
     section: str = ""
+    elsewhere: str = ""
+    chinese: Sequence[str] = ()
     family: str = ""
     reproduction: Callable[..., Any] | None = None
     fixes: list[Fix] = field(default_factory=list)
@@ -144,22 +154,26 @@ class Failure:
             (not self.references, "references: at least one"),
             (type(self.gpus) is not int or not 0 <= self.gpus <= 4, "gpus: 0 to 4"),
             (self.id in self.alike, "alike: names the entry itself"),
+            (isinstance(self.chinese, str), "chinese: a list of phrases"),
+            (not all(map(_CHINESE.search, self.chinese)), "chinese: phrases with Chinese words"),
         ]
         for bad, what in problems:
             if bad:
                 raise ValueError(f"failure {self.id!r}: {what}.")
-        for name in ("pattern", "context"):
+        for name in ("pattern", "wants", "context"):
             try:
                 re.compile(getattr(self, name))
             except re.error as error:
                 raise ValueError(f"failure {self.id!r}: {name} is no regular expression ({error}).") from None
             if _UNBOUNDED.search(getattr(self, name)):
                 raise ValueError(f"failure {self.id!r}: {name} may not search without end: write .{{0,200}} for .*")
-        if re.search(self.pattern, ""):
-            raise ValueError(f"failure {self.id!r}: pattern matches everything.")
+        for name in ("pattern", "wants"):
+            if getattr(self, name) and re.search(getattr(self, name), ""):
+                raise ValueError(f"failure {self.id!r}: {name} matches everything.")
         for where, message in self.messages.items():
             if not self.matches(message):
-                raise ValueError(f"failure {self.id!r}: pattern misses its own message of {where}.")
+                what = "wants misses" if re.search(self.pattern, plain(message)) else "pattern misses"
+                raise ValueError(f"failure {self.id!r}: {what} its own message of {where}.")
         for reference in self.references:
             link(reference)
         for ranges in self.affects:
@@ -215,9 +229,12 @@ class Failure:
 
     # ---- questions ----------------------------------------------------------------------------------------------
 
-    def matches(self, text: str) -> bool:
-        """Whether the symptom is in `text`, as pasted."""
-        return re.search(self.pattern, plain(text)) is not None
+    def matches(self, text: str, frames: str | None = None) -> bool:
+        """Whether the symptom is in `text`, as pasted, and what the entry wants besides in `frames` or in `text`."""
+        words = plain(text)
+        if not re.search(self.pattern, words):
+            return False
+        return not self.wants or bool(re.search(self.wants, words if frames is None else plain(f"{frames}\n{text}")))
 
     def affected(self, installed: Mapping[str, str | None]) -> bool | None:
         """Whether these versions have the failure; `None` where a library that decides is not there.
@@ -239,6 +256,8 @@ class Failure:
 
     def needs(self) -> str:
         """What it takes to see it."""
+        if self.elsewhere:
+            return self.elsewhere
         if self.evidence != "live":
             here = self.affected(installed_versions())
             return "another stack of versions" if here is False else "another machine or installation"
@@ -249,7 +268,7 @@ class Failure:
         """Whether an `Outcome` shows this failure: the exception, the log line, or the printed result."""
         if self.shows == "error":
             expected = set(self.error.split("|"))
-            return not expected.isdisjoint(outcome.kinds) and self.matches(outcome.message)
+            return not expected.isdisjoint(outcome.kinds) and self.matches(outcome.message, outcome.traceback)
         if outcome.error is not None:
             return False
         return self.matches(outcome.log if self.shows == "warning" else outcome.printed)
@@ -282,6 +301,19 @@ def plain(text: str) -> str:
     text = _ANSI.sub("", text).replace("`", "")
     text = text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
     return " ".join(text.split())
+
+
+@cache
+def squeezed_pattern(pattern: str) -> str:
+    """The same regular expression for text without any space, as `squeezed` makes it."""
+    pattern = re.sub(r"\[ \]|\\ ", " ", pattern)
+    pattern = re.sub(r"\\b|\\s(?:[*+?]|\{[\d,]+\})?|(?<!\\)(?<!\[) (?:[*+?]|\{[\d,]+\})?", "", pattern)
+    return re.sub(r"\\S[*+]", r"\\S{1,80}?", pattern)
+
+
+def squeezed(text: str) -> str:
+    """Pasted text without any space: what a terminal has broken inside of words is whole again."""
+    return "".join(plain(text).split())
 
 
 def link(reference: str) -> str:

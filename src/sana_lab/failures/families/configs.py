@@ -401,7 +401,8 @@ entry = FAMILY.failure(
     title="The text encoder was loaded with `AutoModelForCausalLM`",
     error="RuntimeError",
     pattern=r"mat1 and mat2 shapes cannot be multiplied \(\d+x\d+ and \d+x\d+\)",
-    context=r"PixArtAlphaTextProjection|caption_projection|linear_1",
+    wants=r"PixArtAlphaTextProjection|caption_projection|self\.linear_1\(|\(\d+x25\d\d\d\d and \d+x\d+\)",
+    alike=["matrix-shapes-differ"],
     messages={
         "diffusers#10489": "RuntimeError: mat1 and mat2 shapes cannot be multiplied (600x256000 and 2304x1152)",
     },

@@ -13,10 +13,15 @@ FAMILY = Family(
 
 entry = FAMILY.failure(
     id="linear-two-dtypes",
-    title="float32 input, bfloat16 weights",
+    title="A linear layer gets another dtype than its weights have",
     error="RuntimeError",
-    pattern=r"mat1 and mat2 must have the same dtype|expected m1 and m2 to have the same dtype",
+    pattern=r"mat1 and mat2 must have the same dtype|expected (?:mat1 and mat2|m1 and m2) to have the same dtype|"
+    r"expected scalar type \w+ but found \w+",
+    chinese=["数据类型不匹配", "精度不匹配"],
     messages={
+        "diffusers#6079": "RuntimeError: expected scalar type Half but found Float",
+        "torch 2.11.0, batched": "RuntimeError: expected mat1 and mat2 to have the same dtype, but got: c10::Half != "
+        "c10::BFloat16",
         "pytorch#105243": "RuntimeError: mat1 and mat2 must have the same dtype",
         "torch 2.13.0": "RuntimeError: mat1 and mat2 must have the same dtype, but got Float and BFloat16",
         "torch 2.13.0, CPU": "RuntimeError: expected m1 and m2 to have the same dtype, but got: float != c10::BFloat16",
@@ -47,8 +52,13 @@ entry = FAMILY.failure(
     id="convolution-two-dtypes",
     title="Latents in float32 for an autoencoder or transformer in bfloat16",
     error="RuntimeError",
-    pattern=r"Input type \((?:float|double|c10::\w+|struct c10::\w+)\) and (?:bias|weight) type \(",
+    pattern=r"Input type \((?:float|double)\) and (?:bias|weight) type \(|"
+    r"Input type \(torch\.cuda\.(?:Float|Double)Tensor\) and (?:bias|weight) type \(torch\.cuda\.(?!Float)|"
+    r"Input type \((CUDA|CPU|MPS|XPU)(?:Float|Double)Type\) and (?:bias|weight) type \(\1(?!Float)",
+    chinese=["数据类型不匹配", "精度不匹配"],
     messages={
+        "torch 2.6, no bias": "RuntimeError: Input type (torch.cuda.FloatTensor) and weight type "
+        "(torch.cuda.HalfTensor) should be the same",
         "torch 2.13.0": "RuntimeError: Input type (float) and bias type (c10::BFloat16) should be the same",
         "DepthAnything/Depth-Anything-V2#264": "Input type (float) and bias type (struct c10::Half) should be the same",
     },
@@ -74,6 +84,79 @@ def _(FOLDER):
 
     vae = AutoencoderDC.from_pretrained(FOLDER, subfolder="vae", dtype=torch.bfloat16).to("cuda")
     vae.decode(torch.randn(1, 32, 4, 4, device="cuda").to(vae.dtype))
+
+
+entry = FAMILY.failure(
+    id="convolution-weights-not-16-bit",
+    title="16-bit latents for a convolution whose weights are float32",
+    error="RuntimeError",
+    pattern=r"Input type \((?:struct )?c10::(?:Half|BFloat16)\) and (?:bias|weight) type \(|"
+    r"Input type \(torch\.cuda\.(?:Half|BFloat16)Tensor\) and (?:bias|weight) type \(torch\.cuda\.(?!Half|BFloat16)|"
+    r"Input type \((CUDA|CPU|MPS|XPU)(?:Half|BFloat16)Type\) and (?:bias|weight) type \(\1(?!Half|BFloat16)",
+    chinese=["数据类型不匹配", "精度不匹配", "权重是float32"],
+    messages={
+        "Sana#242": "RuntimeError: Input type (c10::Half) and bias type (float) should be the same",
+        "torch 2.6, no bias": "RuntimeError: Input type (torch.cuda.HalfTensor) and weight type "
+        "(torch.cuda.FloatTensor) should be the same",
+    },
+    cause="The first type is the input's, the second the weights': here the *weights* are in another format. A module "
+    "was loaded without `dtype`, which means float32, or not cast with the rest: a ControlNet, an autoencoder of one's "
+    "own.",
+    references=["Sana#242", "pytorch 2.13.0: aten/src/ATen/native/Convolution.cpp"],
+)
+
+
+@entry.reproduce
+def _(FOLDER):
+    import torch
+    from diffusers import AutoencoderDC
+
+    vae = AutoencoderDC.from_pretrained(FOLDER, subfolder="vae").to("cuda")
+    vae.decode(torch.randn(1, 32, 4, 4, device="cuda", dtype=torch.float16))
+
+
+@entry.fix("Load the module in the format of the others, or cast it.")
+def _(FOLDER):
+    import torch
+    from diffusers import AutoencoderDC
+
+    vae = AutoencoderDC.from_pretrained(FOLDER, subfolder="vae", dtype=torch.float16).to("cuda")
+    vae.decode(torch.randn(1, 32, 4, 4, device="cuda", dtype=torch.float16))
+
+
+entry = FAMILY.failure(
+    id="attention-two-dtypes",
+    title="Attention gets query, key and value of two dtypes",
+    error="RuntimeError",
+    pattern=r"Expected query, key,? and value to have the same (?:data ?|d)type",
+    chinese=["注意力数据类型不匹配", "数据类型不匹配"],
+    messages={
+        "vladmandic/sdnext#3470": "RuntimeError: Expected query, key, and value to have the same dtype, but got "
+        "query.dtype: float key.dtype: c10::Half and value.dtype: c10::Half instead.",
+        "torch 2.13.0": "RuntimeError: Expected query, key, and value to have the same dtype, but got query.dtype: float "
+        "key.dtype: c10::Half and value.dtype: float instead.",
+    },
+    cause="`scaled_dot_product_attention` converts nothing. Two of the three come from the text, so an encoder in one "
+    "format and a transformer in another meet here; a LoRA in float32 on a 16-bit projection does the same.",
+    references=["vladmandic/sdnext#3470", "pytorch 2.13.0: aten/src/ATen/native/transformers/sdp_utils_cpp.h"],
+)
+
+
+@entry.reproduce
+def _():
+    import torch
+
+    query, text = torch.ones(1, 1, 4, 8, device="cuda"), torch.ones(1, 1, 6, 8, device="cuda").half()
+    torch.nn.functional.scaled_dot_product_attention(query, text, text)
+
+
+@entry.fix("Convert the text to the format of the transformer.")
+def _():
+    import torch
+
+    query, text = torch.ones(1, 1, 4, 8, device="cuda"), torch.ones(1, 1, 6, 8, device="cuda").half()
+    text = text.to(query.dtype)
+    torch.nn.functional.scaled_dot_product_attention(query, text, text)
 
 
 entry = FAMILY.failure(

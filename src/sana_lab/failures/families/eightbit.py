@@ -12,7 +12,7 @@ FAMILY = Family(
     section="device-map-moving",
 )
 
-_UPGRADE = "pip install -U 'diffusers>=0.37' 'transformers>=5' 'accelerate>=1.13' 'bitsandbytes>=0.48.2'"
+_UPGRADE = "pip install -U 'diffusers>=0.37' 'transformers>=5' 'bitsandbytes>=0.48.2'"
 
 # ---- moving -----------------------------------------------------------------------------------------------------
 
@@ -20,8 +20,12 @@ entry = FAMILY.failure(
     id="8bit-text-encoder-cuda",
     title='`.cuda()` on the 8-bit text encoder, although `.to("cuda")` works',
     error="ValueError",
-    pattern=r"Calling cuda\(\) is not supported for 8-bit quantized models\.",
+    pattern=r"Calling cuda\(\) is not supported for (?:4-bit or )?8-bit quantized models\.",
+    chinese=["8bit模型不能cuda", "量化模型不能移动"],
     messages={
+        "transformers 4.44.2": "ValueError: Calling `cuda()` is not supported for `4-bit` or `8-bit` quantized models. "
+        "Please use the model as it is, since the model has already been set to the correct devices and casted to the "
+        "correct `dtype`.",
         "transformers 4.57.6": "ValueError: Calling `cuda()` is not supported for `8-bit` quantized models.  Please "
         "use the model as it is, since the model has already been set to the correct devices.",
         "transformers 5.23.0": "ValueError: Calling `cuda()` is not supported for `8-bit` quantized models.  Please "
@@ -66,7 +70,7 @@ entry = FAMILY.failure(
     title="`.to()` on an 8-bit model is refused",
     error="ValueError",
     pattern=r"\.to is not supported for (?:4-bit or )?8-bit bitsandbytes models",
-    alike=["reset-device-map-raises", "8bit-load-calls-to"],
+    chinese=["8bit模型不能移动", "量化模型不能移动", "不能to(cuda)"],
     messages={
         "transformers#38717": "ValueError: `.to` is not supported for `4-bit` or `8-bit` bitsandbytes models. Please "
         "use the model as it is, since the model has already been set to the correct devices and casted to the correct "
@@ -75,8 +79,9 @@ entry = FAMILY.failure(
         "as it is, since the model has already been set to the correct devices and casted to the correct `dtype`.",
     },
     cause="Before bitsandbytes 0.48 a move lost the scales or quantized the integers a second time, so the libraries "
-    "refused. Moving works when all of bitsandbytes ≥ 0.48, diffusers ≥ 0.37, transformers ≥ 5 and accelerate ≥ 1.13 "
-    "are there; with transformers 4 the text encoder alone keeps refusing.",
+    "refused. Moving works when bitsandbytes ≥ 0.48, diffusers ≥ 0.37 and transformers ≥ 5 are there; accelerate has no "
+    "say in it. With transformers 4 the text encoder alone keeps refusing. Models in 4 bits move since transformers "
+    "4.47.",
     affects=[{"diffusers": "<0.37"}, {"transformers": "<5"}],
     references=[
         "diffusers 0.36.0: models/modeling_utils.py, to",
@@ -103,7 +108,7 @@ def _(FOLDER):
     transformer.to("cuda")
 
 
-entry.fix("Do not move it: it is on the GPU since it was loaded. To be able to, upgrade all four.", command=_UPGRADE)
+entry.fix("Do not move it: it is on the GPU since it was loaded. To be able to, upgrade the three.", command=_UPGRADE)
 
 entry = FAMILY.failure(
     id="8bit-move-needs-bitsandbytes-0-48",
@@ -136,11 +141,12 @@ entry = FAMILY.failure(
     id="8bit-load-calls-to",
     title="The 8-bit transformer cannot be loaded: `from_pretrained` itself raises about `.to`",
     error="ValueError",
-    pattern=r"\.to is not supported for 8-bit bitsandbytes models",
-    context=r"dispatch_model",
-    alike=["8bit-model-cannot-move", "reset-device-map-raises"],
+    pattern=r"\.to is not supported for (?:4-bit or )?8-bit bitsandbytes models",
+    wants=r"dispatch_model",
+    alike=["8bit-model-cannot-move"],
     messages={
-        "diffusers 0.36.0": "ValueError: `.to` is not supported for `8-bit` bitsandbytes models. Please use the model "
+        "diffusers 0.36.0": '  File "accelerate/big_modeling.py", line 505, in dispatch_model\n    model.to(device)\n'
+        "ValueError: `.to` is not supported for `8-bit` bitsandbytes models. Please use the model "
         "as it is, since the model has already been set to the correct devices and casted to the correct `dtype`.",
     },
     cause="accelerate 1.13 no longer hangs hooks on 8-bit models; it calls `model.to(device)` at the end of loading "
@@ -191,7 +197,7 @@ entry = FAMILY.failure(
     title="8-bit layers draw garbage after a trip to the CPU and back",
     shows="output",
     pattern=r"relative error of an 8-bit layer after a round trip: (?!0\.0)",
-    messages={"bitsandbytes#1332": "relative error of an 8-bit layer after a round trip: 1.00"},
+    messages={"what its example prints": "relative error of an 8-bit layer after a round trip: 1.00"},
     cause="Before 0.48 `Int8Params.to()` quantized what was quantized already, and the layer's state kept the old "
     "scales on the GPU. This is the reason why diffusers and transformers refused to move 8-bit models at all.",
     affects={"bitsandbytes": "<0.48"},

@@ -51,10 +51,12 @@ entry = FAMILY.failure(
     id="torch-without-cuda",
     title="PyTorch was built without CUDA, or finds no driver",
     error="AssertionError|RuntimeError",
-    pattern=r"Torch not compiled with CUDA enabled|Found no NVIDIA driver on your system|No CUDA GPUs are available",
-    alike=["no-8bit-on-cpu-before-0-46"],
+    pattern=r"Torch not compiled with CUDA enabled|Found no NVIDIA driver on your system|"
+    r"No (?:CUDA|HIP) GPUs are available|CUDA driver initialization failed, you might not have a CUDA gpu",
     gpus=0,
+    chinese=["找不到显卡", "没有CUDA", "CUDA不可用"],
     messages={
+        "torch 2.13.0, AMD": "RuntimeError: No HIP GPUs are available",
         "torch 2.13.0, CPU build": "AssertionError: Torch not compiled with CUDA enabled",
         "torch 2.13.0, no driver": "RuntimeError: Found no NVIDIA driver on your system. Please check that you have an "
         "NVIDIA GPU and installed a driver",
@@ -88,10 +90,12 @@ entry = FAMILY.failure(
     id="no-8bit-on-cpu-before-0-46",
     title="An 8-bit layer on the CPU, with an old bitsandbytes",
     error="RuntimeError",
-    pattern=r"Input tensors need to be on the same GPU|Torch not compiled with CUDA enabled",
+    pattern=r"nput tensors need to be on the same GPU|Torch not compiled with CUDA enabled",
+    wants=r"bitsandbytes.{0,40}\.py|\[\((?:(?!cuda).){0,400}\)\]",
     alike=["8bit-layer-gets-cpu-input", "torch-without-cuda"],
     messages={
-        "bitsandbytes 0.43.3": "AssertionError: Torch not compiled with CUDA enabled",
+        "bitsandbytes 0.43.3": '  File "bitsandbytes/functional.py", line 2037, in transform\n'
+        "AssertionError: Torch not compiled with CUDA enabled",
         "bitsandbytes 0.45.5": "RuntimeError: Input tensors need to be on the same GPU, but found the following tensor "
         "and device combinations:\n [(torch.Size([4, 64]), device(type='cpu'))]",
     },
@@ -127,17 +131,21 @@ entry.fix(
 
 entry = FAMILY.failure(
     id="bitsandbytes-binary-not-found",
-    title="`Configured CUDA binary not found`",
+    title="`Configured CUDA binary not found`, `No compatible CUDA binary found`",
     error="RuntimeError",
-    pattern=r"Configured (?:CUDA|ROCm|XPU) binary not found at",
+    pattern=r"Configured (?:CUDA|ROCm|XPU) binary not found at|No compatible (?:CUDA|ROCm|XPU) binary found at",
     messages={
-        "bitsandbytes#1848": "RuntimeError: Configured CUDA binary not found at "
+        "bitsandbytes#1688": "RuntimeError: Configured CUDA binary not found at "
         "/usr/lib/python3/site-packages/bitsandbytes/libbitsandbytes_cuda129.so",
+        "bitsandbytes 0.50.0": "RuntimeError: No compatible CUDA binary found at "
+        "/usr/lib/python3/site-packages/bitsandbytes/libbitsandbytes_cuda140.so",
     },
     cause="Up to 0.49 the binary must carry the very CUDA version of the PyTorch build: 12.9 is not served by the one "
-    "for 12.8. From 0.50 on the nearest of the same major version is taken, and the log says so.",
-    affects={"bitsandbytes": ">=0.46, <0.50"},
+    "for 12.8. From 0.50 on the nearest of the same major version is taken, and the log says so; the second wording is "
+    "left for a major version of which there is none.",
+    affects={"bitsandbytes": ">=0.46"},
     references=[
+        "bitsandbytes#1688",
         "bitsandbytes#1848",
         "bitsandbytes#1980",
         "bitsandbytes 0.50.2: cextension.py, get_cuda_bnb_library_path",
@@ -172,17 +180,21 @@ entry.fix(
 
 entry = FAMILY.failure(
     id="int8-not-supported-by-gpu",
-    title="The GPU is too old for 8-bit products",
+    title="`Your GPU does not support Int8 Matmul`: an old card, or a wrong library",
     error="RuntimeError",
     pattern=r"Your GPU does not support Int8 Matmul",
+    chinese=["显卡不支持int8", "显卡太旧"],
     messages={"bitsandbytes#444": "ERROR: Your GPU does not support Int8 Matmul!"},
-    cause="LLM.int8() needs integer tensor cores: compute capability 7.5, a T4 or newer. V100 and the GTX 10 series "
-    "have none.",
-    references=["bitsandbytes#444", "bitsandbytes#118"],
+    cause="Words of bitsandbytes up to 0.42. They are true of cards before compute capability 7.5 (V100, GTX 10), which "
+    "lack the units; A100 and A6000 got them, too, when the library without cublasLt was loaded. Later versions fall "
+    "back to 16 bits, and from 0.45 on say `cublasLt ran into an error` instead.",
+    affects={"bitsandbytes": "<0.43"},
+    references=["bitsandbytes#444", "bitsandbytes#118", "bitsandbytes#187", "bitsandbytes#239"],
     evidence="report",
 )
+entry.fix("Upgrade; it helps where the library was the cause.", command="pip install -U 'bitsandbytes>=0.50'")
 entry.fix(
-    "Use 4 bits, which needs no integer product.",
+    "On an old card use 4 bits, which need no integer product.",
     command="BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4')",
 )
 

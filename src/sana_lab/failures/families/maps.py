@@ -102,19 +102,21 @@ def _(FOLDER):
 entry = FAMILY.failure(
     id="reset-device-map-leaves-cpu",
     section="device-map-reset",
-    title="After `reset_device_map()` everything runs on the CPU, without a word",
+    title="After `reset_device_map()` all is on the CPU, and an 8-bit pipeline cannot be called",
     shows="output",
     pattern=r"after the reset: cpu",
-    messages={"diffusers 0.42.1": "after the reset: cpu"},
+    messages={"diffusers 0.42.1": "after the reset: cpu, a call works: False"},
+    chinese=["reset_device_map之后变慢", "重置设备映射"],
     cause="`reset_device_map()` removes the hooks and moves every component to the CPU, 8-bit ones too where they can "
-    "move. It does not put them back on a GPU. The next call works, many times slower.",
+    "move, and puts nothing back on a GPU. The codes that an 8-bit layer computes with stay behind on the GPU, so the "
+    "next call raises; a pipeline in 16 bits runs on the CPU, many times slower.",
     affects={"diffusers": ">=0.37", "transformers": ">=5", "bitsandbytes": ">=0.48"},
     references=["diffusers 0.42.1: pipelines/pipeline_utils.py, reset_device_map"],
 )
 
 
 @entry.reproduce
-def _(FOLDER, EIGHT_BIT):
+def _(FOLDER, EIGHT_BIT, SMALL):
     import torch
     from diffusers import SanaPipeline
 
@@ -122,11 +124,16 @@ def _(FOLDER, EIGHT_BIT):
         FOLDER, quantization_config=EIGHT_BIT, dtype=torch.bfloat16, device_map="balanced"
     )
     pipe.reset_device_map()
-    print("after the reset:", pipe.device)
+    works = True
+    try:
+        pipe("a red star", **SMALL)
+    except (RuntimeError, ValueError):
+        works = False
+    print(f"after the reset: {pipe.device}, a call works: {works}")
 
 
 @entry.fix('Follow it with `.to("cuda")`.')
-def _(FOLDER, EIGHT_BIT):
+def _(FOLDER, EIGHT_BIT, SMALL):
     import torch
     from diffusers import SanaPipeline
 
@@ -135,6 +142,7 @@ def _(FOLDER, EIGHT_BIT):
     )
     pipe.reset_device_map()
     pipe.to("cuda")
+    pipe("a red star", **SMALL)
     print("after the reset:", pipe.device)
 
 
@@ -209,11 +217,16 @@ entry = FAMILY.failure(
     title="A component that was passed in is not placed by the device map",
     error="RuntimeError",
     pattern=r"Input type \((?:torch\.cuda\.\w+|CUDA\w+)\) and weight type \((?:torch\.(?!cuda)\w+|CPU\w+)\) should be "
-    r"the same",
-    alike=["autoencoder-left-on-cpu", "transformer-left-on-cpu"],
-    context=r"device_map=",
+    r"the same|Expected all tensors to be on the same device",
+    wants=r"device_map ?= ?[\"'](?:balanced|cuda|auto)",
+    alike=["convolution-on-two-devices", "autoencoder-left-on-cpu", "tensors-on-two-devices"],
+    chinese=["传入的组件没有移到GPU", "设备不匹配"],
     messages={
-        "torch 2.13.0": "RuntimeError: Input type (CUDABFloat16Type) and weight type (CPUBFloat16Type) should be the "
+        "diffusers#9450": '    pipe = FluxPipeline.from_pretrained(repo, transformer=transformer, device_map="balanced")\n'
+        "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cuda:1 and "
+        "cuda:0! (when checking argument for argument mat1 in method wrapper_CUDA_addmm)",
+        "torch 2.13.0": '    SanaPipeline.from_pretrained(FOLDER, vae=vae, device_map="balanced")("a red star")\n'
+        "  File \"diffusers/models/autoencoders/autoencoder_dc.py\", line 573, in decode\nRuntimeError: Input type (CUDABFloat16Type) and weight type (CPUBFloat16Type) should be the "
         "same",
     },
     cause="`device_map` is applied while the pipeline loads a component. One that you loaded yourself and passed in is "
@@ -229,9 +242,7 @@ def _(FOLDER, SMALL):
     from diffusers import AutoencoderDC, SanaPipeline
 
     vae = AutoencoderDC.from_pretrained(FOLDER, subfolder="vae", dtype=torch.bfloat16)
-    pipe = SanaPipeline.from_pretrained(FOLDER, vae=vae, dtype=torch.bfloat16, device_map="balanced")
-    print("the map:", pipe.hf_device_map["vae"], "in truth:", pipe.vae.device)
-    pipe("a red star", **SMALL)
+    SanaPipeline.from_pretrained(FOLDER, vae=vae, dtype=torch.bfloat16, device_map="balanced")("a red star", **SMALL)
 
 
 @entry.fix("Place what you pass in yourself.")
@@ -361,11 +372,12 @@ entry = FAMILY.failure(
     section="device-map-reset",
     title="The error says to call `reset_device_map()`, and that raises too",
     error="ValueError",
-    pattern=r"\.to is not supported for 8-bit bitsandbytes models",
-    context=r"reset_device_map",
-    alike=["8bit-model-cannot-move", "8bit-load-calls-to"],
+    pattern=r"\.to is not supported for (?:4-bit or )?8-bit bitsandbytes models",
+    wants=r"reset_device_map",
+    alike=["8bit-model-cannot-move"],
+    chinese=["重置设备映射报错"],
     messages={
-        "diffusers 0.36.0": "ValueError: `.to` is not supported for `8-bit` bitsandbytes models. Please use the model "
+        "diffusers 0.36.0": "    pipe.reset_device_map()\nValueError: `.to` is not supported for `8-bit` bitsandbytes models. Please use the model "
         "as it is, since the model has already been set to the correct devices and casted to the correct `dtype`.",
     },
     cause="`reset_device_map()` moves every component to the CPU, and on these versions an 8-bit model refuses to "
@@ -379,23 +391,27 @@ entry = FAMILY.failure(
     evidence="source",
 )
 entry.fix(
-    "Load again without a map, and move the autoencoder alone: see `autoencoder-left-on-cpu`. Or upgrade all four.",
-    command="pip install -U 'diffusers>=0.37' 'transformers>=5' 'accelerate>=1.13' 'bitsandbytes>=0.48.2'",
+    "Load again without a map, and move the autoencoder alone: see `autoencoder-left-on-cpu`. Or upgrade the three.",
+    command="pip install -U 'diffusers>=0.37' 'transformers>=5' 'bitsandbytes>=0.48.2'",
 )
 
 entry = FAMILY.failure(
     id="model-device-map-with-quantization",
     title="`device_map` on a quantized diffusers model is refused",
     error="NotImplementedError",
-    pattern=r"providing device_map is not supported for quantized models",
+    pattern=r"providing device_map is not supported for quantized models|device_map is automatically inferred for "
+    r"quantized bitsandbytes models",
     messages={
+        "diffusers 0.32.0": "NotImplementedError: Currently, `device_map` is automatically inferred for quantized "
+        "bitsandbytes models. Support for providing `device_map` as an input will be added in the future.",
         "diffusers 0.32.1": "NotImplementedError: Currently, providing `device_map` is not supported for quantized "
         "models. Providing `device_map` as an input will be added in the future.",
     },
-    cause="Two patch releases of diffusers refused the pair outright. Before, it was accepted without doing anything; "
-    "from 0.33 on it works.",
-    affects={"diffusers": ">=0.32.1, <0.33"},
+    cause="The first releases that could quantize refused the pair outright, 0.31 and 0.32.0 in other words than the "
+    "two that followed: an 8-bit model went to the current GPU, and nothing else was foreseen. From 0.33 on it works.",
+    affects={"diffusers": ">=0.31, <0.33"},
     references=[
+        "diffusers 0.32.0: models/modeling_utils.py, from_pretrained",
         "diffusers 0.32.1: models/modeling_utils.py, from_pretrained",
         "diffusers 0.32.2: models/modeling_utils.py, from_pretrained",
     ],

@@ -12,22 +12,30 @@ FAMILY = Family(
     section="two-devices-small",
 )
 
+_SANA = '  File "diffusers/pipelines/sana/pipeline_sana.py", line 966, in __call__\n'
+
 entry = FAMILY.failure(
     id="cuda-out-of-memory",
-    title="CUDA out of memory while the pipeline is moved",
-    error="OutOfMemoryError",
-    pattern=r"(?:CUDA|HIP|XPU) out of memory\. Tried to allocate",
+    title="The GPU runs out of memory",
+    error="OutOfMemoryError|RuntimeError|AcceleratorError",
+    pattern=r"(?:CUDA|HIP|XPU|MPS backend) out of memory|(?:CUDA|HIP) error: out of memory|(?i:cuda out of memory)",
     vram="32MiB",
+    chinese=["显存不足", "显存不够", "爆显存", "显存溢出", "内存不足"],
     messages={
+        "torch 2.13.0, driver": "torch.AcceleratorError: CUDA error: out of memory",
+        "torch 2.5.1, AMD": "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 64.00 MiB. GPU 0 has a total "
+        "capacity of 15.98 GiB of which 40.00 MiB is free.",
+        "torch 2.7.1, Intel": "torch.OutOfMemoryError: XPU out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
+        "capacity of 15.56 GiB.",
         "ZichengDuan/TheChosenOne#18": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB "
         "(GPU 0; 14.76 GiB total capacity; 13.90 GiB already allocated; 14.75 MiB free; 14.14 GiB reserved in total by "
         "PyTorch)",
         "torch 2.13.0": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total "
         "capacity of 32.00 MiB of which 0 bytes is free.",
     },
-    cause="All components are on the GPU together, in the format in which they were loaded. The number to compare with "
-    "the GPU's is the sum over components, not the size of the transformer alone: in Sana the text encoder is the "
-    "largest.",
+    cause="Weights, activations and what the libraries hold are more than the card has. Which of them, the frames "
+    "tell: while the pipeline is moved it is the sum over components, and in Sana the text encoder is the largest; in "
+    "`decode` it is the picture in full size; in a step the batch. Another program on the card counts as well.",
     references=["pytorch 2.13.0: c10/cuda/CUDACachingAllocator.cpp", "Sana#128"],
 )
 
@@ -56,10 +64,12 @@ entry = FAMILY.failure(
     error="UnboundLocalError",
     pattern=r"(?:cannot access local variable 'image' where it is not associated|local variable 'image' referenced "
     r"before)",
+    wants=r"pipeline_sana|pipelines.sana|[Oo]ut of memory|enable_tiling",
     vram="60MiB",
+    chinese=["解码显存不足", "解码时爆显存"],
     messages={
-        "Python 3.10": "UnboundLocalError: local variable 'image' referenced before assignment",
-        "Sana#197": "UnboundLocalError: cannot access local variable 'image' where it is not associated with a value",
+        "Python 3.10": _SANA + "UnboundLocalError: local variable 'image' referenced before assignment",
+        "Sana#197": _SANA + "UnboundLocalError: cannot access local variable 'image' where it is not associated with a value",
     },
     cause="The autoencoder ran out of memory while decoding. The pipeline catches that error, warns, and goes on to "
     "use the picture that it does not have. The true message is in the warning above the traceback.",
@@ -107,9 +117,10 @@ entry = FAMILY.failure(
         "keeping these modules in 32-bit, you need to set `llm_int8_enable_fp32_cpu_offload=True` and pass a custom "
         "`device_map` to `from_pretrained`.",
     },
+    chinese=["显存不足", "部分模块在CPU或磁盘"],
     cause="The map that was worked out does not fit all layers on the GPU, and 8-bit layers are for the GPU. "
     "diffusers' text names a flag that does not exist; `BitsAndBytesConfig` drops it with a line in the log. The real "
-    "one is transformers': `llm_int8_enable_fp32_cpu_offload`.",
+    "one is called `llm_int8_enable_fp32_cpu_offload` in both libraries.",
     references=["diffusers 0.42.1: quantizers/bitsandbytes/bnb_quantizer.py, validate_environment"],
 )
 
@@ -186,7 +197,7 @@ entry = FAMILY.failure(
     pattern=r"trying to load (?:the )?model files of the variant=\S+, but no such modeling files are available|"
     r"no file named \S+\.(?:fp16|bf16)\.\w+ found",
     messages={
-        "Sana#203": "ValueError: You are trying to load model files of the `variant=bf16`, but no such modeling files "
+        "Sana#203": "ValueError: You are trying to load model files of the `variant=fp16`, but no such modeling files "
         "are available.",
         "diffusers 0.42.1": "ValueError: You are trying to load the model files of the `variant=bf16`, but no such "
         "modeling files are available.",

@@ -13,6 +13,19 @@ FAMILY = Family(
 
 _SAME_DEVICE = r"Expected all tensors to be on the same device"
 
+_ENCODING = (
+    '  File "diffusers/pipelines/sana/pipeline_sana.py", line 276, in _get_gemma_prompt_embeds\n'
+    "    prompt_embeds = self.text_encoder(text_input_ids, attention_mask=prompt_attention_mask)\n"
+)
+_DECODING = (
+    '  File "diffusers/pipelines/sana/pipeline_sana.py", line 961, in __call__\n'
+    "    image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]\n"
+)
+_DENOISING = (
+    '  File "diffusers/models/transformers/transformer_sana.py", line 452, in forward\n'
+    "    hidden_states = self.patch_embed(hidden_states)\n"
+)
+
 _ISSUE_TEXT_ENCODER = (
     "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cpu and cuda:0! "
     "(when checking argument for argument index in method wrapper_CUDA__index_select)"
@@ -23,8 +36,8 @@ _ISSUE_TEXT_ENCODER = (
 entry = FAMILY.failure(
     id="tensors-on-two-devices",
     section="two-devices-words",
-    alike=["plain-attribute-does-not-move", "sincos-position-embedding-on-cpu"],
     title="The model is on the GPU, its input is on the CPU",
+    chinese=["设备不匹配", "张量不在同一设备", "张量不在同一个设备上", "两个设备", "模型在GPU输入在CPU"],
     error="RuntimeError",
     pattern=_SAME_DEVICE,
     messages={
@@ -67,17 +80,22 @@ entry = FAMILY.failure(
     error="RuntimeError",
     pattern=_SAME_DEVICE + r".{0,200}(?:index is on (?:cuda|xpu)|argument for argument index in method "
     r"wrapper_CUDA__index_select)",
+    wants=r"_get_gemma_prompt_embeds|encode_prompt",
     context=r"_get_gemma_prompt_embeds|encode_prompt",
     alike=["tensors-on-two-devices", "token-ids-left-on-cpu"],
+    chinese=["文本编码器在CPU", "文本编码器没有移到GPU", "设备不匹配"],
     messages={
-        "diffusers#10500": _ISSUE_TEXT_ENCODER,
-        "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got index is on cuda:0, "
+        "diffusers#10500": _ENCODING + _ISSUE_TEXT_ENCODER,
+        "torch 2.13.0": _ENCODING + "RuntimeError: Expected all tensors to be on the same device, but got index is on cuda:0, "
         "different from other tensors on cpu (when checking argument in method wrapper_CUDA__index_select)",
     },
     cause="8-bit loading puts the transformer on the GPU at once, and the pipeline leaves every other component on the "
-    "CPU. From diffusers 0.40 on the pipeline takes the GPU for its device as soon as one component is there, so it "
-    "sends the token ids to the GPU while the embedding table is on the CPU.",
-    references=["diffusers#10500", "diffusers#10653", "diffusers 0.42.1: pipelines/pipeline_utils.py, device"],
+    "CPU. The token ids go to the device that the pipeline takes for its own, and the embedding table is on the CPU. "
+    "From diffusers 0.40 on that is the GPU as soon as one component is there; before, where accelerate had hung a "
+    "hook on the 8-bit model (accelerate < 1.13 or bitsandbytes < 0.48). In between the ids stay on the CPU, and "
+    "another line fails.",
+    affects=[{"diffusers": ">=0.40"}, {"accelerate": "<1.13"}, {"bitsandbytes": "<0.48"}],
+    references=["diffusers#10500", "diffusers#10653", "diffusers#14383", "diffusers 0.42.1: pipelines/pipeline_utils.py, device"],
 )
 
 
@@ -114,9 +132,12 @@ entry = FAMILY.failure(
     error="RuntimeError",
     pattern=_SAME_DEVICE
     + r".{0,200}(?:index is on cpu|argument for argument index in method wrapper_CUDA__index_select)",
-    alike=["tensors-on-two-devices", "text-encoder-left-on-cpu"],
+    wants=r"index is on cpu|modeling_\w+\.py|embed_tokens|input_ids|tokenizer\(",
+    alike=["tensors-on-two-devices"],
+    chinese=["输入在CPU模型在GPU", "input_ids在CPU", "设备不匹配"],
     messages={
-        "HKUDS/LightRAG#249": _ISSUE_TEXT_ENCODER,
+        "HKUDS/LightRAG#249": '  File "transformers/models/gemma2/modeling_gemma2.py", line 520, in forward\n'
+        "    inputs_embeds = self.embed_tokens(input_ids)\n" + _ISSUE_TEXT_ENCODER,
         "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got index is on cpu, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA__index_select)",
     },
@@ -147,8 +168,8 @@ def _(FOLDER):
 # ---- convolutions -----------------------------------------------------------------------------------------------
 
 _CONVOLUTION = (
-    r"Input type \((?:torch\.cuda\.\w+|CUDA\w+)\) and (?:weight|bias) type \((?:torch\.(?!cuda)\w+|CPU\w+)\) "
-    r"should be the same"
+    r"Input type \((?:torch\.(?:cuda|xpu)\.\w+|(?:CUDA|XPU|HIP|MPS)\w+)\) and (?:weight|bias) type "
+    r"\((?:torch\.(?!cuda|xpu)\w+|CPU\w+)\) should be the same"
 )
 _CONVOLUTION_OLD = (
     "RuntimeError: Input type (torch.cuda.HalfTensor) and weight type (torch.HalfTensor) should be the same"
@@ -161,9 +182,13 @@ entry = FAMILY.failure(
     title="8-bit Sana fails at the very end, while the picture is decoded",
     error="RuntimeError",
     pattern=_CONVOLUTION,
-    context=r"autoencoder_dc\.py|vae\.decode|tiled_decode",
-    alike=["transformer-left-on-cpu", "passed-component-not-in-map"],
-    messages={"alvinliu0/HumanGaussian#25": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
+    wants=r"autoencoder_\w+\.py|vae\.(?:decode|encode)|tiled_decode",
+    alike=["convolution-on-two-devices"],
+    chinese=["自动编码器在CPU", "解码时设备不匹配", "设备不匹配"],
+    messages={
+        "torch 2.6, float16": _DECODING + _CONVOLUTION_OLD,
+        "torch 2.13.0": _DECODING + _CONVOLUTION_NEW,
+    },
     cause="bitsandbytes puts the text encoder and the transformer on the GPU while they load; the autoencoder is "
     "loaded as usual, on the CPU. All steps run, then the latents on the GPU meet the first convolution of the "
     "decoder. Convolutions compare tensor types, which is why the message speaks of types and not of devices.",
@@ -205,12 +230,15 @@ entry = FAMILY.failure(
     title="The first denoising step fails at the patch embedding",
     error="RuntimeError",
     pattern=_CONVOLUTION,
-    context=r"embeddings\.py|patch_embed|transformer_sana\.py",
-    alike=["autoencoder-left-on-cpu", "passed-component-not-in-map"],
-    messages={"alvinliu0/HumanGaussian#25": _CONVOLUTION_OLD, "torch 2.13.0": _CONVOLUTION_NEW},
+    wants=r"models.embeddings\.py|patch_embed|transformer_sana\.py",
+    alike=["convolution-on-two-devices"],
+    chinese=["变换器在CPU", "设备不匹配"],
+    messages={
+        "torch 2.6, float16": _DENOISING + _CONVOLUTION_OLD,
+        "torch 2.13.0": _DENOISING + _CONVOLUTION_NEW,
+    },
     cause="The latents are made on the device that the pipeline takes for its own, the GPU, while the transformer is "
-    "on "
-    'the CPU, because it was moved there to save memory or was swapped in after `.to("cuda")`. Sana\'s transformer '
+    'on the CPU, because it was moved there to save memory or was swapped in after `.to("cuda")`. Sana\'s transformer '
     "begins with a convolution, so the words are those of a convolution.",
     references=[
         "diffusers 0.42.1: models/embeddings.py, PatchEmbed",
@@ -247,10 +275,12 @@ entry = FAMILY.failure(
     title="A tensor kept as a plain attribute stays behind when the module moves",
     error="RuntimeError",
     pattern=_SAME_DEVICE + r", but found at least two devices, (?:cuda|xpu):\d+ and cpu!(?! \(when)",
-    alike=["tensors-on-two-devices", "sincos-position-embedding-on-cpu"],
+    wants=r"[*+/@-] self\.\w+|self\.\w+ [*+/@-] ",
+    alike=["tensors-on-two-devices"],
+    chinese=["设备不匹配"],
     messages={
-        "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, "
-        "cuda:0 and cpu!",
+        "torch 2.13.0": '  File "model.py", line 12, in forward\n    return super().forward(x) * self.scale\n'
+        "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
     },
     cause="`Module.to()` moves parameters and registered buffers. A tensor that is only an attribute is neither, so it "
     "stays where it was made. An elementwise operation notices, and its message has no argument name.",
@@ -299,12 +329,15 @@ entry = FAMILY.failure(
     error="RuntimeError",
     pattern=_SAME_DEVICE
     + r".{0,200}(?:cuda:\d+, different from other tensors on cuda:\d+|devices, cuda:\d+ and cuda:\d+!)",
+    wants=r"pipeline_\w+\.py|diffusers.pipelines",
     alike=["tensors-on-two-devices"],
+    chinese=["两张显卡", "多卡设备不匹配", "cuda:0和cuda:1"],
     gpus=2,
     messages={
-        "zhongyy/Face-Transformer#37": "Expected all tensors to be on the same device, but found at least two devices, "
-        "cuda:0 and cuda:1! (when checking argument for argument index in method wrapper_CUDA_scatter__value)",
-        "torch 2.13.0": "RuntimeError: Expected all tensors to be on the same device, but got weight is on cuda:1, "
+        "torch 2.6": _DECODING + "RuntimeError: Expected all tensors to be on the same device, but found at least two "
+        "devices, cuda:0 and cuda:1! (when checking argument for argument weight in method "
+        "wrapper_CUDA__cudnn_convolution)",
+        "torch 2.13.0": _DECODING + "RuntimeError: Expected all tensors to be on the same device, but got weight is on cuda:1, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA__cudnn_convolution)",
     },
     cause="A pipeline hands its tensors from component to component and moves none of them. Between components on two "
@@ -432,13 +465,15 @@ def _():
 entry = FAMILY.failure(
     id="gpu-index-out-of-range",
     title="`cuda:1` on a machine with one GPU",
-    error="AcceleratorError|RuntimeError",
-    pattern=r"CUDA error: invalid device ordinal",
+    error="AcceleratorError|RuntimeError|AssertionError",
+    pattern=r"(?:CUDA|HIP) error: invalid device ordinal|\bInvalid device id\b",
+    chinese=["显卡编号", "找不到第二张显卡"],
     messages={
         "hpcaitech/Open-Sora#40": "RuntimeError: CUDA error: invalid device ordinal\nCUDA kernel errors might be "
         "asynchronously reported at some other API call, so the stacktrace below might be incorrect.",
         "torch 2.13.0": "torch.AcceleratorError: CUDA error: invalid device ordinal\nGPU device may be out of range, "
         "do you have enough GPUs?",
+        "torch 2.13.0, properties": "AssertionError: Invalid device id",
     },
     cause="GPUs are counted from zero among those that `CUDA_VISIBLE_DEVICES` lets through, not among those in the "
     "machine: with `CUDA_VISIBLE_DEVICES=1` the second card is `cuda:0`, and `cuda:1` is none.",
@@ -465,9 +500,12 @@ entry = FAMILY.failure(
     section="device-map-reset",
     title="An 8-bit layer on the GPU gets an input on the CPU",
     error="RuntimeError",
-    pattern=r"invalid argument to getCurrentStream|Input tensors need to be on the same GPU",
-    alike=["no-8bit-on-cpu-before-0-46"],
+    pattern=r"invalid argument to getCurrentStream|nput tensors need to be on the same GPU",
+    chinese=["8bit层输入在CPU", "设备不匹配"],
     messages={
+        "bitsandbytes 0.45.0": "RuntimeError: All input tensors need to be on the same GPU, but found some tensors to "
+        "not be on a GPU:\n [(torch.Size([1, 64]), device(type='cpu')), (torch.Size([64, 64]), device(type='cuda', "
+        "index=0))]",
         "bitsandbytes 0.45.5": "RuntimeError: Input tensors need to be on the same GPU, but found the following tensor "
         "and device combinations:\n [(torch.Size([1, 64]), device(type='cpu')), (torch.Size([64, 64]), "
         "device(type='cuda', index=0))]",
@@ -506,10 +544,10 @@ entry = FAMILY.failure(
     title="Sana for 2K and 4K in 8 bits: the position embedding stays on the CPU",
     error="RuntimeError",
     pattern=_SAME_DEVICE + r", but found at least two devices, (?:cuda|xpu):\d+ and cpu!(?! \(when)",
-    context=r"latent \+ pos_embed",
-    alike=["tensors-on-two-devices", "plain-attribute-does-not-move"],
+    wants=r"latent \+ pos_embed",
+    alike=["tensors-on-two-devices"],
     messages={
-        "diffusers#10520": "RuntimeError: Expected all tensors to be on the same device, but found at least two "
+        "diffusers#10520": "    return (latent + pos_embed).to(latent.dtype)\nRuntimeError: Expected all tensors to be on the same device, but found at least two "
         "devices, cuda:0 and cpu!",
     },
     cause="The 2K and 4K checkpoints add a sine-cosine position embedding that is a buffer outside the state dict. "

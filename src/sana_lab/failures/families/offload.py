@@ -284,7 +284,6 @@ def _():
 
 entry = FAMILY.failure(
     id="copy-out-of-meta-tensor",
-    alike=["8bit-offload-in-0-48-0"],
     title="Moving a model whose weights are on the meta device",
     error="NotImplementedError",
     pattern=r"Cannot copy out of meta tensor; no data!",
@@ -370,11 +369,11 @@ entry = FAMILY.failure(
     },
     cause="accelerate hung a hook on every 8-bit model, of the same class that sequential offloading uses, and the "
     "pipeline took one for the other.",
-    affects={"diffusers": ">=0.31, <0.33"},
-    references=["diffusers#9840", "diffusers#10390", "diffusers 0.31.0: pipelines/pipeline_utils.py, to"],
+    affects={"diffusers": ">=0.31, <0.32"},
+    references=["diffusers#9840", "diffusers#9953", "diffusers 0.31.0: pipelines/pipeline_utils.py, to"],
     evidence="source",
 )
-entry.fix("Upgrade.", command="pip install -U 'diffusers>=0.33'")
+entry.fix("Upgrade.", command="pip install -U 'diffusers>=0.32'")
 
 entry = FAMILY.failure(
     id="8bit-pipeline-to-needs-accelerate-1-1",

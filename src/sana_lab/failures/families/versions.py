@@ -220,10 +220,11 @@ entry = FAMILY.failure(
     title="8 bits and CPU offloading break with bitsandbytes 0.48.0 and 0.48.1",
     error="NotImplementedError",
     pattern=r"Cannot copy out of meta tensor; no data!",
-    context=r"bitsandbytes.nn.modules\.py",
+    wants=r"bitsandbytes.nn.modules\.py(?!.{0,400}quant_state)",
     alike=["copy-out-of-meta-tensor"],
     messages={
-        "bitsandbytes#1786": "NotImplementedError: Cannot copy out of meta tensor; no data!",
+        "bitsandbytes#1786": '  File "bitsandbytes/nn/modules.py", line 700, in to\n'
+        "NotImplementedError: Cannot copy out of meta tensor; no data!",
     },
     cause="The two first releases in which 8-bit models can move also moved scales that were on the meta device.",
     affects={"bitsandbytes": ">=0.48, <0.48.2"},
