@@ -311,6 +311,40 @@ def squeezed_pattern(pattern: str) -> str:
     return re.sub(r"\\S[*+]", r"\\S{1,80}?", pattern)
 
 
+@cache
+def needles(pattern: str) -> tuple[str, ...]:
+    """Plain words of which a text that a pattern matches has at least one; empty if that cannot be said.
+
+    To look for words is much quicker than to search for a pattern, and most entries are ruled out by it.
+    """
+    if "(?i" in pattern:
+        return ()
+    found, run, best, depth, at = [], "", "", 0, 0
+    while at <= len(pattern):
+        c = pattern[at : at + 1]
+        escaped = c == "\\" and pattern[at + 1 : at + 2] in ".()[]{}+*?|^$/-'\" "
+        literal = pattern[at + 1] if escaped else c
+        after = at + 2 if escaped else at + 1
+        if depth == 0 and literal and (escaped or literal not in "\\.()[]{}+*?|^$"):
+            optional = pattern[after : after + 1] in ("?", "*", "{")
+            run, best = ("", max(best, run, key=len)) if optional else (run + literal, best)
+        else:
+            run, best = "", max(best, run, key=len)
+            if c == "[":
+                after = pattern.index("]", at + 2) + 1
+            elif c == "\\":
+                after = at + 2
+            elif c == "(":
+                depth += 1
+            elif c == ")":
+                depth -= 1
+            elif c in ("|", "") and depth == 0:
+                found.append(best)
+                best = ""
+        at = after
+    return tuple(found) if all(len(word) > 3 for word in found) else ()
+
+
 def squeezed(text: str) -> str:
     """Pasted text without any space: what a terminal has broken inside of words is whole again."""
     return "".join(plain(text).split())

@@ -67,13 +67,14 @@ def recognized(name: str, message: str, frames: str = "") -> Own | None:
     words = _spaced(message[:4000])
     words = re.sub(r"^(?:[\w.]*(?:Error|Exception|NotReady|NotYet|Unbuildable)|sana-lab): ", "", words)
     kind = name.rpartition(".")[2]
-    for file, text in _sources():
-        if any(pair in text for pair in _pairs(words)):
-            for own in _raised_in(file):
-                if own.says(words):
-                    return own
-        if kind and f"class {kind}(" in text:
-            return Own(file, text[: text.index(f"class {kind}(")].count("\n") + 1, kind)
+    for file in sorted({file for pair in _pairs(words.split(" ")[:120]) for file in _files_with().get(pair, ())}):
+        for own in _raised_in(file):
+            if own.says(words):
+                return own
+    if kind:
+        for file, text in _sources():
+            if f"class {kind}(" in text:
+                return Own(file, text[: text.index(f"class {kind}(")].count("\n") + 1, kind)
     if name == "sana-lab":  # the command line writes its name before what went wrong
         return Own("cli.py", 1, "")
     inner = list(_FRAME.finditer(frames))
@@ -109,10 +110,19 @@ def _sources() -> tuple[tuple[str, str], ...]:
     )
 
 
-def _pairs(words: str) -> list[str]:
-    """Neighboring words of a message: a file that has none of them did not raise it, and need not be parsed."""
-    each = [word for word in words.split(" ")[:120] if "'" not in word]
-    return [f"{a} {b}" for a, b in zip(each, each[1:], strict=False) if len(a) + len(b) > 6]
+@cache
+def _files_with() -> dict[tuple[str, str], set[str]]:
+    """Two neighboring words -> the files that have them: one without any of a message's did not raise it."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for file, text in _sources():
+        said = " ".join(line for line in text.split("\n") if '"' in line or "'" in line)
+        for pair in _pairs(said.replace("`", "").split()):
+            found.setdefault(pair, set()).add(file)
+    return found
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    return (pair for pair in zip(words, words[1:], strict=False) if len(pair[0]) + len(pair[1]) > 6)
 
 
 def _error_class(node: ast.expr) -> str:

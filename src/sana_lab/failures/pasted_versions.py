@@ -27,7 +27,9 @@ _FORMS = tuple(
 _CHECKPOINT = re.compile(r"[\"']_?\w+_version[\"']: ?[\"'][\d.]+\w*[\"']")  # what made a checkpoint, in its config.json
 _PYTHON = re.compile(r"python(?P<number>3\.\d{1,2})[\\/](?:site|dist)-packages|Python version: ?(?P<told>3\.\d{1,2})|"
                      r"[\\/]Python(?P<windows>3\d{1,2})[\\/]", re.I)  # fmt: skip
-_HEAD, _TAIL = 60_000, 200_000
+_HEAD, _TAIL = 50_000, 200_000
+_ANY = re.compile(rf"{_NAMES}|python", re.I)
+_LONGEST_LINE = 4000
 
 
 def pasted_versions(text: str) -> dict[str, str]:
@@ -38,6 +40,9 @@ def pasted_versions(text: str) -> dict[str, str]:
     """
     if len(text) > _HEAD + _TAIL:
         text = text[:_HEAD] + "\n" + text[-_TAIL:]
+    lines = text.split("\n")
+    named = {n for n, line in enumerate(lines) if len(line) < _LONGEST_LINE and _ANY.search(line)}
+    text = "\n".join(lines[n] for n in sorted(named | {n + 1 for n in named if n + 1 < len(lines)}))
     text = _CHECKPOINT.sub("", text)
     found: dict[str, tuple[int, str]] = {}
     for form in _FORMS:

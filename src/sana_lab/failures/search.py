@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .catalogue import catalogue, get
-from .entry import EVIDENCE, Failure, Fix, installed_versions, link, plain, squeezed, squeezed_pattern
+from .entry import EVIDENCE, Failure, Fix, installed_versions, link, needles, plain, squeezed, squeezed_pattern
 from .ours import PACKAGE, Own, recognized
 from .paste import LONGEST, Raised, clean, errors, last
 from .pasted_versions import pasted_versions, versions_that_decide
@@ -24,8 +24,13 @@ __all__ = ["LONGEST", "OUR_OWN", "Explanation", "Match", "describe", "explain", 
 OUR_OWN = "message-of-sana-lab"
 """The entry for what this package itself raises."""
 
+_OURS = re.compile(r"sana_lab[\\/]")
+
 _WANTED, _IN_CONTEXT, _NOT_IN_CONTEXT, _IN_LAST_LINES = 60, 40, -10, 30
 _AFFECTED, _ONCE_AFFECTED, _NOT_AFFECTED, _OTHER_CLASS, _ERROR = 20, 26, -25, -8, 5
+_HEAD = 50_000
+"""Characters at the beginning of a long text in which versions are looked for."""
+
 _WRAPPED = 8000
 """Characters of the last error in which words broken by line ends are put together again."""
 
@@ -161,20 +166,22 @@ def _read(message: str | BaseException, installed: Mapping[str, str | None] | No
     installed = installed_versions() if installed is None else installed
     whole = _text(message)
     text = clean(whole)
-    told = {} if isinstance(message, BaseException) else {**pasted_versions(whole[:-LONGEST]), **pasted_versions(text)}
+    told = {} if isinstance(message, BaseException) else {**pasted_versions(whole[: -LONGEST or None][:_HEAD]), **pasted_versions(text)}
     versions, elsewhere = versions_that_decide(told, installed, python)
     raised = errors(text)
     index = last(raised)
     if index is None:
         found = _Found(text, text, "", versions)
         answers = found.all() + _in_chinese(text, versions)
-        own = next((own for words in _lines_of(text) if (own := recognized("", words))), None)
+        own = None if answers else next((own for words in _lines_of(text) if (own := recognized("", words))), None)
         beside, cause = [], ""
     else:
         error = raised[index]
         found = _Found(error.message, f"{error.frames}\n{error.message}", error.name, versions)
         answers = found.all()
-        own = recognized(error.name, error.message, error.frames)
+        own = None if answers and not _OURS.search(error.frames) else recognized(
+            error.name, error.message, error.frames
+        )
         beside = _earlier(raised[:index], versions) + _in_the_log(text, versions)
         cause = _cause(raised, index, versions)
     if own and (own.words or not answers):
@@ -207,7 +214,7 @@ class _Found:
         found = self._search(plain(self.part), plain(end), plain(self.frames), lambda pattern: pattern)
         if not found and not self.possible:
             part, frames = self.part[-_WRAPPED:], self.frames[-_WRAPPED:]
-            found = self._search(squeezed(part), squeezed(end), squeezed(frames), squeezed_pattern)
+            found = self._search(squeezed(part), squeezed(end[-_WRAPPED:]), squeezed(frames), squeezed_pattern)
         return sorted(found, key=lambda match: -match.score)
 
     def _search(self, words: str, ending: str, frames: str, form: Callable[[str], str]) -> list[Match]:
@@ -215,7 +222,9 @@ class _Found:
         for failure in catalogue():
             if self.name and not self._may_be(failure):
                 continue
-            hit = re.search(form(failure.pattern), words)
+            pattern = form(failure.pattern)
+            wanted = needles(pattern)
+            hit = re.search(pattern, words) if not wanted or any(word in words for word in wanted) else None
             if hit is None:
                 continue
             if failure.wants and not re.search(form(failure.wants), frames):
@@ -253,7 +262,10 @@ def _in_the_log(text: str, versions: Mapping[str, str | None]) -> list[Match]:
     words = plain(text)
     found = []
     for failure in catalogue():
-        if failure.shows == "warning" and failure.matches(words):
+        wanted = needles(failure.pattern)
+        if failure.shows != "warning" or (wanted and not any(word in words for word in wanted)):
+            continue
+        if re.search(failure.pattern, words):
             found.append(Match(failure, failure.affected(versions), 0, "log", _line_of(failure, text)))
     return found
 

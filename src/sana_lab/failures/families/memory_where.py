@@ -108,8 +108,8 @@ entry = FAMILY.failure(
         "memory: you tried to allocate 67108864 bytes.",
     },
     cause="This is the computer's memory and not the GPU's. Weights pass through it while they load, offloaded components "
-    "stay in it, and without a `dtype` they are twice as large there. More often than this message the system simply "
-    "ends the program.",
+    "stay in it, and without a `dtype` they are twice as large there. More often than this message the system ends "
+    "the program.",
     references=["pytorch 2.13.0: c10/core/impl/alloc_cpu.cpp"],
 )
 
@@ -133,7 +133,7 @@ entry = FAMILY.failure(
     section="chapter-where-the-bytes-are",
     title="`Killed`, exit status 137: the system ended the program",
     error="Killed",
-    pattern=r"(?:^|\s)Killed(?:$|\s*python|\s{2,})|exit (?:code|status):? ?(?:137|-9)\b|SIGKILL|signal 9\b",
+    pattern=r"\bKilled\b|exit (?:code|status):? ?(?:137|-9)\b|SIGKILL|signal 9\b",
     chinese=["进程被杀死", "内存不足"],
     messages={
         "Linux": "Killed",

@@ -16,7 +16,7 @@ entry = FAMILY.failure(
     id="message-of-sana-lab",
     title="This is a message of `sana_lab` itself",
     error="ValueError|TypeError|RuntimeError|OSError|NotReady|NotYet",
-    pattern=r"^(?:\w+Error: )?model '\S{1,80}' is unknown: choose from shapes,|^sana-lab: \S|^NotReady: |^NotYet: ",
+    pattern=r"model '\S{1,80}' is unknown: choose from shapes,|\bsana-lab: \S|\bNotReady: |\bNotYet: ",
     messages={
         "sana_lab": "ValueError: model '600m' is unknown: choose from shapes, 600M-512, 600M-1024, or give a folder.",
         "sana_lab, on the command line": "sana-lab: model '600m' is unknown: choose from shapes, or give a folder.",
