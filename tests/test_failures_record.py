@@ -191,6 +191,26 @@ def test_the_command_writes_a_record_with_its_origin(runs, tmp_path, capsys):
     assert "8 of 8 failures shown" in capsys.readouterr().out
 
 
+def test_some_entries_are_renewed_in_a_record(runs, tmp_path, capsys):
+    out = tmp_path / "failures_virtual.json"
+    old = json.loads((evidence.FOLDER / "failures_virtual.json").read_text(encoding="utf-8"))
+    old["versions"] = evidence.installed_versions()
+    del old["results"]["index-on-gpu"], old["results"]["transformer-left-on-cpu"]
+    out.write_text(json.dumps(old), encoding="utf-8")
+    renew = ["--virtual", "--out", str(out), "--only", "index-on-gpu,transformer-left", "--renew"]
+    assert record.main(renew) == 0
+    new = json.loads(out.read_text(encoding="utf-8"))
+    assert list(new["results"]) == [failure.id for failure in catalogue()], "in the catalogue's order"
+    ((cases, _),) = runs
+    assert {id for id, *_ in cases} == {"index-on-gpu", "transformer-left-on-cpu"}
+    assert {id: new["results"][id] for id in old["results"]} == old["results"] and "--only" not in new["command"]
+    new["versions"]["torch"] = "1.0"
+    out.write_text(json.dumps(new), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        record.main(renew)
+    assert "of another torch: run all entries" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -198,6 +218,8 @@ def test_the_command_writes_a_record_with_its_origin(runs, tmp_path, capsys):
         (["--virtual", "--out", "x.txt"], "ends in .json"),
         (["--virtual", "--out", "x.json", "--jobs", "0"], "a number from 1"),
         (["--virtual", "--out", "x.json", "--only", "qqq"], "no entry's id contains 'qqq'"),
+        (["--virtual", "--out", "x.json", "--only", "meta,qqq"], "no entry's id contains 'qqq'"),
+        (["--virtual", "--out", "x.json", "--only", "meta", "--renew"], "no record named 'x'"),
         (["--real", "--out", "x.json"], "shows no GPU"),
     ],
 )

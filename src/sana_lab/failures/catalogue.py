@@ -16,6 +16,7 @@ from .families import (
     gpu,
     imports,
     install,
+    inuse,
     maps,
     memory,
     memory_where,
@@ -30,7 +31,7 @@ from .families import (
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
     for module in (
-        mismatch, maps, eightbit, offload, configs, dtypes, pictures, memory, gpu, install, files, versions, own,
+        mismatch, maps, eightbit, inuse, offload, configs, dtypes, pictures, memory, gpu, install, files, versions, own,
     )
 )  # fmt: skip
 

@@ -45,30 +45,51 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="write the record here: a new name ending in .json")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--limit", type=float, default=60, help="seconds for each (default: 60)")
-    parser.add_argument("--only", default="", help="only entries whose id contains this")
+    parser.add_argument("--only", default="", help="only entries whose id contains this, or one of A,B,C")
+    parser.add_argument("--renew", action="store_true", help="with --only: keep what --out holds of the others")
     options = parser.parse_args(arguments)
     if options.out.suffix != ".json" or options.jobs < 1:
         parser.error("--out wants a name that ends in .json, --jobs a number from 1")
     gpus = _gpus() if options.real else []
     if options.real and not gpus:
         parser.error("--real, and this machine shows no GPU: nvidia-smi lists none, or CUDA_VISIBLE_DEVICES hides them")
-    chosen = [failure for failure in catalogue() if options.only in failure.id]
-    if not chosen:
-        parser.error(f"no entry's id contains {options.only!r}")
+    parts = options.only.split(",")
+    chosen = [failure for failure in catalogue() if any(part in failure.id for part in parts)]
+    unknown = [part for part in parts if not any(part in failure.id for failure in catalogue())]
+    if unknown:
+        parser.error(f"no entry's id contains {unknown[0]!r}")
+    try:
+        kept = _kept(options.out) if options.renew else {}
+    except ValueError as reason:
+        parser.error(str(reason))
     results = record(chosen, gpus, jobs=options.jobs, limit=options.limit)
+    both = kept | results
     mode = "--real" if gpus else "--virtual"
     path = evidence.save(
         options.out.stem,
         what="Every entry of the failure catalogue that can run: its reproduction, and each fix that is code, on "
         + ("real GPUs." if gpus else "virtual GPUs."),
         command=f"python -m sana_lab.failures.record {mode} --out {options.out.name} --jobs {options.jobs}"
-        + (f" --only {options.only}" if options.only else ""),
-        results=results,
+        + (f" --only {options.only}" if options.only and not kept else ""),
+        results={failure.id: both[failure.id] for failure in catalogue() if failure.id in both},
         folder=options.out.parent,
     )
     _report(results)
     print(f"written to {path}")
     return 0
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The results of a record, where it is of the versions that are installed.
+
+    Raises:
+        ValueError: there is no such record, or it is of other versions: then all entries must be run.
+    """
+    stored = evidence.load(path.stem, folder=path.parent)
+    if stored["versions"] != (here := evidence.installed_versions()):
+        other = [name for name in here if stored["versions"].get(name) != here[name]]
+        raise ValueError(f"{path.name} is of another {', '.join(other)}: run all entries, without --renew")
+    return stored["results"]
 
 
 def record(failures: list[Failure], gpus: list[str], *, jobs: int, limit: float) -> dict[str, Any]:

@@ -397,6 +397,41 @@ def _(FOLDER, EIGHT_BIT):
 
 
 entry = FAMILY.failure(
+    id="load-in-8bit-to-model",
+    title="`load_in_8bit=True` given to a diffusers model does nothing, and nothing is said",
+    shows="output",
+    pattern=r"asked for 8 bits, got torch\.float32",
+    messages={"diffusers 0.42.1": "asked for 8 bits, got torch.float32 on cpu"},
+    cause="transformers once took this argument, diffusers' models never did. Their `from_pretrained` hands what it "
+    "does not know to the configuration, which drops it without the warning that pipelines give: the model is in 32 "
+    "bits on the CPU.",
+    references=[
+        "diffusers 0.42.1: models/modeling_utils.py, from_pretrained",
+        "diffusers 0.42.1: configuration_utils.py, extract_init_dict",
+    ],
+)
+
+
+@entry.reproduce
+def _(FOLDER):
+    from diffusers import SanaTransformer2DModel
+
+    transformer = SanaTransformer2DModel.from_pretrained(FOLDER, subfolder="transformer", load_in_8bit=True)
+    print(f"asked for 8 bits, got {transformer.dtype} on {transformer.device}")
+
+
+@entry.fix("Give it a `BitsAndBytesConfig` of diffusers, and look at a layer.")
+def _(FOLDER):
+    import torch
+    from diffusers import BitsAndBytesConfig, SanaTransformer2DModel
+
+    transformer = SanaTransformer2DModel.from_pretrained(
+        FOLDER, subfolder="transformer", quantization_config=BitsAndBytesConfig(load_in_8bit=True), dtype=torch.bfloat16
+    )
+    print("asked for 8 bits, got", type(transformer.transformer_blocks[0].attn1.to_q).__name__)
+
+
+entry = FAMILY.failure(
     id="text-encoder-with-language-head",
     title="The text encoder was loaded with `AutoModelForCausalLM`",
     error="RuntimeError",

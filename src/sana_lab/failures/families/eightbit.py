@@ -311,7 +311,10 @@ def _(FOLDER, EIGHT_BIT):
     pipe.transformer.float()
 
 
-@entry.fix("`dequantize()` gives 16-bit layers with the rounded weights, which can be cast.")
+@entry.fix(
+    "`dequantize()` gives 16-bit layers with the rounded weights, which can be cast. To save it, see "
+    "`dequantized-model-cannot-be-loaded`."
+)
 def _(FOLDER, EIGHT_BIT):
     import torch
     from diffusers import SanaPipeline

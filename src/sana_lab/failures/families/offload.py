@@ -321,6 +321,72 @@ def _():
 
 
 entry = FAMILY.failure(
+    id="loading-in-threads-leaves-meta",
+    title="After loading in several threads every new module is on the meta device",
+    shows="output",
+    pattern=r"a new layer is on meta",
+    gpus=0,
+    messages={"accelerate 1.15.0": "a new layer is on meta"},
+    cause="While a model loads, accelerate's `init_empty_weights` replaces `nn.Module.register_parameter` for the "
+    "whole process and puts back what it found. The second thread finds the first one's replacement, and the last to "
+    "leave puts that back for good. What fails is the next `.to()`, with `Cannot copy out of meta tensor`.",
+    references=[
+        "accelerate 1.15.0: big_modeling.py, init_on_device",
+        "diffusers#4296",
+        "transformers#41782",
+        "huggingface/peft#3605",
+    ],
+)
+
+
+@entry.reproduce
+def _():
+    import threading
+
+    import torch
+    from accelerate import init_empty_weights
+
+    second_is_in, first_is_out = threading.Event(), threading.Event()
+
+    def first():
+        with init_empty_weights():  # what `from_pretrained` does while it makes the model
+            thread.start()
+            second_is_in.wait()
+        first_is_out.set()
+
+    def second():
+        with init_empty_weights():
+            second_is_in.set()
+            first_is_out.wait()
+
+    thread = threading.Thread(target=second)
+    first()
+    thread.join()
+    print("a new layer is on", torch.nn.Linear(2, 2).weight.device)
+
+
+@entry.fix("Load one at a time: a lock around `from_pretrained`. A process that is spoiled already must be restarted.")
+def _(FOLDER):
+    import threading
+
+    import torch
+    from diffusers import SanaTransformer2DModel
+
+    loading = threading.Lock()
+
+    def load():
+        with loading:
+            SanaTransformer2DModel.from_pretrained(FOLDER, subfolder="transformer", dtype=torch.bfloat16)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print("a new layer is on", torch.nn.Linear(2, 2).weight.device)
+
+
+entry = FAMILY.failure(
     id="offload-without-gpu",
     title="`enable_model_cpu_offload()` on a machine without a GPU",
     error="RuntimeError",
