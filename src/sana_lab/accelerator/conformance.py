@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from .raw_memory import ARGUMENTS
 
 if TYPE_CHECKING:
     import pandas
@@ -113,6 +114,25 @@ class Conformance:
             '<div style="max-height: 32rem; overflow: auto" tabindex="0">'
             f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
         )
+
+
+def raw_memory_table() -> pandas.DataFrame:
+    """What becomes of a view in each argument of bitsandbytes' CUDA kernels.
+
+    Returns:
+        One row an argument: whether a view is read right, why, and the line of bitsandbytes that says so.
+    """
+    import pandas
+
+    return pandas.DataFrame(
+        {
+            "kernel": [argument.kernel for argument in ARGUMENTS],
+            "argument": [argument.name for argument in ARGUMENTS],
+            "a view is": ["read right" if argument.safe else "read wrong" for argument in ARGUMENTS],
+            "because": [argument.why for argument in ARGUMENTS],
+            "line": [argument.place for argument in ARGUMENTS],
+        }
+    )
 
 
 def describe(outcome: dict[str, Any]) -> str:
