@@ -268,6 +268,38 @@ def test_a_broken_shard_is_named(sharded, component):
     assert f"({component}: {shard} is missing" in refusal(sharded)
 
 
+# ---- what stands on load_sana -----------------------------------------------------------------------------------
+
+
+def test_whatever_loads_a_pipeline_refuses_it_too(folder, tmp_path):
+    from typer.testing import CliRunner
+
+    from sana_lab import cli
+    from sana_lab.evaluate import conditions
+    from sana_lab.measure import worker
+    from sana_lab.measure.methods import find
+    from sana_lab.outliers import measure
+    from sana_lab.planted import copy_with_outliers
+    from sana_lab.shapes import sample_scenes
+
+    name = TENSORS["transformer"]
+    edited(folder / FILES["transformer"], lambda tensors: put(float("nan"))(tensors, name))
+    ways = {
+        "evaluate": lambda: conditions.load(folder, conditions.CONDITIONS["int8-transformer"], "cuda"),
+        "evaluate, simulated": lambda: conditions.load(folder, conditions.CONDITIONS["w4"], "cuda"),
+        "measure": lambda: worker.load(folder, find("int8-slim")),
+        "outliers": lambda: measure(folder, sample_scenes(1, 1, seed=0)),
+        "planted": lambda: copy_with_outliers(folder, tmp_path / "planted", 10.0),
+    }
+    for way, call in ways.items():
+        with pytest.raises(OSError, match=f"NaN or infinity in {name}"):
+            call()
+        assert way and not (tmp_path / "planted").exists()
+    asked = ["generate", "a red star", "--model", str(folder), "--out", str(tmp_path / "x.png")]
+    run = CliRunner().invoke(cli.app, asked)
+    assert run.exit_code and not (tmp_path / "x.png").exists()
+
+
 # ---- what is fine -----------------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ def _width(name: str, model: nn.Module, wanted: bool) -> Iterator[str]:
     widths = {held.bits for _, _, held in quantized(model)}
     load = f"load it with BitsAndBytesConfig(load_in_8bit=True), under the name {name!r} in a quant_mapping"
     if wanted and not widths:
-        yield f"{name}: not in 8 bits, it has no quantized layer: {load}"
+        yield f"{name}: not in 8 bits, it has no layer of bitsandbytes: {load}"
     elif wanted and widths != {8}:
         yield f"{name}: in 4 bits, not in 8: {load}"
     elif not wanted and widths:

@@ -120,13 +120,15 @@ def measure(
         Way (a key of `WAYS`) → factor → `right`, one character a scene, 1 where the picture shows all that was asked,
         `encoder_db`, the encoder's output against float32 and no outliers, signal to noise, and `seconds`.
 
+    Raises:
+        ValueError, OSError: as `load_sana`, if weights are missing.
+
     Chapter 3.
     """
-    from diffusers import SanaPipeline
     from tqdm import tqdm
     from transformers import AutoModel
 
-    from .sana import _quiet
+    from .sana import load_sana, quiet
     from .shapes import reader
 
     encoder_folder = Path(folder) / "text_encoder"
@@ -135,12 +137,12 @@ def measure(
     if not any(todo.values()):
         return found
     with (
-        _quiet(),
+        quiet(),
         isolated.pool(workers, reader.__name__) as pool,
         tempfile.TemporaryDirectory() as scratch,
         tqdm(total=sum(map(len, todo.values())) * len(scenes), unit="picture") as bar,
     ):
-        pipe = SanaPipeline.from_pretrained(folder, dtype=torch.bfloat16).to("cuda")
+        pipe = load_sana(folder, "bf16", "cuda")
         pipe.set_progress_bar_config(disable=True)
         exact = _embeddings(AutoModel.from_pretrained(encoder_folder, dtype=torch.float32).to("cuda"), pipe, scenes)
         for factor, ways in todo.items():

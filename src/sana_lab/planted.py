@@ -117,6 +117,7 @@ def copy_with_outliers(
     Raises:
         FileExistsError: it exists already.
         ValueError: as `plant_in_transformer_`.
+        OSError: weights of the transformer are missing: a copy would have random ones in their place.
 
     Chapter 7.
     """
@@ -126,16 +127,18 @@ def copy_with_outliers(
     from diffusers import SanaTransformer2DModel
 
     from .random_checkpoint import _link
-    from .sana import _dtype_argument, _quiet, variant_of
+    from .sana import _dtype_argument, quiet, variant_of
+    from .weights import finite, fit
 
     source, folder = Path(source), Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: give another folder, or remove that one first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     variant = variant_of(source)
+    finite("transformer", fit(source, "transformer", variant))
     import diffusers
 
-    with tempfile.TemporaryDirectory(prefix=".sana-lab-", dir=folder.parent) as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix=".sana-lab-", dir=folder.parent) as scratch, quiet():
         partial = Path(scratch) / folder.name
         # Hashes, where there are any, are those of the original.
         ignored = shutil.ignore_patterns("transformer", "manifest.json")

@@ -72,7 +72,7 @@ def make(
 
     from .accounting import build, components
     from .sana import DTYPES as TYPES
-    from .sana import _quiet
+    from .sana import quiet
 
     folder = Path(folder)
     if dtype not in DTYPES:
@@ -81,7 +81,7 @@ def make(
         raise ValueError(f"seed {seed!r}: give a whole number from 0 up to 2**63 - 1.")
     if os.path.lexists(folder):
         raise FileExistsError(f"{folder} exists already: give another FOLDER, or remove that one first.")
-    with _quiet():
+    with quiet():
         sized = build(checkpoint, TYPES[dtype])
         shared = _shared(Path(parts_from), sized, dtype) if parts_from is not None else {}
     sizes = {name: size for name, size in components(sized).items() if name not in shared}
@@ -96,7 +96,7 @@ def make(
             _link_tree(Path(parts_from) / name, partial / name)
         with (
             tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, leave=False, disable=not progress) as bar,
-            _quiet(),
+            quiet(),
         ):
             for name, size in sizes.items():
                 bar.set_description(name)

@@ -107,7 +107,7 @@ def load_sana(
         raise ValueError(f"slim is for int8 and nf4; {precision} quantizes nothing: leave slim out, or ask for those.")
     checkpoint = _find(model)
     device = _place(device, quantized=precision not in DTYPES)
-    with _quiet():
+    with quiet():
         parts = _parts(slim)
         folder = _download(model, checkpoint) if checkpoint else SHAPES_FOLDER if model == "shapes" else Path(model)
         if model == "shapes" or (folder / manifest.NAME).exists():
@@ -119,7 +119,7 @@ def load_sana(
         advice = f"{model} was trained in {trained} and does not draw well in {precision}: use {trained}, int8 or nf4."
         warnings.warn(f"{advice} (diffusers issue 10336)", stacklevel=2)
     try:
-        with _quiet():
+        with quiet():
             return _load(pipeline_class, folder, variant, precision, DTYPES[trained or "bf16"], device, parts)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         how = f"download it again: `hf download {checkpoint.repo}`" if checkpoint else "get the folder again"
@@ -297,7 +297,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back loading bars and log lines, for the length of the block. Errors are exceptions; download bars stay."""
     with _hushed("bitsandbytes", "accelerate"):
         # bitsandbytes, imported with diffusers' classes, logs that it lacks `kernels` (0.50.2, backends/cpu/ops.py)

@@ -189,6 +189,9 @@ def _files(folder: Path, component: str, variant: str | None) -> list[Path]:
     stem, place = COMPONENTS[component], folder / component
     mark = f".{variant}" if variant else ""
     single, index = place / f"{stem}{mark}.safetensors", place / f"{stem}.safetensors.index{mark}.json"
+    if variant and not index.is_file():
+        older = index.with_name(f"{stem}.safetensors{mark}.index.json")  # diffusers once named it so and still finds it
+        index = older if older.is_file() and component != "text_encoder" else index
     # Where there are both, transformers reads the single file (5.23.0, modeling_utils.py, `_get_resolved_checkpoint_
     # files`) and diffusers what the index says (0.42.1, models/modeling_utils.py, `from_pretrained`).
     if single.is_file() and (component == "text_encoder" or not index.is_file()):

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..int8 import fake_quantize_, quantize, sqnr_db
 from ..layers import contiguous_inputs_
-from ..sana import _dtype_argument, _quiet, load_sana
+from ..sana import _dtype_argument, quiet, load_sana
 from ..shapes import SHAPES_FOLDER
 from ..slim import quantize_embedding_, quantize_pointwise_
 
@@ -99,7 +99,7 @@ def _partly_int8(model: str | Path, condition: Condition, device: str) -> SanaPi
         "text_encoder": (transformers, transformers.AutoModel),
         "transformer": (diffusers, diffusers.SanaTransformer2DModel),
     }
-    with _quiet(), torch.cuda.device(device):  # quantized weights go to the current device
+    with quiet(), torch.cuda.device(device):  # quantized weights go to the current device
         for component in condition.components:
             library, loader = classes[component]
             quantized = loader.from_pretrained(

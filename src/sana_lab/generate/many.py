@@ -286,7 +286,7 @@ def _settings(
     if precision not in sana.PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(sana.PRECISIONS)}.")
     checkpoint = sana._find(model)
-    with sana._quiet():
+    with sana.quiet():
         folder = sana._download(model, checkpoint) if checkpoint else Path(model)
         folder = sana.SHAPES_FOLDER if model == "shapes" else folder
         if model == "shapes":
