@@ -24,7 +24,9 @@ SOURCE = str(Path(isolated.__file__).parents[1])
 def script(folder, text):
     """A program that finds the package; gives the command that starts it."""
     file = folder / "program.py"
-    file.write_text(f"import sys\nsys.path.insert(0, {SOURCE!r})\n" + textwrap.dedent(text))
+    # A shell's background process ignores Ctrl+C, and so do those that it starts.
+    head = f"import signal, sys\nsignal.signal(2, signal.default_int_handler)\nsys.path.insert(0, {SOURCE!r})\n"
+    file.write_text(head + textwrap.dedent(text))
     return [sys.executable, str(file)]
 
 
@@ -183,6 +185,12 @@ def test_a_worker_that_is_lost_is_told_with_its_last_words(tmp_path):
     assert "what went wrong" in found[0].stderr
 
 
+def test_half_an_answer_is_none(tmp_path):
+    text = "import os; os.write(1, b'[0, 1]\\n[1, \"ha'); os._exit(9)"
+    found = isolated.ask(script(tmp_path, text), ["a", "b"], {}, limit=20, fork=True)
+    assert found[0] == 1 and (found[1].how, found[1].status) == (DIED, 9)
+
+
 def test_a_worker_that_never_ends_is_killed(tmp_path):
     with isolated.Worker(script(tmp_path, "import time; time.sleep(60)"), {}, limit=0.5) as worker:
         assert list(worker) == []
@@ -324,10 +332,14 @@ def test_ctrl_c_ends_also_what_runs_at_once_inside():
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        isolated.at_once(lambda n: isolated.at_once(sleep, [60, 60, 60], 2), [1, 2], 2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            isolated.at_once(lambda n: isolated.at_once(sleep, [60, 60, 60], 2), [1, 2], 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 20
 
 

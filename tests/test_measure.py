@@ -236,9 +236,10 @@ pathlib.Path(os.environ["PIDS"], f"pid-{os.getpid()}").touch()
 time.sleep(60)
 """
 STOPPED = """
-import pathlib, sys
+import pathlib, signal, sys
 from sana_lab.measure import runner
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
 runner.WORKER = "sleeper"
 folder = pathlib.Path(sys.argv[1])
 jobs = [runner.Job(folder, method, label="x") for method in runner.METHODS]

@@ -45,8 +45,8 @@ CANNOT_FORK = 75
 GRACE = 20
 """Seconds that a case may take beyond its limit before it is killed from outside, if its own alarm does not ring."""
 
-START = 120
-"""Seconds that a worker may take before its first case: imports, above all."""
+START = 240
+"""Seconds that a worker may take before its first case: imports, above all, twice where there is a GPU."""
 
 TRIAL = 240
 """Seconds for finding out whether CUDA survives a fork."""
@@ -160,7 +160,8 @@ class Worker:
 
     def __iter__(self) -> Iterator[Any]:
         for line in self._process.stdout:
-            yield json.loads(line)
+            if line.endswith(b"\n"):  # otherwise it was killed while it spoke
+                yield json.loads(line)
         self._process.wait()
 
     def __exit__(self, *exc: Any) -> None:
