@@ -19,9 +19,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from chapters import NOTEBOOKS, ROOT, comparable
 
 SRC = ROOT / "src"
 sys.path.insert(0, str(SRC))  # the package beside this file, also where another one is installed
-from sana_lab import evidence  # noqa: E402
+from sana_lab import evidence, isolated, machine  # noqa: E402
 from sana_lab.accelerator.chapters import RECORD, digests  # noqa: E402
 
 WHAT = (
@@ -92,8 +92,8 @@ def environment(gpus: int | None) -> dict[str, str]:
     found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SRC), str(ROOT / "tools"), *_inherited()])}
     found |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
     if gpus is not None:
-        listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        found["CUDA_VISIBLE_DEVICES"] = ",".join((listed or [str(i) for i in range(gpus)])[:gpus])
+        shown = machine.entries() or [str(i) for i in range(gpus)]
+        found[machine.VARIABLE] = ",".join(shown[:gpus])
     return found
 
 
@@ -120,35 +120,33 @@ def run_chapter(path: Path, gpus: int | None, logs: Path, limit: float) -> dict[
     with tempfile.TemporaryDirectory() as scratch:
         outcomes = Path(scratch) / "outcomes"
         began = time.monotonic()
-        try:
-            run = subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**environment(gpus), OUTCOMES: str(outcomes)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=limit,
-            )
-            said, code = run.stdout, run.returncode
-        except subprocess.TimeoutExpired as stopped:
-            said, code = _text(stopped.stdout), -1
+        with (logs / f"{path.stem}_{gpus or 'all'}.log").open("w+", encoding="utf-8") as log:
+            environ = {**environment(gpus), OUTCOMES: str(outcomes)}
+            code = _ended(command, limit, cwd=ROOT, environ=environ, stdout=log, stderr=subprocess.STDOUT)
+            log.seek(0)
+            said = log.read()
         seconds = round(time.monotonic() - began, 1)
         lines = outcomes.read_text(encoding="utf-8").splitlines() if outcomes.is_file() else []
-    (logs / f"{path.stem}_{gpus or 'all'}.log").write_text(said, encoding="utf-8")
     cells = [json.loads(line) for line in lines]
     failed = [{key: value for key, value in cell.items() if key != "outcome"} for cell in cells]
     failed = [short for short, cell in zip(failed, cells, strict=True) if cell["outcome"] == "failed"]
     found = {"cells": len(cells), "failed": failed, "seconds": seconds, "digests": digests(notebook)}
     wanted = sum(cell.cell_type == "code" for cell in notebook.cells)
     if code not in (0, 1) or len(cells) < wanted:
-        ended = "stopped at its time limit" if code == -1 else f"pytest ended with {code}"
+        ended = "stopped at its time limit" if code is None else f"pytest ended with {code}"
         found["error"] = f"{ended} after {len(cells)} of {wanted} cells: {_short(said[-LONGEST:])}"
     return found
 
 
-def _text(said: str | bytes | None) -> str:
-    return said.decode(errors="replace") if isinstance(said, bytes) else said or ""
+def _ended(command: list[str], limit: float, **options: Any) -> int | None:
+    """Exit status of a process that may take `limit` seconds; None if it took longer."""
+    process = isolated.start(command, **options)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        isolated.end(process)
 
 
 def blocks(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
@@ -162,26 +160,15 @@ def blocks(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
 def run_block(source: str, gpus: int | None, limit: float) -> dict[str, Any]:
     """Run a block of code as printed, in a new process; what it came to, and seconds."""
     began = time.monotonic()
-    try:
-        run = subprocess.run(
-            [sys.executable, "-c", source],
-            cwd=NOTEBOOKS,
-            env=environment(gpus),
-            capture_output=True,
-            text=True,
-            timeout=limit,
-        )
-        last = run.stderr.strip().splitlines()[-1:] or [f"ended with {run.returncode}"]
-        found = {"outcome": "ran"} if run.returncode == 0 else {"outcome": "raised", "raised": _short(last[0])}
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        options = {"cwd": NOTEBOOKS, "environ": environment(gpus), "stdout": subprocess.DEVNULL, "stderr": said}
+        code = _ended([sys.executable, "-c", source], limit, **options)
+        said.seek(0)
+        last = said.read().strip().splitlines()[-1:] or [f"ended with {code}"]
+    found = {"outcome": "ran"} if code == 0 else {"outcome": "raised", "raised": _short(last[0])}
+    if code is None:
         found = {"outcome": "stopped at its time limit"}
     return {**found, "first line": source.split("\n", 1)[0], "seconds": round(time.monotonic() - began, 1)}
-
-
-def gpus_here() -> int:
-    """How many real GPUs the driver lists and `CUDA_VISIBLE_DEVICES` leaves; 0 without a driver."""
-    machine = evidence.this_machine()
-    return machine["count"] if machine["driver"] else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -200,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     if not paths:
         parser.error(f"no chapter's name begins with {' or '.join(asked.chapters)}")
-    here = gpus_here()
+    here = len(machine.gpus())
     passes: list[int | None] = [gpus for gpus in asked.gpus if gpus <= here]
     if left_out := [gpus for gpus in asked.gpus if gpus > here]:
         print(f"not run, this machine has {here} GPUs: passes with {', '.join(map(str, left_out))}")
@@ -221,19 +208,30 @@ def main(arguments: list[str] | None = None) -> int:
             folder=asked.out,
         )
 
-    with ThreadPoolExecutor(asked.at_once) as pool:
-        for gpus in passes:
-            chapters = results["gpus"][str(gpus or 0)]
-            runs = {path.stem: pool.submit(run_chapter, path, gpus, logs, asked.limit) for path in paths}
-            for name, run in runs.items():
-                chapters[name] = run.result()
-                keep()
-        if here:
-            printed = [(path.stem, *block) for path in paths for block in blocks(nbformat.read(path, as_version=4))]
-            runs = {(name, place): pool.submit(run_block, text, 1, asked.limit) for name, place, text in printed}
-            for (name, place), run in runs.items():
-                results["blocks"].setdefault(name, {})[place] = run.result()
-                keep()
+    lock = threading.Lock()
+
+    def chapter(which: tuple[int | None, Path]) -> None:
+        gpus, path = which
+        found = run_chapter(path, gpus, logs, asked.limit)
+        with lock:
+            results["gpus"][str(gpus or 0)][path.stem] = found
+            keep()
+
+    def block(which: tuple[str, str, str]) -> None:
+        name, place, source = which
+        found = run_block(source, 1, asked.limit)
+        with lock:
+            results["blocks"].setdefault(name, {})[place] = found
+            keep()
+
+    isolated.at_once(chapter, [(gpus, path) for gpus in passes for path in paths], asked.at_once)
+    if here:
+        printed = [(path.stem, *each) for path in paths for each in blocks(nbformat.read(path, as_version=4))]
+        isolated.at_once(block, printed, asked.at_once)
+    for chapters in (*results["gpus"].values(), results["blocks"]):
+        for name in sorted(chapters):
+            chapters[name] = chapters.pop(name)
+    keep()
     print(summary(results))
     return int(any(found.get("error") or found["failed"] for found in _chapters(results)) or _broken(results))
 

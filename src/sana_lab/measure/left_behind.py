@@ -18,14 +18,14 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import SHAPES_FOLDER, evidence
+from .. import SHAPES_FOLDER, evidence, isolated
 from ..accelerator import use_accelerator
 
 if TYPE_CHECKING:
@@ -353,42 +353,54 @@ def verdict(row: Found) -> str:
 
 # ---- running --------------------------------------------------------------------------------------------------------
 
+LIMIT = 400
+"""Seconds that a step or a row may take."""
+
 
 def apart(*arguments: str, virtual: bool) -> Found:
     """Run one step or row in a process of its own: what it found, or the last line that it said."""
-    command = [sys.executable, "-m", __spec__.name if __spec__ else "sana_lab.measure.left_behind", *arguments]
-    run = subprocess.run(command + ["--virtual"] * virtual, capture_output=True, text=True, timeout=500)
-    lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if lines else {"failed": (run.stderr.strip().splitlines() or [""])[-1][:300]}
+    command = [sys.executable, "-m", "sana_lab.measure.left_behind", *arguments, *["--virtual"] * virtual]
+    process = isolated.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        said, complained = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {LIMIT} s"}
+    finally:
+        isolated.end(process)
+    lines = [line for line in said.splitlines() if line.startswith("{")]
+    return json.loads(lines[-1]) if lines else {"failed": (complained.strip().splitlines() or [""])[-1][:300]}
 
 
-def record(out: Path, *, virtual: bool, work: Path | None = None, at_once: int = 4) -> dict[str, Any]:
+def record(out: Path, *, virtual: bool, work: Path | None = None, jobs: int = 4) -> dict[str, Any]:
     """Run all steps, and with `work` the rows of real size; write the record to `out` as it grows."""
-    results: dict[str, Any] = {"steps": {}, "real size": {}}
+    results: dict[str, Any] = {"steps": dict.fromkeys(STEPS), "real size": {}}
+    lock = threading.Lock()
 
-    def keep() -> None:
-        evidence.save(
-            RECORD,
-            what="What stays on the GPU when 8-bit models are moved to the CPU or offloaded",
-            command="python -m sana_lab.measure.left_behind --out FOLDER" + " --size WORK" * (work is not None),
-            results=results,
-            folder=out,
-        )
+    def keep(found: Found, place: Any, key: Any) -> None:
+        with lock:
+            place[key] = found
+            evidence.save(
+                RECORD,
+                what="What stays on the GPU when 8-bit models are moved to the CPU or offloaded",
+                command="python -m sana_lab.measure.left_behind --out FOLDER" + " --size WORK" * (work is not None),
+                results=results,
+                folder=out,
+            )
 
-    with ThreadPoolExecutor(at_once) as pool:
-        runs = {title: pool.submit(apart, "--step", title, virtual=virtual) for title in STEPS}
-        for title, run in runs.items():
-            results["steps"][title] = run.result()
-            keep()
-        for checkpoint in CHECKPOINTS if work else ():
-            folder = made(checkpoint, work)
-            rows = [
-                (row, pool.submit(apart, "--row", json.dumps([str(folder), *row]), virtual=virtual)) for row in ROWS
-            ]
-            for (bits, way, gib), run in rows:
-                row = {"bits": bits, "way": way, "card (GiB)": gib, **run.result()}
-                results["real size"].setdefault(checkpoint, []).append(row)
-                keep()
+    def one_step(title: str) -> None:
+        keep(apart("--step", title, virtual=virtual), results["steps"], title)
+
+    isolated.at_once(one_step, STEPS, jobs)
+    for checkpoint in CHECKPOINTS if work else ():
+        folder = made(checkpoint, work)
+        results["real size"][checkpoint] = rows = [None] * len(ROWS)
+
+        def one_row(number: int, folder=folder, rows=rows) -> None:
+            bits, way, gib = ROWS[number]
+            found = apart("--row", json.dumps([str(folder), bits, way, gib]), virtual=virtual)
+            keep({"bits": bits, "way": way, "card (GiB)": gib, **found}, rows, number)
+
+        isolated.at_once(one_row, range(len(ROWS)), jobs)
     return results
 
 
@@ -411,6 +423,7 @@ def main() -> None:
     parser.add_argument("--step", choices=STEPS, help="run this step alone, in this process")
     parser.add_argument("--row", help="run one row of real size in this process (JSON)")
     asked = parser.parse_args()
+    isolated.end_with_parent()
     if asked.step or asked.row:
         use_accelerator(virtual=True) if asked.virtual else use_accelerator()
         if asked.step:
