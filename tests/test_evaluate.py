@@ -313,7 +313,7 @@ def test_examples_are_different_scenes_each_at_its_best_place():
 def test_pictures_are_read_as_large_ones_are():
     for scene in sample_scenes(4, 2, 0):
         picture = torch.from_numpy(np.asarray(render(scene)).copy())
-        assert (np.asarray(runner._small(picture)) == np.asarray(render(scene).reduce(4))).all()
+        assert (np.asarray(runner.small_picture(picture)) == np.asarray(render(scene).reduce(4))).all()
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ PLAN = g.Plan(n=6, ways=("bf16", "recipe", "contiguous", "pairs"), steps=1)
 
 
 def run(out, plan=PLAN, world=1):
-    g._claim(out, plan.settings)
+    g.claim(out, plan.settings)
     for rank in range(world):
         g.share(plan, out, rank, world)
     return g.Record(evidence.load(g.RECORD, folder=g.record(plan, out, True).parent))
@@ -69,7 +69,7 @@ def test_the_record_counts_what_was_drawn(tmp_path, quick):
     assert found.ways["contiguous"]["difference_mean"] == 0 and found.ways["recipe"]["difference_mean"] > 50
     assert [example["i"] for example in found.record["results"]["examples"]] == [0, 1, 2, 3]
     picture = s.unpack_picture(found.record["results"]["examples"][1]["pictures"]["bf16"]["webp"])
-    assert s._rights(picture, PLAN.scenes[1])[s.NAMES.index(ALL_RIGHT)]
+    assert s.rights(picture, PLAN.scenes[1])[s.NAMES.index(ALL_RIGHT)]
 
 
 def test_scenes_are_the_same_whatever_their_number():

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..int8 import fake_quantize_, quantize, sqnr_db
 from ..layers import contiguous_inputs_
-from ..sana import _dtype_argument, quiet, load_sana
+from ..sana import _dtype_argument, load_sana, quiet
 from ..shapes import SHAPES_FOLDER
 from ..slim import quantize_embedding_, quantize_pointwise_
 

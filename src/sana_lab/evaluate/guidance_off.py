@@ -35,11 +35,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import evidence
+from ..evidence import journal
 from ..shapes import SHAPES_FOLDER, caption, manifest
 from ..shapes.scenes import Scene
 from . import statistics as s
 from .distance import psnr, ssim
-from .runner import _claim, _small, _write, draw
+from .runner import claim, draw, small_picture
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -361,7 +362,7 @@ def share(plan: Plan, out: Path, rank: int = 0, world: int = 1) -> None:
                 _judge(plan, out, name, which, pictures, kept[way.against, which.start], seen)
         except Exception as error:
             note.parent.mkdir(exist_ok=True)
-            _write(note, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n")
+            journal.write_text(note, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n")
         pipe = None
         gc.collect()
         torch.cuda.empty_cache()
@@ -373,8 +374,8 @@ def _judge(
     """Read a chunk's pictures, measure how far they are from the reference's, and write its file."""
     scenes, lines = plan.scenes, []
     for i, picture, other in zip(which, pictures, reference, strict=True):
-        small = _small(picture)
-        line = {"i": i, "right": s._rights(small, scenes[i])}
+        small = small_picture(picture)
+        line = {"i": i, "right": s.rights(small, scenes[i])}
         ratio = psnr(picture, other)
         line["psnr"] = None if math.isinf(ratio) else round(ratio, 2)
         line["ssim"] = round(ssim(picture, other), 4)
@@ -384,7 +385,7 @@ def _judge(
         if i == which.start:
             line["kernel"] = {key: value / math.ceil(len(which) / WAYS[name].at_once) for key, value in seen.items()}
         lines.append(line)
-    _write(_file(out, name, which), "".join(json.dumps(line) + "\n" for line in lines))
+    journal.write_text(_file(out, name, which), "".join(json.dumps(line) + "\n" for line in lines))
 
 
 # ---- the record --------------------------------------------------------------------------------------------------
@@ -604,7 +605,7 @@ def main(arguments: list[str] | None = None) -> int:
         share(plan, options.out, int(rank), int(world))
         return 0
     start = time.perf_counter()
-    _claim(options.out, plan.settings | {"virtual": virtual})
+    claim(options.out, plan.settings | {"virtual": virtual})
     gpus = 1 if virtual else torch.cuda.device_count()
     processes = options.processes or (1 if virtual else max(1, min(12 * gpus, (os.cpu_count() or 1) * 3 // 4)))
     processes = min(processes, len(plan.chunks))

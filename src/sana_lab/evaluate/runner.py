@@ -148,7 +148,7 @@ def draw(pipe: SanaPipeline, scenes: list[Scene], seeds: Iterable[int], *, steps
         return (pictures.float().nan_to_num(0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _small(picture: torch.Tensor) -> Image.Image:
+def small_picture(picture: torch.Tensor) -> Image.Image:
     """A picture at the size at which it is read, averaged as the reader would."""
     image = Image.fromarray(picture.numpy(force=True))
     return image.reduce(image.width // READ_SIDE) if image.width % READ_SIDE == 0 else image
@@ -174,7 +174,7 @@ class Run:
         """Check the folder before anything is loaded."""
         self.plan, self.out, self.device, self.rank, self.world = plan, Path(out), device, rank, world
         self.settings = settings(plan)
-        _claim(self.out, self.settings)
+        claim(self.out, self.settings)
         self.scenes = {k: s.paired_scenes(s.SCENES, k, plan.seed) for k in plan.objects}
         self.pictures: dict[tuple[int, int], torch.Tensor] = {}  # (objects, first scene) -> the reference's chunk
         self.readers, self.waiting = isolated.pool(readers, s.__name__), deque()
@@ -275,7 +275,7 @@ class Run:
     def _judge(self, job: Job, pictures: torch.Tensor, **more: Any) -> None:
         """Measure the distances, send the pictures to the reader, and write what is finished."""
         scenes = [self.scenes[job.objects][i] for i in job.which]
-        small = map(_small, pictures.cpu())
+        small = map(small_picture, pictures.cpu())
         reads = [self.readers.submit(s.rights, picture, scene) for picture, scene in zip(small, scenes, strict=True)]
         pairs = list(zip(pictures, self._reference_pictures(job), strict=True))
         distances = [(psnr(a, b), ssim(a, b)) for a, b in pairs]
@@ -380,7 +380,7 @@ class Run:
                 which = next(w for w in self.plan.chunks(self.plan.number(name)) if i in w)
                 job, scene = Job(name, objects, which), self.scenes[objects][i]
                 pair = {name: self._draw(pipe, job), c.REFERENCE: self._reference_pictures(job)}
-                small = {who: _small(pictures[i - which.start]) for who, pictures in pair.items()}
+                small = {who: small_picture(pictures[i - which.start]) for who, pictures in pair.items()}
                 shown = {w: {"webp": s.pack_picture(p), "right": s.rights(p, scene)} for w, p in small.items()}
                 same = {"kind": kind, "condition": name, "objects": objects, "i": i, "caption": caption(scene)}
                 psnr_or_none = None if math.isinf(ratio) else ratio
@@ -436,7 +436,7 @@ def command(plan: Plan, world: int = 1) -> str:
     return " ".join(words)
 
 
-def _claim(out: Path, wanted: dict[str, Any]) -> None:
+def claim(out: Path, wanted: dict[str, Any]) -> None:
     """Make the folder, or hold the one that is there to the settings of this run.
 
     Raises:
