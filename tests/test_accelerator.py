@@ -30,6 +30,10 @@ WATCHED = {
         torch._C, torch.random, torch.autograd, torch.overrides, DeviceContext, threading, threading.Thread,
         concurrent.futures, concurrent.futures.ThreadPoolExecutor, accelerate, accelerate.utils.imports, diffusers,
         diffusers.utils.torch_utils, diffusers.pipelines.pipeline_utils, transformers.utils.import_utils,
+        torch.autograd.graph, torch.autograd.graph.saved_tensors_hooks, torch.autograd.Function,
+        torch.autograd.function.BackwardCFunction, torch.autograd.profiler.profile, torch.jit, torch.jit.ScriptFunction,
+        torch._C.ScriptMethod, torch._C._nested, torch.export, torch.cuda.nccl, torch.cuda.nvtx, torch.cuda.profiler,
+        torch.nn.parallel._functions,
     )
 }  # fmt: skip
 
@@ -47,6 +51,7 @@ def everything():
         "accelerate": accelerate.utils.imports.is_cuda_available(),
         "transformers": transformers.utils.import_utils.is_torch_cuda_available(),
         "default": torch.get_default_device(),
+        "dtype": torch.get_default_dtype(),
     }
     return found, answers
 
@@ -61,6 +66,13 @@ def use_it():
     torch.cuda.empty_cache()
     with pytest.raises(RuntimeError, match="same device"):
         x + torch.ones(4)
+    torch.jit.trace(module, x)(x)
+    torch.nn.DataParallel(module)(x[None])
+    torch.nested.nested_tensor([x, x])
+    torch.cuda.FloatTensor([1.0])
+    torch.set_default_tensor_type(torch.cuda.HalfTensor)
+    torch.cuda.set_per_process_memory_fraction(0.5)
+    torch.cuda.set_stream(torch.cuda.Stream())
     thread = threading.Thread(target=lambda: x * 2)
     thread.start()
     thread.join()
@@ -216,6 +228,17 @@ def test_a_refused_change_leaves_blocks_in_order():
         with use_accelerator(gpus=1, vram="2MiB", virtual=True):
             pass
         assert torch.cuda.get_device_properties(0).total_memory == 2**20 and len(x) == 1000
+    assert not torch.cuda.is_available()
+
+
+def test_a_refused_change_leaves_the_next_block_alone():
+    """Defect of old: after a change that was refused, a plain `with` no longer left."""
+    accelerator = use_accelerator(vram="1MiB", virtual=True)
+    x = torch.ones(1000, device="cuda")
+    with pytest.raises(RuntimeError, match="no room"):
+        use_accelerator(vram=100, virtual=True)
+    with accelerator:
+        assert x.is_cuda
     assert not torch.cuda.is_available()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .ledger import Ledger
+from .ledger import Ledger, rebuilt
 
 LOWER = """
     conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution prelu addmm addmv addr
@@ -66,7 +66,7 @@ def _cast(ledger: Ledger, value: Any, dtype: torch.dtype) -> Any:
         ledger.place(cast, index)
         return cast
     if isinstance(value, (list, tuple)):
-        return type(value)(_cast(ledger, item, dtype) for item in value)
+        return rebuilt(value, (_cast(ledger, item, dtype) for item in value))
     if isinstance(value, dict):
         return {key: _cast(ledger, item, dtype) for key, item in value.items()}
     return value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import itertools
+import math
 import sys
 import time
 from typing import Any
@@ -24,7 +25,7 @@ from .generator import VirtualGenerator
 CUDA_DEVICE_TYPE = 1
 """`c10::DeviceType::CUDA`."""
 
-WARM_UP_REST = int(1.2 * 1024**3)
+WARM_UP_REST = math.ceil(1.2 * 1024**3)
 """Bytes that transformers' warm-up of the allocator leaves free (5.23, modeling_utils.py, `caching_allocator_warmup`).
 
 On a smaller card it asks for a negative number of bytes. It is told that the card has just that much: then it asks for
@@ -241,6 +242,12 @@ class CudaApi:
     def empty_cache(self) -> None:
         self._memory.empty_cache()
 
+    def get_allocator_backend(self) -> str:
+        return "native"
+
+    def get_sync_debug_mode(self) -> int:
+        return 0
+
     def ipc_collect(self) -> None:
         """No process shares memory with another, so there is nothing to collect."""
 
@@ -312,10 +319,7 @@ class CudaApi:
     def default_generators(self) -> tuple[VirtualGenerator, ...]:
         return self._devices.generators
 
-    # ---- not on a virtual GPU
-
-    def cudart(self) -> Any:
-        raise RuntimeError("The virtual GPU has no CUDA runtime.")
+    # ---- helpers
 
     def _plain(self, device: Any) -> int:
         """The index that `device` means, whether there is such a GPU or not."""

@@ -6,6 +6,7 @@ the virtual GPU share one `Ledger`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -144,3 +145,8 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
+
+
+def rebuilt(value: list | tuple, items: Iterable[Any]) -> Any:
+    """A list or tuple of the kind of `value`, a named tuple too, with other items."""
+    return value._make(items) if hasattr(value, "_make") else type(value)(items)

@@ -28,10 +28,8 @@ class Given(NamedTuple):
 
 FREE = frozenset(
     """
-    copy_ _copy_from expand_as view_as reshape_as type_as is_same_size result_type can_cast promote_types set_ set_data
-    meshgrid broadcast_tensors is_set_to _has_compatible_shallow_copy_type tensor_split pack_padded_sequence
-    _pack_padded_sequence backward autograd_grad grad register_hook tensor as_tensor asarray stack_compare
-    _assert_tensor_metadata __instancecheck__ _foreach_copy_ __setstate__ __reduce_ex__ vector_to_parameters
+    _copy_from reshape_as set_ set_data meshgrid broadcast_tensors pack_padded_sequence _pack_padded_sequence
+    _assert_tensor_metadata _foreach_copy_ vector_to_parameters
     """.split()
 )
 """Functions that may see several devices: they copy between them, or look only at shapes and types."""

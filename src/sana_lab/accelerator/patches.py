@@ -16,7 +16,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from . import below, cuda_api, legacy_types, old_bitsandbytes, parallel
+from . import below, cuda_api, legacy_types, old_bitsandbytes, parallel, refused
 from .devices import CPU, Devices
 from .generator import VirtualGenerator
 from .mode import VirtualGPUMode
@@ -73,6 +73,7 @@ def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
     _nested(patches, mode)
     _parallel(patches, mode)
     _legacy_types(patches, mode)
+    _refusals(patches, mode)
     functional = old_bitsandbytes.needed()
     if functional is not None:
         patches.set(functional, "lib", old_bitsandbytes.Kernels(functional.lib))
@@ -108,7 +109,7 @@ def _cuda(patches: Patches, devices: Devices) -> None:
 
 
 def _is_cuda_name(name: str) -> bool:
-    return not name.startswith("__") and name not in ("_devices", "_memory", "_checked")
+    return not name.startswith("__") and name not in ("_devices", "_memory", "_checked", "_plain", "_counted")
 
 
 def _generators(patches: Patches, devices: Devices) -> None:
@@ -166,11 +167,15 @@ def _threads(patches: Patches, mode: VirtualGPUMode) -> None:
     start = threading.Thread.start
 
     def start_with_mode(self: threading.Thread) -> None:
-        run = self.run
+        had_own = vars(self).get("run")  # a bound method would refer to the thread, and the thread to it
 
         def run_with_mode() -> None:
-            with mode:  # which lets everything through once the GPUs are left
-                return run()
+            thread = threading.current_thread()
+            try:
+                with mode:  # which lets everything through once the GPUs are left
+                    return type(thread).run(thread) if had_own is None else had_own()
+            finally:
+                vars(thread).pop("run", None)
 
         self.run = run_with_mode
         start(self)
@@ -245,6 +250,20 @@ def _nested(patches: Patches, mode: VirtualGPUMode) -> None:
         return result
 
     patches.set(torch._C._nested, "nested_tensor", nested_tensor)
+
+
+def _refusals(patches: Patches, mode: VirtualGPUMode) -> None:
+    """What would fall apart inside C++ is refused in words: see `refused`."""
+    for name in refused.EXPORTERS:
+        if hasattr(torch.export, name):
+            patches.set(torch.export, name, refused.export(mode.ledger, name, getattr(torch.export, name)))
+    for module, names in refused.FUNCTIONS.items():
+        owner = sys.modules.get(module)
+        for name, why in names.items():
+            if owner is not None and name in vars(owner):
+                patches.set(owner, name, refused.function(f"{module}.{name}", why))
+    kind = torch.autograd.profiler.profile
+    patches.set(kind, "__init__", refused.profile(kind.__init__))
 
 
 def refuse_compile(*args: Any, **kwargs: Any) -> Any:

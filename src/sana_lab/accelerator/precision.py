@@ -19,7 +19,7 @@ import torch
 
 from . import raw_memory
 from .autocast import LOWER
-from .ledger import Ledger
+from .ledger import Ledger, rebuilt
 
 PRODUCTS = frozenset(LOWER) - {"prelu"}
 """Names of the functions that sum products: matrix products, convolutions, attention."""
@@ -143,7 +143,7 @@ def _widened(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, (list, tuple)):
-        return type(value)(_widened(item) for item in value)
+        return rebuilt(value, (_widened(item) for item in value))
     if isinstance(value, dict):
         return {key: _widened(item) for key, item in value.items()}
     return value

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import pathlib
 import re
+import warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,18 @@ class Operator:
 
 @functools.cache
 def operators() -> dict[str, list[Operator]]:
-    """All functional and in-place operators by name; empty where the table is not there."""
+    """All functional and in-place operators by name; empty, with a warning, where the table is not there."""
     try:
         import torchgen
 
         path = pathlib.Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
         text = path.read_text(encoding="utf-8")
-    except (ImportError, OSError):
+    except (ImportError, OSError) as reason:
+        warnings.warn(
+            f"PyTorch's table of operators cannot be read ({reason}): the virtual GPU treats operators that it does "
+            "not know itself like additions where their tensors are on several devices.",
+            stacklevel=2,
+        )
         return {}
     table: dict[str, list[Operator]] = {}
     for entry in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:

@@ -212,13 +212,13 @@ class Accelerator:
         Raises:
             RuntimeError: it does not.
         """
-        self._next_exit = (self.gpus, self.vram)
         for index, used in enumerate(self._devices.memory.allocated(i) for i in range(self.gpus)):
             if used and (index >= gpus or used > vram):
                 raise RuntimeError(
                     f"GPU {index} holds {_format(used)}, which gpus={gpus}, vram={_format(vram)} has no room for: "
                     "delete what lives there first, or start afresh with .leave()."
                 )
+        self._next_exit = (self.gpus, self.vram)
         self.gpus, self.vram = gpus, vram
         self._devices.resize(gpus, vram)
 

@@ -154,8 +154,8 @@ def out_of_memory(
         f"which {human(total - reserved)} is free. Including non-PyTorch memory, this process has {human(reserved)} "
         f"memory in use. {limit}Of the allocated memory {human(used)} is allocated by PyTorch, and "
         f"{human(reserved - used)} is reserved by PyTorch but unallocated. If reserved but unallocated memory is "
-        "large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation for Memory "
-        "Management  (https://docs.pytorch.org/docs/stable/notes/cuda.html"
+        "large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation "
+        "for Memory Management  (https://docs.pytorch.org/docs/stable/notes/cuda.html"
         "#optimizing-memory-usage-with-pytorch-cuda-alloc-conf)"
     )
 

@@ -1,0 +1,211 @@
+"""What `torch.cuda` answers: limits, counters, streams, types; several GPUs at once; indices out of range."""
+
+from __future__ import annotations
+
+import collections
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.parallel import comm
+
+from sana_lab import use_accelerator
+from sana_lab.accelerator import mismatch, schemas
+from sana_lab.accelerator.cuda_api import WARM_UP_REST
+from sana_lab.accelerator.handlers import Handlers, by_name, passing
+
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def accelerator():
+    with use_accelerator(gpus=2, vram="1GiB", virtual=True) as accelerator:
+        yield accelerator
+
+
+def test_the_fraction_limits_moving_computing_and_drawing():
+    torch.cuda.set_per_process_memory_fraction(16 * MIB / 2**30)
+    x = torch.ones(2 * MIB, device="cuda")
+    for ask in (lambda: x.double(), lambda: torch.ones(3 * MIB).cuda(), lambda: torch.randn(3 * MIB, device="cuda")):
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="16.00 MiB allowed; Of the allocated memory 8.00 MiB"):
+            ask()
+    assert torch.ones(3 * MIB, device="cuda:1").is_cuda  # the other GPU has its own limit
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    assert x.double().is_cuda and torch.cuda.memory_stats()["num_ooms"] == 3
+
+
+def test_the_fraction_stays_when_the_card_changes(accelerator):
+    torch.cuda.set_per_process_memory_fraction(0.5)
+    use_accelerator(gpus=2, vram="2GiB", virtual=True)
+    assert torch.cuda.get_per_process_memory_fraction() == 0.5
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="1.00 GiB allowed"):
+        torch.empty(3 * 2**29, dtype=torch.uint8, device="cuda")
+
+
+def test_counters_agree_with_each_other_and_with_the_snapshot():
+    kept = [torch.empty(n, dtype=torch.uint8, device="cuda") for n in (1, 5000, MIB, 3 * MIB, 12 * MIB)]
+    kept.pop(1)
+    stats, nested = torch.cuda.memory_stats(), torch.cuda.memory.memory_stats_as_nested_dict()
+    assert stats["allocated_bytes.all.current"] == torch.cuda.memory_allocated()
+    assert stats["allocated_bytes.all.peak"] == torch.cuda.max_memory_allocated()
+    assert stats["reserved_bytes.all.current"] == torch.cuda.memory_reserved()
+    assert stats["allocation.all.current"] == 4 and stats["allocation.all.freed"] == 1
+    for name in ("allocation", "allocated_bytes", "requested_bytes"):
+        small, large, both = (nested[name][pool] for pool in ("small_pool", "large_pool", "all"))
+        for count in ("current", "allocated", "freed"):
+            assert small[count] + large[count] == both[count], (name, count)
+            assert both["allocated"] - both["freed"] == both["current"]
+    segments = torch.cuda.memory_snapshot()
+    assert sum(segment["allocated_size"] for segment in segments) == torch.cuda.memory_allocated()
+    assert sum(segment["requested_size"] for segment in segments) == sum(x.nbytes for x in kept)
+    assert all(sum(block["size"] for block in segment["blocks"]) == segment["total_size"] for segment in segments)
+    assert "CUDA OOMs: 0" in torch.cuda.memory_summary(abbreviated=True)
+
+
+def test_the_first_allocation_that_grows_in_place_is_counted_once():
+    x = torch.empty(100, device="cuda")
+    x.resize_(1000)
+    stats = torch.cuda.memory_stats()
+    assert stats["allocation.all.current"] == 1 and stats["requested_bytes.all.current"] == 4000
+    del x
+    assert torch.cuda.memory_stats()["requested_bytes.all.current"] == 0
+
+
+def test_small_cards_tell_transformers_that_nothing_is_left_to_warm_up():
+    def caching_allocator_warmup():
+        return torch.cuda.mem_get_info(0)
+
+    assert caching_allocator_warmup()[1] == WARM_UP_REST >= 1.2 * 1024**3
+    assert torch.cuda.mem_get_info(0)[1] == 2**30
+
+
+def test_streams_are_told_apart():
+    default, own = torch.cuda.current_stream(), torch.cuda.Stream()
+    with torch.cuda.stream(own):
+        with torch.cuda.Stream(1) as inner:
+            assert torch.cuda.current_stream() == inner and torch.cuda.current_device() == 1
+        assert torch.cuda.current_stream() == own and torch.cuda.current_device() == 0
+    assert torch.cuda.current_stream() == default == torch.cuda.default_stream() != own
+    assert len({default, own, torch.cuda.Stream()}) == 3
+
+
+def test_old_type_names():
+    assert torch.cuda.LongTensor([[1, 2]]).tolist() == [[1, 2]]
+    assert isinstance(torch.cuda.FloatTensor(2), torch.cuda.FloatTensor)
+    assert not isinstance(torch.ones(1, device="cuda").to_sparse(), torch.cuda.FloatTensor)
+    with torch.cuda.device(1):
+        assert str(torch.cuda.HalfTensor(3).device) == "cuda:1"
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        torch.cuda.FloatTensor(2**29)
+
+
+# ---- several GPUs
+
+
+def test_data_parallel_is_the_same_as_one_gpu():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).cuda()
+    x = torch.randn(7, 4)
+    plain = net(x.cuda())
+    spread = torch.nn.DataParallel(net)(x)
+    assert spread.is_cuda and torch.allclose(plain, spread)
+    wanted = torch.autograd.grad(plain.sum(), net.parameters())
+    spread.sum().backward()
+    for parameter, gradient in zip(net.parameters(), wanted, strict=True):
+        assert str(parameter.grad.device) == "cuda:0" and torch.allclose(parameter.grad, gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: comm.scatter(x, [0, 1], chunk_sizes=[1, 1]), "given chunk sizes don't sum up to the tensor's size"),
+        (lambda x: comm.scatter(x, [0, 5]), "invalid device ordinal"),
+        (lambda x: comm.gather([x.cpu()]), "tensor at index 0 has device 'cpu'"),
+        (lambda x: comm.broadcast(x, out=[torch.empty(4)]), "output tensor at index 0 has device 'cpu'"),
+        (lambda x: comm.broadcast_coalesced([x.to("cuda:1")], [0, 1]), r"All tensors must be on devices\[0\]: 0"),
+        (lambda x: comm.reduce_add([x, x.cpu()]), "input 1 is on CPU"),
+    ],
+)
+def test_what_does_not_scatter_or_gather(call, message):
+    with pytest.raises((RuntimeError, AssertionError), match=message):
+        call(torch.ones(4, device="cuda"))
+
+
+# ---- indices and values out of range
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, i: F.embedding(i, x),
+        lambda x, i: x[:, i],
+        lambda x, i: x[..., i.tolist()],
+        lambda x, i: x.index_put((i,), torch.ones(4, device="cuda")),
+        lambda x, i: torch.take_along_dim(x, i[:, None], 1),
+        lambda x, i: x.scatter_reduce(0, i[:, None], x, "sum"),
+        lambda x, i: F.cross_entropy(x[:1], i),
+        lambda x, i: F.one_hot(i, 5),
+    ],
+)
+def test_a_kernel_finds_indices_out_of_range(call):
+    x = torch.ones(4, 4, device="cuda")
+    with pytest.raises(torch.AcceleratorError, match="CUDA error: device-side assert triggered\nSearch for"):
+        call(x, torch.tensor([9], device="cuda"))
+    with pytest.raises((IndexError, RuntimeError)) as on_cpu:
+        call(x.cpu(), torch.tensor([9])) if "index_put" not in str(call.__code__.co_names) else x.cpu()[9]
+    assert "assert" not in str(on_cpu.value)
+
+
+def test_what_the_host_finds_is_an_error_as_on_the_cpu():
+    x = torch.ones(4, 4, device="cuda")
+    for call in (lambda: x[9], lambda: x[1, 9], lambda: x.select(0, 9), lambda: x.sum(dim=5)):
+        with pytest.raises(IndexError):
+            call()
+
+
+# ---- inside
+
+
+def test_free_functions_reach_the_rules():
+    """A name in FREE that has a handler of its own would never be asked for."""
+    table = by_name(Handlers.__new__(Handlers))
+    assert {name for name in mismatch.FREE if table.get(name, passing) is not passing or name in table} == set()
+
+
+def test_the_table_of_operators_is_there(monkeypatch):
+    assert len(schemas.operators()) > 1000
+    import torchgen
+
+    monkeypatch.setattr(torchgen, "__file__", "/nowhere/torchgen/__init__.py")
+    schemas.operators.cache_clear()
+    with pytest.warns(UserWarning, match="table of operators cannot be read"):
+        assert schemas.operators() == {}
+    monkeypatch.undo()
+    schemas.operators.cache_clear()
+    assert schemas.operators()
+
+
+def test_named_tuples_pass_autocast_and_16_bit_products():
+    Pair = collections.namedtuple("Pair", "a b")
+    pair = Pair(torch.ones(2, 2, device="cuda"), torch.ones(2, 2, device="cuda").half())
+    with torch.autocast("cuda"):
+        assert torch.cat(pair).dtype == torch.float32
+    half = Pair(*(torch.ones(2, 2, device="cuda", dtype=torch.bfloat16) for _ in range(2)))
+    assert torch.chain_matmul(*half).dtype == torch.linalg.multi_dot(half).dtype == torch.bfloat16
+
+
+def test_threads_are_freed_without_the_collector():
+    import gc
+    import threading
+
+    gc.disable()
+    try:
+        thread = threading.Thread(target=lambda: torch.ones(1, device="cuda"))
+        thread.start()
+        thread.join()
+        gone = weakref.ref(thread)
+        del thread
+        assert gone() is None
+    finally:
+        gc.enable()
