@@ -28,7 +28,8 @@ def of(kernel: str) -> Outcome:
 
 
 def _layouts(probe) -> Outcome:
-    found = {layout: probe.decibels(layout) for layout in probe.layouts if layout != RISKY}
+    risky = {RISKY, "offset"} if probe.argument == "B" else {RISKY}  # packed weights are loaded 16 bytes at a time
+    found = {layout: probe.decibels(layout) for layout in probe.layouts if layout not in risky}
     best = found["contiguous"]
     enough = max(ENOUGH_DB, best - LOSS_DB)
     return {layout: "right" if value >= enough else round(value) for layout, value in found.items()}

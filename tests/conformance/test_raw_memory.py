@@ -42,7 +42,8 @@ def measured():
 
 
 def right_everywhere(row):
-    return all(audit_kernels.right(row, layout) for layout in row)
+    """Of views: what is contiguous and begins at an odd address is another matter."""
+    return all(audit_kernels.right(row, layout) for layout in row if "offset" not in layout)
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------
@@ -306,6 +307,18 @@ def test_before_0_49_the_4_bit_kernels_copied_nothing(monkeypatch):
         monkeypatch.setattr(bitsandbytes, "__version__", "0.48.2")
         old, _ = torch.ops.bitsandbytes.quantize_4bit.default(turned, 64, "nf4", torch.uint8)
     assert torch.equal(new, right) and torch.equal(old, lying) and not torch.equal(old, right)
+
+
+def test_an_odd_address_is_refused_where_cuda_refuses_it(measured):
+    """As on an H200: 16 bytes for the 4-bit products, 4 for cuBLASLt; one that is a multiple is taken."""
+    for name in ("gemv_4bit, A", "gemv_4bit, B", "gemm_4bit, 3 rows, A", "Linear4bit, float16, 3 rows, x"):
+        assert "misaligned address" in measured[name]["odd offset"]
+    for name in ("int8_linear_matmul, A", "int8_scaled_mm, B", "int8_mixed_scaled_mm, CA"):
+        assert "cublasLt ran into an error!" in measured[name]["odd offset"]
+    for name in ("gemv_4bit, A", "int8_linear_matmul, A", "Linear4bit, float16, 3 rows, x"):
+        assert audit_kernels.right(measured[name], "offset")
+    for name in ("int8_vectorwise_quant, A", "Linear4bit, float16, 192 rows, x", "quantize_4bit, A"):
+        assert audit_kernels.right(measured[name], "odd offset")
 
 
 # ---- the audit ---------------------------------------------------------------------------------------------------

@@ -31,8 +31,11 @@ CACHING_MODULES = (
     "diffusers.utils.import_utils",
     "diffusers.utils.torch_utils",
     "torch.cuda",
+    "bitsandbytes.backends.default.ops",
+    "bitsandbytes.backends.utils",
 )
-"""Modules with cached answers to questions on devices (of diffusers 0.42, transformers 5.23, accelerate 1.15)."""
+"""Modules with cached answers to questions on devices, or with cached tensors on one (of diffusers 0.42, transformers
+5.23, accelerate 1.15, bitsandbytes 0.50)."""
 
 
 class Patches:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ COPIES_SINCE = (0, 49)
 
 SMALL_ROWS = 4
 """Up to so many rows `gemm_4bit` always takes its own kernel (`_GEMM_4BIT_CUSTOM_FLOOR_M`)."""
+
+VECTOR_BYTES, PRODUCT_BYTES = 16, 4
+"""What an address must be a multiple of for the 4-bit products, which load 16 bytes at a time, and for cuBLASLt."""
 
 Kernel = Callable[..., Any]
 
@@ -223,7 +227,8 @@ def as_on_cuda(name: str, func: Callable, kernel: Kernel, args: tuple, kwargs: d
         return kernel
     given = _named(func, args, kwargs)
     tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
-    if all(tensor.is_contiguous() for tensor in tensors) and not _only_on_cuda(name, given):
+    plain = all(tensor.is_contiguous() and not tensor.storage_offset() for tensor in tensors)
+    if plain and not _only_on_cuda(name, given):
         return kernel
     return lambda *args, **kwargs: reader(kernel, **_named(func, args, kwargs))
 
@@ -280,6 +285,7 @@ def _int8_linear_matmul(
     if B.shape[-1] % 4:  # PyTorch does it, and copies to where `out` is
         sums = multiply(A.contiguous(), B.contiguous())  # `_int_mm` misreads stride 0 on processors (torch 2.13)
         return sums if out is None else _nothing(out.copy_(sums))
+    _check_product(A, B)
     sums = multiply(as_it_lies(A), as_it_lies(B))
     return sums if out is None else _nothing(write(out, sums))
 
@@ -398,9 +404,13 @@ def _gemv_4bit(
     blocksize: int,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    multiply = torch.ops.bitsandbytes.gemv_4bit.default
+    _check_vectors(A, B)
     row = as_it_lies(A).reshape(-1, A.shape[-1])[:1]  # one row, however many there are
-    values = multiply(row, as_it_lies(B), shapeB, as_it_lies(absmax), as_it_lies(code), blocksize)
+    packed = as_it_lies(B).reshape(-1).view(torch.uint8)
+    both = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[: prod(shapeB)].long()
+    # the kernel for processors looks whether the map is NF4's or FP4's and takes its own
+    weight = as_it_lies(code)[both] * as_it_lies(absmax).repeat_interleave(blocksize)[: len(both)]
+    values = (row.float() @ weight.to(A.dtype).float().view(*shapeB).t()).to(A.dtype)
     result = A.new_zeros(*A.shape[:-1], shapeB[0]) if out is None else out
     write(result, values)
     return result if out is None else None
@@ -421,6 +431,8 @@ def _gemm_4bit(
 ) -> torch.Tensor:
     few = A.numel() // A.shape[-1] <= SMALL_ROWS and A.shape[-1] % blocksize == 0
     read = as_it_lies if few else torch.Tensor.contiguous
+    if few:
+        _check_vectors(A.contiguous(), B)
     return kernel(
         A.contiguous(),
         read(B),
@@ -441,6 +453,26 @@ def _optimizer_update(kernel: Kernel, **given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, torch.Tensor) and read[name] is not value:
             write(value, read[name])
+
+
+def _check_vectors(*tensors: torch.Tensor) -> None:
+    """Raise what CUDA raises where a kernel loads 16 bytes from an address that is no multiple of 16."""
+    if any(tensor.storage_offset() * tensor.element_size() % VECTOR_BYTES for tensor in tensors):
+        raise getattr(torch, "AcceleratorError", RuntimeError)(
+            "CUDA error: misaligned address\nSearch for `cudaErrorMisalignedAddress' in "
+            "https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for more information."
+        )
+
+
+def _check_product(A: torch.Tensor, B: torch.Tensor) -> None:
+    """Raise what bitsandbytes raises where cuBLASLt does not take an address (backends/cuda/ops.py, 165)."""
+    if any(tensor.storage_offset() % PRODUCT_BYTES for tensor in (A, B)):
+        shapeA, shapeB, shapeC = B.shape, A.shape, (*A.shape[:-1], B.shape[0])
+        lda, ldb, ldc = shapeA[-1], shapeB[-1], shapeC[-1]
+        (k, m), n = shapeA, prod(shapeB[:-1])  # so named there
+        raise RuntimeError(
+            f"cublasLt ran into an error!\n\t{shapeA=}, {shapeB=}, {shapeC=}\n\t{(lda, ldb, ldc)=}\n\t{(m, n, k)=}"
+        )
 
 
 def _nothing(*done: Any) -> None:
