@@ -11,10 +11,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-_FEWEST = 12
+FEWEST = 11
 """Letters that a message must have in common with ours to be taken for it."""
 
-_IMITATED = ("accelerator/",)
+_IMITATED = tuple(f"accelerator/{name}.py" for name in ("cuda_api", "devices", "handlers", "memory", "mismatch", "words"))
 """Where the words of PyTorch and CUDA are said on purpose; only those that name the virtual GPU are ours."""
 
 _FRAME = re.compile(r"""sana_lab[\\/]((?:\w+[\\/])*\w+\.py)(?:["']?, line (\d+)|:(\d+))""")
@@ -122,7 +122,8 @@ def _files_with() -> dict[tuple[str, str], set[str]]:
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
-    return (pair for pair in zip(words, words[1:], strict=False) if len(pair[0]) + len(pair[1]) > 6)
+    bare = [word.strip("\"'`()[]{},.:;") for word in words]
+    return (pair for pair in zip(bare, bare[1:], strict=False) if all(pair) and len(pair[0]) + len(pair[1]) > 4)
 
 
 def _error_class(node: ast.expr) -> str:
@@ -148,7 +149,7 @@ def _texts(node: ast.expr) -> Iterator[list[str | None]]:
 def _own(file: str, node: ast.Call, parts: list[str | None]) -> Own | None:
     literal = " ".join(part for part in parts if part)
     letters = sum(c.isalpha() for c in literal)
-    if letters < _FEWEST or literal.startswith("module ") or "has no attribute" in literal:
+    if letters < FEWEST or literal.startswith("module ") or "has no attribute" in literal:
         return None
     if file.startswith(_IMITATED) and "virtual" not in literal.lower() and "use_accelerator" not in literal:
         return None

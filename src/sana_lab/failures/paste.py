@@ -191,7 +191,7 @@ _HEADER = re.compile(
 )
 _INSIDE = re.compile(rf"""(?:^|[\s"'\]|>(,;}}%)*-])(?P<name>{_NAME}): +(?=\S)""")
 _BARE = re.compile(rf"^(?:{_NAME})$")
-_UNUSUAL = re.compile(r"^(?P<name>(?:[a-z_]\w*\.)*[A-Z]\w*): (?=\S)")
+_UNUSUAL = re.compile(r"^(?P<name>(?:[a-z_]\w*\.)+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*): (?=\S)")
 _FRAME = re.compile(
     r"""^\s*(?:File ["']?.{1,300}?["']?(?:, line|:)\s?\d+|-+> ?\d+ |❱ ?\d+ |\S+\.py in \w|\S+\.py:\d+ in )|^\s{4,}at """
 )

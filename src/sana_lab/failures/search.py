@@ -173,15 +173,14 @@ def _read(message: str | BaseException, installed: Mapping[str, str | None] | No
     if index is None:
         found = _Found(text, text, "", versions)
         answers = found.all() + _in_chinese(text, versions)
-        own = None if answers else next((own for words in _lines_of(text) if (own := recognized("", words))), None)
+        own = None if _known(answers) else next((own for words in _lines_of(text) if (own := recognized("", words))), None)
         beside, cause = [], ""
     else:
         error = raised[index]
         found = _Found(error.message, f"{error.frames}\n{error.message}", error.name, versions)
         answers = found.all()
-        own = None if answers and not _OURS.search(error.frames) else recognized(
-            error.name, error.message, error.frames
-        )
+        ours = _OURS.search(error.frames) or not _known(answers)
+        own = recognized(error.name, error.message, error.frames) if ours else None
         beside = _earlier(raised[:index], versions) + _in_the_log(text, versions)
         cause = _cause(raised, index, versions)
     if own and (own.words or not answers):
@@ -297,6 +296,11 @@ def _in_chinese(text: str, versions: Mapping[str, str | None]) -> list[Match]:
 def _lines_of(text: str) -> list[str]:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     return [text.strip(), *lines[-1:], *lines[:1]] if lines else []
+
+
+def _known(answers: Iterable[Match]) -> bool:
+    """Whether there is an answer other than that it is a message of this package."""
+    return any(match.failure.id != OUR_OWN for match in answers)
 
 
 def _unique(matches: Iterable[Match]) -> list[Match]:

@@ -368,7 +368,7 @@ entry = FAMILY.failure(
     section="chapter-device-maps",
     title="`cannot pin 'torch.cuda.CharTensor'`: group offloading with a stream and 8-bit weights",
     error="RuntimeError",
-    pattern=r"cannot pin '?torch\.\w+\.\w+Tensor'?,? only dense CPU tensors can be pinned",
+    pattern=r"cannot pin '?\S{1,60}?'?,? only dense CPU tensors can be pinned",
     chinese=["锁页内存"],
     messages={
         "diffusers#14433": "RuntimeError: cannot pin 'torch.cuda.CharTensor' only dense CPU tensors can be pinned",

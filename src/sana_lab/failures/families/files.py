@@ -43,7 +43,7 @@ entry = FAMILY.failure(
     title="No network, or offline mode, and the model is not in the cache",
     error="OSError|LocalEntryNotFoundError|OfflineModeIsEnabled|ConnectionError",
     pattern=r"the model is not fully cached locally|[Cc]annot find (?:the requested files in the disk cache|an appropriate "
-    r"cached snapshot)|We couldn't connect to '?https://huggingface\.co|offline mode is enabled|HF_HUB_OFFLINE",
+    r"cached snapshot)|We couldn't connect to '?https://huggingface\.co|offline mode is enabled",
     gpus=0,
     chinese=["连不上huggingface", "无法下载模型"],
     messages={

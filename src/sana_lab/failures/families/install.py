@@ -91,7 +91,7 @@ entry = FAMILY.failure(
     title="An 8-bit layer on the CPU, with an old bitsandbytes",
     error="RuntimeError",
     pattern=r"nput tensors need to be on the same GPU|Torch not compiled with CUDA enabled",
-    wants=r"bitsandbytes.{0,40}\.py|\[\((?:(?!cuda).){0,400}\)\]",
+    wants=r"bitsandbytes.{0,4000}Torch not compiled|\[\(torch(?:(?!cuda).){0,800}\)\)\]",
     alike=["8bit-layer-gets-cpu-input", "torch-without-cuda"],
     messages={
         "bitsandbytes 0.43.3": '  File "bitsandbytes/functional.py", line 2037, in transform\n'

@@ -80,7 +80,7 @@ entry = FAMILY.failure(
     error="RuntimeError",
     pattern=_SAME_DEVICE + r".{0,200}(?:index is on (?:cuda|xpu)|argument for argument index in method "
     r"wrapper_CUDA__index_select)",
-    wants=r"_get_gemma_prompt_embeds|encode_prompt",
+    wants=r"_get_gemma_prompt_embeds|encode_prompt|index is on (?:cuda|xpu)",
     context=r"_get_gemma_prompt_embeds|encode_prompt",
     alike=["tensors-on-two-devices", "token-ids-left-on-cpu"],
     chinese=["文本编码器在CPU", "文本编码器没有移到GPU", "设备不匹配"],
