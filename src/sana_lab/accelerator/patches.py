@@ -286,6 +286,8 @@ def refresh_libraries() -> None:
     for name in CACHING_MODULES:
         for value in list(vars(sys.modules.get(name, object)).values()):
             _clear(value)
+    # bitsandbytes keeps its 8-bit map on the GPU that first needed it (0.50.2, functional.py, `quantize_blockwise`)
+    getattr(sys.modules.get("bitsandbytes.functional"), "name2qmap", {}).pop("dynamic", None)
     torch_utils = sys.modules.get("diffusers.utils.torch_utils")
     if torch_utils is None:
         return
