@@ -41,6 +41,7 @@ WATCHED = {
 def everything():
     """Each attribute of each watched module and class, and what the libraries answer."""
     found = {f"{name}.{key}": value for name, owner in WATCHED.items() for key, value in vars(owner).items()}
+    found = {key: value for key, value in found.items() if not key.endswith(".__warningregistry__")}  # Python's own
     pipelines = diffusers.pipelines.pipeline_utils
     answers = {
         "function modes": _len_torch_function_stack(),
