@@ -229,9 +229,7 @@ def test_a_worker_gets_one_of_the_gpus_that_are_visible(tmp_path, monkeypatch, v
 
 SLEEPER = """
 import os, pathlib, time
-from sana_lab import isolated
 
-isolated.end_with_parent()
 pathlib.Path(os.environ["PIDS"], f"pid-{os.getpid()}").touch()
 time.sleep(60)
 """
@@ -260,6 +258,7 @@ def test_one_ctrl_c_ends_all_and_no_worker_outlives_its_parent(tmp_path, sign):
     parent.wait(20)
     until(lambda: not any(runs(int(file.name.removeprefix("pid-"))) for file in found))
     assert len(list(tmp_path.glob("pid-*"))) == 2, "another worker was started afterwards"
+    assert len(list(tmp_path.glob("*.log"))) == 2, "another was about to be"
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -275,6 +274,15 @@ def test_the_command_counts_in_another_process(tmp_path):
     row = record["results"]["rows"][0]
     assert (row["method"], row["ways"], row["complete"]) == ("int8", {}, True)
     assert record["command"] == "sana-lab measure FOLDER --method int8 --size 512x1"
+
+
+@pytest.mark.parametrize("interrupted", [lambda **_: 130, lambda **_: exec("raise KeyboardInterrupt")])
+def test_the_command_says_that_it_was_stopped(monkeypatch, capsys, interrupted):
+    """Whether typer tells of Ctrl+C by a number or by the exception."""
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130 and capsys.readouterr().err == "sana-lab: stopped\n"
 
 
 @pytest.mark.parametrize("size", ["512", "0x1", "100x1", "512x0", "512x1x1"])

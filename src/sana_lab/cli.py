@@ -17,6 +17,9 @@ from .versions import cli as versions
 
 DEBUG_VARIABLE = "SANA_LAB_DEBUG"
 
+INTERRUPTED = 130
+"""Exit status after Ctrl+C, as of a shell."""
+
 app = typer.Typer(
     help="8-bit Sana on any machine: a virtual GPU where there is no real one, and a small trained Sana to draw with.",
     epilog=f"{DEBUG_VARIABLE}=1 shows the whole traceback of an error.",
@@ -142,6 +145,8 @@ def main() -> None:
     usage_error = typer.BadParameter.__base__  # click's UsageError, wherever this typer keeps click
     try:
         status = app(prog_name="sana-lab", standalone_mode=False)
+        if status == INTERRUPTED:  # what some versions of typer make of Ctrl+C
+            raise KeyboardInterrupt
     except (usage_error, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
@@ -153,7 +158,7 @@ def main() -> None:
         status = 2
     except (KeyboardInterrupt, typer.Abort):
         _say("stopped")
-        status = 130
+        status = INTERRUPTED
     sys.exit(status)
 
 

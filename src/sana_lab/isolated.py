@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -96,10 +97,10 @@ class Stopped(RuntimeError):
 
 
 def start(command: Sequence[str], *, environ: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen:
-    """Start a process that ends with this one, if its `main` calls `end_with_parent`.
+    """Start a process that ends with this one.
 
     Args:
-        command: what to run.
+        command: what to run; see `module`. Another must call `end_with_parent` itself.
         environ: environment variables on top of this process's.
         options: as for `subprocess.Popen`.
 
@@ -111,6 +112,11 @@ def start(command: Sequence[str], *, environ: Mapping[str, str] | None = None, *
     crew = getattr(_thread, "crew", None)
     make = lambda: subprocess.Popen(command, env=environment, **options)  # noqa: E731
     return make() if crew is None else crew.add(make)
+
+
+def module(name: str, *arguments: str, python: str | os.PathLike = sys.executable) -> list[str]:
+    """The command that runs a module as a program which ends with its parent, from before it imports anything."""
+    return [os.fspath(python), "-m", __name__, name, *arguments]
 
 
 def end(process: subprocess.Popen) -> None:
@@ -260,11 +266,21 @@ class _Crew:
             self._members.append(make())
             return self._members[-1]
 
+    @property
+    def over(self) -> bool:
+        return self._over
+
     def kill(self) -> None:
         with self._lock:
             self._over = True
         for member in self._members:
             member.kill()
+
+
+def over() -> bool:
+    """Whether nothing is started any more in this thread, which is one of `at_once`."""
+    crew = getattr(_thread, "crew", None)
+    return crew is not None and crew.over
 
 
 def at_once(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) -> list[Any]:
@@ -609,3 +625,9 @@ def _outlive_main() -> None:
     """End this process once the pool's owner is gone, which on a fork server is not the parent."""
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+if __name__ == "__main__":  # see `module`
+    end_with_parent()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -129,7 +129,7 @@ def ask(names: list[str], jobs: int, fresh: bool, tiny_folder: str, visible: str
     path = os.pathsep.join(filter(None, [found_at, os.environ.get("PYTHONPATH")]))
     environ = {"SANA_TINY_FOLDER": tiny_folder, machine.VARIABLE: visible, "PYTHONPATH": path}
     answers = isolated.ask(
-        [sys.executable, "-m", f"{PACKAGE}.run", "--serve"],
+        isolated.module(f"{PACKAGE}.run", "--serve"),
         names,
         {},
         limit=TIME_LIMIT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 
 from .. import isolated, machine
@@ -62,7 +61,7 @@ def run_many(
     for id, fix, _ in cases:
         _check(id, fix)
     answers = isolated.ask(
-        [sys.executable, "-m", f"{__package__}.worker"],
+        isolated.module(f"{__package__}.worker"),
         cases,
         {"virtual": virtual},
         limit=time_limit,

@@ -6,7 +6,6 @@ Chapter 7.
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -93,12 +92,14 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
 
         def serve(number: int) -> None:
             queue = queues[number % len(queues)]
-            while True:
+            while not isolated.over():
                 try:
                     job = queue.get_nowait()
                 except Empty:
                     return
                 good = _run_one(job, out, number % len(queues) if gpus else None, limit)
+                if isolated.over():  # and it was killed
+                    return
                 with lock:
                     bar.update()
                     if not good:
@@ -128,8 +129,8 @@ def _run_one(job: Job, out: Path, gpu: int | None, limit: float) -> bool:
     file = out / f"{job.name}.json"
     file.unlink(missing_ok=True)
     sizes = ",".join(f"{pixels}x{batch}" for pixels, batch in job.sizes)
-    command = [sys.executable, "-m", WORKER, str(job.folder), job.method, str(file)]
-    command += ["--sizes", sizes, "--turn", str(out / f".turn-{gpu or 0}")]
+    turn = str(out / f".turn-{gpu or 0}")
+    command = isolated.module(WORKER, str(job.folder), job.method, str(file), "--sizes", sizes, "--turn", turn)
     environ = {"HF_HUB_OFFLINE": "1"}
     if gpu is not None:
         shown = machine.entries()

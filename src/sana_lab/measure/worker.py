@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import isolated
 from ..accelerator import on_real_gpu
 from ..evidence import journal
 from ..machine import clocks
@@ -266,7 +265,6 @@ def _turn(file: Path | None) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write; what goes wrong before anything is known becomes the result."""
-    isolated.end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.worker", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("method")

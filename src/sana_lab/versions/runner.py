@@ -180,7 +180,7 @@ def probe_in(
         "PYTHONHASHSEED": "0",  # the order of a pipeline's parts hangs on it before diffusers 0.33, see order-of-parts
         **(environ or {}),
     }
-    command = [str(python), "-m", "sana_lab.versions.worker"]
+    command = isolated.module("sana_lab.versions.worker", python=python)
     left = set(probes)
     with isolated.Worker(command, {**wanted, "virtual": virtual}, environ=environ) as worker:
         for item in worker:
