@@ -10,9 +10,11 @@ Chapter 5.
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +73,12 @@ def fit(folder: Path, component: str, variant: str | None = None) -> list[Path]:
         OSError: a file is missing or damaged, tensors are missing, or do not fit the configuration. The text names
             the component and the tensors.
     """
-    model = _described(folder, component)
+    needed, ignored = _described(folder, component)
     files = _files(folder, component, variant)
     found = dict(_headers(component, files))
-    needed = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     if component == "text_encoder" and not any(name.startswith("model.") for name in needed):
         found = {name.removeprefix("model."): value for name, value in found.items()}  # saved with its head
-    spare = [getattr(type(model), "_keys_to_ignore_on_load_unexpected", None) or ()]
-    patterns = [*spare[0], *([OF_THE_HEAD] if component == "text_encoder" else [])]
+    patterns = [*ignored, *([OF_THE_HEAD] if component == "text_encoder" else [])]
     of = f"{component}: {files[0].name}" if len(files) == 1 else f"{component}: its {len(files)} files of weights"
     if missing := [name for name in needed if name not in found]:
         raise OSError(f"{of} and config.json do not fit, {_some(missing)} missing")
@@ -112,10 +112,11 @@ def finite(component: str, files: Collection[Path], limit: float = float("inf"))
                 tensor = opened.get_tensor(name)
                 if not tensor.is_floating_point() or not tensor.numel():
                     continue
-                ends = torch.stack(torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor))
-                if not ends.isfinite().all():  # both are NaN where one number is
+                ends = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)
+                low, high = (end.item() for end in ends)
+                if not (math.isfinite(low) and math.isfinite(high)):  # both are NaN where one number is
                     wrong.append(name)
-                elif ends.abs().max() > limit:
+                elif max(-low, high) > limit:
                     beyond.append(name)
     if wrong:
         raise OSError(f"{component}: NaN or infinity in {_some(wrong, verb=False)}")
@@ -140,8 +141,8 @@ def whole(component: str, loaded: tuple[nn.Module, Mapping[str, Any]]) -> nn.Mod
     return model
 
 
-def _described(folder: Path, component: str) -> nn.Module:
-    """The model that a config.json describes, on the meta device.
+def _described(folder: Path, component: str) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """Tensors of the model that a config.json describes, with their shapes; names that its library ignores in files.
 
     Raises:
         ValueError: it describes a quantized one.
@@ -151,7 +152,8 @@ def _described(folder: Path, component: str) -> nn.Module:
     if not file.is_file():
         raise OSError(f"{component}: config.json is missing")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        config = json.loads(text)
         quantized = "quantization_config" in config
         kind = None if quantized else config.get("_class_name", config.get("model_type"))
     except (ValueError, AttributeError, TypeError):
@@ -162,11 +164,19 @@ def _described(folder: Path, component: str) -> nn.Module:
             "checkpoint that it was made from, or load this one with from_pretrained."
         )
     try:
-        with torch.device("meta"):
-            return _build(folder, component)
+        return _tensors(folder, component, text)
     except Exception as error:  # whatever a constructor makes of wrong numbers
         text = str(error).strip().partition("\n")[0][:200]
         raise OSError(f"{component}: config.json describes no model that can be built ({kind}: {text})") from error
+
+
+@lru_cache(maxsize=16)
+def _tensors(folder: Path, component: str, config: str) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """See `_described`. `config` is the text of config.json; building a model takes a while, on the meta device too."""
+    with torch.device("meta"):
+        model = _build(folder, component)
+    ignored = getattr(type(model), "_keys_to_ignore_on_load_unexpected", None) or ()
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}, tuple(ignored)
 
 
 def _build(folder: Path, component: str) -> nn.Module:
