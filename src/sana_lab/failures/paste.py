@@ -54,6 +54,7 @@ _TAG = re.compile(
 _ESCAPED = re.compile(r"(?:Traceback \(most recent call last\)|\b\w*(?:Error|Exception)\b)[^\n]{0,3000}?\\n")
 _BORDER = re.compile(r"^[\s│┃║|]*[╭╰┌└╔╚┏┗├╞+][─━═╌-]+(.{0,200}?)[─━═╌-]*[╮╯┐┘╗╝┓┛┤╡+]?[\s│┃║|]*$")
 _SIDES = re.compile(r"^\s{0,8}[│┃║▌▏] ?(.*?)\s*[│┃║▐▕]?\s*$")
+_CELL = re.compile(r"^\s{0,8}\| ?(.*?)\s*\|\s*$")
 _QUOTES = re.compile(r"^\s{0,8}(?:[>|] ?)+(?![\w/]+\.py\b)")
 _PYTEST = re.compile(r"^E   (?= )\s*|^E   ")
 _STAMP = (
@@ -106,7 +107,7 @@ def _line(line: str) -> str:
     border = _BORDER.match(line)
     if border:
         return border[1].strip(" ─━═╌-")
-    sides = _SIDES.match(line)
+    sides = _SIDES.match(line) or _CELL.match(line)
     if sides:
         line = sides[1]
     line = _QUOTES.sub("", line)
