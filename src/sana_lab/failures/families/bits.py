@@ -198,7 +198,7 @@ def _():
     import bitsandbytes
     import torch
 
-    layer = bitsandbytes.nn.Linear4bit(64, 64, compute_dtype=torch.float32).to("cuda")
+    layer = bitsandbytes.nn.Linear4bit(64, 64).to("cuda")
     layer(torch.ones(2, 64, dtype=torch.float16, device="cuda"))
 
 

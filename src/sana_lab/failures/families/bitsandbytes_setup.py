@@ -30,11 +30,11 @@ def _(FOLDER):
     AutoModel.from_pretrained(FOLDER, subfolder="text_encoder", attn_implementation="flash_attention_2")
 
 
-@entry.fix("Leave it out: PyTorch's own attention is the default.")
+@entry.fix("Leave it out: each model then takes the best that is there.")
 def _(FOLDER):
     from transformers import AutoModel
 
-    AutoModel.from_pretrained(FOLDER, subfolder="text_encoder", attn_implementation="sdpa")
+    AutoModel.from_pretrained(FOLDER, subfolder="text_encoder")
 
 
 # ---- bitsandbytes is asked for ----------------------------------------------------------------------------------

@@ -21,7 +21,11 @@ entry = FAMILY.failure(
     pattern=r"(?:CUDA|HIP|XPU|MPS backend) out of memory|(?:CUDA|HIP) error: out of memory|(?i:cuda out of memory)",
     vram="32MiB",
     chinese=["显存不足", "显存不够", "爆显存", "显存溢出", "内存不足"],
+    alike=["out-of-memory-while-moved"],
     messages={
+        "torch 2.13.0, in its example": '    pipe.to("cuda")\n  File "torch/nn/modules/module.py", line 1339, in convert\n'
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total capacity of 32.00 MiB "
+        "of which 0 bytes is free.",
         "torch 2.13.0, driver": "torch.AcceleratorError: CUDA error: out of memory",
         "torch 2.5.1, AMD": "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 64.00 MiB. GPU 0 has a total "
         "capacity of 15.98 GiB of which 40.00 MiB is free.",

@@ -19,7 +19,10 @@ entry = FAMILY.failure(
         "(torch.HalfTensor) should be the same",
         "torch 2.6, the other way": "RuntimeError: Input type (torch.FloatTensor) and weight type "
         "(torch.cuda.FloatTensor) should be the same",
-        "torch 2.13.0": "RuntimeError: Input type (CPUFloatType) and weight type (CUDAFloatType) should be the same",
+        "torch 2.13.0": "RuntimeError: Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor) should be "
+        "the same",
+        "torch 2.13.0, bfloat16": "RuntimeError: Input type (CUDABFloat16Type) and weight type (CPUBFloat16Type) should be "
+        "the same",
     },
     cause="Convolutions compare tensor types, which hold the device, and so speak of types where other operators speak "
     "of devices. The frames tell whose convolution it is: `autoencoder_dc.py` is the autoencoder, `patch_embed` the "
@@ -32,16 +35,16 @@ entry = FAMILY.failure(
 def _():
     import torch
 
-    layer = torch.nn.Conv2d(3, 4, 3).to("cuda")
-    layer(torch.ones(1, 3, 8, 8))
+    layer = torch.nn.Conv2d(3, 4, 3)
+    layer(torch.ones(1, 3, 8, 8, device="cuda"))
 
 
-@entry.fix("Send the input to the device of the weights, or move the module that stayed behind.")
+@entry.fix("Move the module that stayed behind, or send the input to where its weights are.")
 def _():
     import torch
 
     layer = torch.nn.Conv2d(3, 4, 3).to("cuda")
-    layer(torch.ones(1, 3, 8, 8).to(layer.weight.device))
+    layer(torch.ones(1, 3, 8, 8, device="cuda").to(layer.weight.device))
 
 
 entry = FAMILY.failure(

@@ -32,11 +32,11 @@ entry = FAMILY.failure(
 def _():
     from sana_lab import load_sana
 
-    load_sana("600m")
+    load_sana("600m", "fp32")
 
 
 @entry.fix("Do what the message says.")
 def _():
     from sana_lab import load_sana
 
-    load_sana("shapes", precision="fp32", device="cpu")
+    load_sana("shapes", "fp32", device="cpu")

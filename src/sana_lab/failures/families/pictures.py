@@ -147,9 +147,12 @@ def _(FOLDER):
 @entry.fix("Say `intermediate_timesteps=None`, or take two steps.")
 def _(FOLDER):
     import torch
-    from diffusers import SanaSprintPipeline, SCMScheduler
+    from diffusers import SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler
 
-    pipe = SanaSprintPipeline.from_pretrained(FOLDER, scheduler=SCMScheduler(), dtype=torch.bfloat16).to("cuda")
+    config = SanaTransformer2DModel.load_config(FOLDER, subfolder="transformer")  # Sprint's has guidance inside
+    sprint = SanaTransformer2DModel.from_config({**config, "guidance_embeds": True}).to(torch.bfloat16)
+    parts = {"transformer": sprint, "scheduler": SCMScheduler()}
+    pipe = SanaSprintPipeline.from_pretrained(FOLDER, **parts, dtype=torch.bfloat16).to("cuda")
     few = {"height": 64, "width": 64, "use_resolution_binning": False}
     pipe("a red star", num_inference_steps=4, intermediate_timesteps=None, **few)
 
