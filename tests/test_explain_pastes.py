@@ -78,7 +78,7 @@ PASTES = {
     "cut every 60 characters": (cut(MAPPED, 60), "pipeline-to-with-device-map"),
     "cut every 41, quoted": (cut(NO_MOVE, 41, "> "), "8bit-model-cannot-move"),
     "cut inside a traceback": (cut(f"{TRACE}{DECODE}", 44) + cut(CONVOLUTION, 44), "autoencoder-left-on-cpu"),
-    "a box of rich": (boxed(f"/home/me/run.py:12 in <module>\n❱ 12 pipe.to('cuda')", "Traceback (most recent call last)")
+    "a box of rich": (boxed("/home/me/run.py:12 in <module>\n❱ 12 pipe.to('cuda')", "Traceback (most recent call last)")
                       + "\n" + MAPPED, "pipeline-to-with-device-map"),
     "all of it in a box": (boxed(NO_MOVE, "Error"), "8bit-model-cannot-move"),
     "a box of ASCII": ("\n".join(f"| {line} |" for line in cut(NUMPY, 50).split("\n")), "gpu-tensor-to-numpy"),
@@ -252,10 +252,20 @@ def test_versions_in_a_text_decide():
     assert versions_that_decide({"diffusers": "0.42.1"}, OURS) == (OURS, False)
     assert versions_that_decide({"python": "3.8"}, OURS, python="3.11")[1]
     assert not versions_that_decide({"python": "3.11"}, OURS, python="3.11")[1]
+    assert versions_that_decide({"python": "3.9"}, OURS, python="3.11")[0]["transformers"] == "<5"
     old = f"diffusers==0.36.0\ntransformers==4.57.6\nbitsandbytes==0.47.0\n{NO_MOVE}"
     assert "the versions in the text are affected (diffusers 0.36.0" in str(explain(old, OURS))
     assert "your versions are not affected" in str(explain(NO_MOVE, OURS))
     assert "cannot be said" in str(explain(f"diffusers==0.41.0\n{NO_MOVE}", OURS))
+
+
+def test_a_python_bounds_the_versions():
+    """transformers 5 wants Python 3.10: what happens only there did not happen on 3.9, and what ended there did."""
+    below = {"transformers": "<5", "diffusers": "<0.37", "bitsandbytes": "<0.49.2"}
+    assert get("load-in-8bit-keyword-removed").affected(below) is False
+    assert get("8bit-model-cannot-move").affected(below) is True
+    assert get("8bit-pipeline-moves-in-part").affected(below) is False
+    assert get("bitsandbytes-native-missing").affected(below) is None
 
 
 # ---- in Chinese -------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")
 
@@ -240,7 +241,7 @@ class Failure:
         """Whether these versions have the failure; `None` where a library that decides is not there.
 
         Args:
-            installed: library -> version, as from `installed_versions`.
+            installed: library -> version, as from `installed_versions`; `<5` where only that much is known.
         """
         if not self.affects:
             return True
@@ -402,8 +403,20 @@ def _all(ranges: Mapping[str, str], installed: Mapping[str, str | None]) -> bool
     verdicts = []
     for library, specifier in ranges.items():
         there = installed.get(library)
-        verdicts.append(None if there is None else SpecifierSet(specifier).contains(there, prereleases=True))
+        if there is None:
+            verdicts.append(None)
+        elif there.startswith("<"):
+            verdicts.append(_below(SpecifierSet(specifier), Version(there[1:])))
+        else:
+            verdicts.append(SpecifierSet(specifier).contains(there, prereleases=True))
     return False if False in verdicts else (None if None in verdicts else True)
+
+
+def _below(wanted: SpecifierSet, ceiling: Version) -> bool | None:
+    """Whether versions below a ceiling are in a range: all of them, none, or it cannot be said."""
+    if any(part.operator in (">=", ">") and Version(part.version) >= ceiling for part in wanted):
+        return False
+    return True if all(part.operator == "<" and Version(part.version) >= ceiling for part in wanted) else None
 
 
 def _pretty(specifier: str) -> str:

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1]
 FEWEST = 11
 """Letters that a message must have in common with ours to be taken for it."""
 
-_IMITATED = tuple(f"accelerator/{name}.py" for name in ("cuda_api", "devices", "handlers", "memory", "mismatch", "words"))
+_SPEAKERS = ("cuda_api", "devices", "handlers", "memory", "mismatch", "words")
+_IMITATED = tuple(f"accelerator/{name}.py" for name in _SPEAKERS)
 """Where the words of PyTorch and CUDA are said on purpose; only those that name the virtual GPU are ours."""
 
 _FRAME = re.compile(r"""sana_lab[\\/]((?:\w+[\\/])*\w+\.py)(?:["']?, line (\d+)|:(\d+))""")

@@ -55,8 +55,8 @@ def _entry(failure: Failure) -> list[str]:
     badge = failure.evidence
     if badge == "live":
         badge = "virtual" if failure.gpus else "laptop"
-    told = f'<span class="tier real">needs {failure.elsewhere}, not run here</span>' if failure.elsewhere else _BADGES[badge]
-    badges = " ".join([told, *_seen_on_real_gpus(failure)])
+    elsewhere = f'<span class="tier real">needs {failure.elsewhere}, not run here</span>'
+    badges = " ".join([elsewhere if failure.elsewhere else _BADGES[badge], *_seen_on_real_gpus(failure)])
     lines = ["", f"(failure-{failure.id})=", f"### {failure.title}", "", f"{badges} `{failure.id}`", ""]
     if failure.shows != "error":
         lines += [f"*{SHOWS[failure.shows][0].upper()}{SHOWS[failure.shows][1:]}.*", ""]
@@ -65,7 +65,7 @@ def _entry(failure: Failure) -> list[str]:
             lines += [f"{', '.join(where)}:", "", "```{code-block} text", ":class: message", message, "```", ""]
     lines += [failure.cause, "", f"*Versions:* {failure.versions()}.", ""]
     if failure.wants:
-        lines += ["*Known by* its frames or numbers, not by its words alone: the first lines above are of its traceback.", ""]
+        lines += ["*Known by* its frames or numbers, and not by its words alone.", ""]
     if failure.chinese:
         lines += [f'<span lang="zh">{" · ".join(failure.chinese)}</span>', ""]
     if failure.reproduction:

@@ -39,7 +39,10 @@ def is_binary(data: bytes) -> bool:
 
 # ---- text to clean text -----------------------------------------------------------------------------------------
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|\^\[\[[0-9;]*m|\[(?:\d{1,3};){0,4}\d{1,3}m")
+_ANSI = re.compile(
+    r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|"
+    r"\^\[\[[0-9;]*m|\[(?:\d{1,3};){0,4}\d{1,3}m"  # the escape shown as two characters, or lost in a copy
+)
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\u00ad\ufeff\x00\x08"))
 _STRAIGHT = {
     **str.maketrans("\u2018\u2019\u201c\u201d\u201e\u201a\u00a0\u3000", "''\"\"\"'  "),
@@ -59,7 +62,8 @@ _QUOTES = re.compile(r"^\s{0,8}(?:[>|] ?)+(?![\w/]+\.py\b)")
 _PYTEST = re.compile(r"^E   (?= )\s*|^E   ")
 _STAMP = (
     r"\[?\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?\]?:? ?",
-    r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) {1,2}\d{1,2} \d\d:\d\d:\d\d [\w.-]{1,60} [\w./-]{1,60}(?:\[\d+\])?: ",
+    r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) {1,2}\d{1,2} \d\d:\d\d:\d\d [\w.-]{1,60} "
+    r"[\w./-]{1,60}(?:\[\d+\])?: ",
     r"[EWIDF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [\w./-]{1,80}:\d+\] ?",
     r"\[?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]?:? ",
 )
@@ -288,9 +292,8 @@ def _built(lines: list[str], heads: list[tuple[int, str, bool]]) -> list[Raised]
             begin = number + 1
             if index + 1 < len(heads) and not _CHAIN.match(lines[heads[index + 1][0]]):
                 continue  # the error that follows has a line of its own
-        end = next((n for n in range(number + 1, after) if _TRACEBACK.search(lines[n]) or _IGNORED.match(lines[n])), after)
-        if chain:
-            end = after
+        stops = (n for n in range(number + 1, after) if _TRACEBACK.search(lines[n]) or _IGNORED.match(lines[n]))
+        end = after if chain else next(stops, after)
         start = number + 1 if chain else number
         message = "\n".join(lines[start:end]).strip()
         if not message:

@@ -27,6 +27,12 @@ _FORMS = tuple(
 _CHECKPOINT = re.compile(r"[\"']_?\w+_version[\"']: ?[\"'][\d.]+\w*[\"']")  # what made a checkpoint, in its config.json
 _PYTHON = re.compile(r"python(?P<number>3\.\d{1,2})[\\/](?:site|dist)-packages|Python version: ?(?P<told>3\.\d{1,2})|"
                      r"[\\/]Python(?P<windows>3\d{1,2})[\\/]", re.I)  # fmt: skip
+_HIGHEST = {
+    "3.8": {"diffusers": "<0.37", "transformers": "<4.47", "accelerate": "<1.2", "bitsandbytes": "<0.46"},
+    "3.9": {"diffusers": "<0.37", "transformers": "<5", "accelerate": "<1.12", "bitsandbytes": "<0.49.2"},
+}
+"""Python -> what its newest releases are below, as their metadata say (`Requires-Python`)."""
+
 _HEAD, _TAIL = 50_000, 200_000
 _ANY = re.compile(rf"{_NAMES}|python", re.I)
 _LONGEST_LINE = 4000
@@ -72,7 +78,7 @@ def versions_that_decide(
     named = {name: number for name, number in told.items() if name in LIBRARIES}
     elsewhere = any(_differs(number, installed.get(name)) for name, number in named.items())
     elsewhere = elsewhere or bool(python and told.get("python") not in (None, python))
-    base = dict.fromkeys(installed) if elsewhere else dict(installed)
+    base = {**dict.fromkeys(installed), **_HIGHEST.get(told.get("python", ""), {})} if elsewhere else dict(installed)
     return {**base, **named}, elsewhere
 
 

@@ -12,6 +12,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from .catalogue import catalogue, get
 from .entry import EVIDENCE, Failure, Fix, installed_versions, link, needles, plain, squeezed, squeezed_pattern
@@ -166,14 +167,17 @@ def _read(message: str | BaseException, installed: Mapping[str, str | None] | No
     installed = installed_versions() if installed is None else installed
     whole = _text(message)
     text = clean(whole)
-    told = {} if isinstance(message, BaseException) else {**pasted_versions(whole[: -LONGEST or None][:_HEAD]), **pasted_versions(text)}
+    told = {}
+    if not isinstance(message, BaseException):
+        told = {**pasted_versions(whole[:-LONGEST][:_HEAD]), **pasted_versions(text)}
     versions, elsewhere = versions_that_decide(told, installed, python)
     raised = errors(text)
     index = last(raised)
     if index is None:
         found = _Found(text, text, "", versions)
         answers = found.all() + _in_chinese(text, versions)
-        own = None if _known(answers) else next((own for words in _lines_of(text) if (own := recognized("", words))), None)
+        said = () if _known(answers) else map(partial(recognized, ""), _lines_of(text))
+        own = next(filter(None, said), None)
         beside, cause = [], ""
     else:
         error = raised[index]
