@@ -163,7 +163,7 @@ def chosen_samples(group: Group, most: int) -> list[tuple[int, Any]]:
 
 
 def signature(sample: Any) -> tuple:
-    """What makes a sample another kind of call: which arguments are tensors, of how many dimensions; names of others."""
+    """What makes a sample another kind of call: which arguments are tensors, of how many dimensions; names."""
     shape = tuple((path, min(tensor.dim(), 3), tensor.dtype) for path, tensor in tensors_of(sample))
     return (shape, tuple(sorted(sample.kwargs)), tuple(type(value).__name__ for value in sample.args))
 

@@ -46,12 +46,16 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only operators whose name contains this")
     parser.add_argument("--seed-sample", type=int, default=0, metavar="N", help="about N cases, chosen by --seed")
     parser.add_argument("--seed", type=int, default=0, help="of --seed-sample")
+    parser.add_argument("--collect", action="store_true", help="run nothing: write the record from FILE.parts")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     chosen = [name for name in ("real", "virtual", "plain_cpu") if getattr(options, name)]
     if len(chosen) != 1:
         parser.error("say one of --real, --virtual, --plain-cpu")
     options.kind = chosen[0]
+    if options.collect:
+        finish(options.out, pathlib.Path(f"{options.out}.parts"))
+        return 0
     return run_child(options) if options.child is not None else run_all(options)
 
 
@@ -63,6 +67,7 @@ def run_all(options: argparse.Namespace) -> int:
     started = time.time()
     parts = pathlib.Path(f"{options.out}.parts")
     parts.mkdir(parents=True, exist_ok=True)
+    (parts / "envelope.json").write_text(json.dumps(describe_run(options)), encoding="utf-8")
     children = {number: start_child(options, number) for number in range(options.jobs)}
     restarts: collections.Counter[int] = collections.Counter()
     while children:
@@ -88,12 +93,18 @@ def run_all(options: argparse.Namespace) -> int:
                 del children[number]
             else:
                 children[number] = start_child(options, number)
-    record = describe_run(options, started)
-    record["results"] = collect(parts)
-    save(options.out, record)
-    summarize(record["results"])
+    finish(options.out, parts, started)
     print(f"{sum(restarts.values())} restarts, {time.time() - started:.0f} s, {options.out.stat().st_size} bytes")
     return 0
+
+
+def finish(out: pathlib.Path, parts: pathlib.Path, started: float | None = None) -> None:
+    """Write the record from the parts that there are."""
+    record = json.loads((parts / "envelope.json").read_text(encoding="utf-8"))
+    record["seconds"] = None if started is None else round(time.time() - started)
+    record["results"] = collect(parts)
+    save(out, record)
+    summarize(record["results"])
 
 
 def start_child(options: argparse.Namespace, number: int) -> tuple[subprocess.Popen, float]:
@@ -135,12 +146,12 @@ def collect(parts: pathlib.Path) -> dict[str, Any]:
     return dict(sorted(results.items()))
 
 
-def describe_run(options: argparse.Namespace, started: float) -> dict[str, Any]:
+def describe_run(options: argparse.Namespace) -> dict[str, Any]:
     """The envelope of a record, as `sana_lab.evidence` reads it."""
     machine: dict[str, Any] = {"device": platform.processor() or platform.machine(), "count": 1, "driver": None}
     if options.kind == "real":
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        rows = subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip().splitlines()
+        rows = subprocess.run(query, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
         name, driver = (field.strip() for field in rows[0].split(","))
         machine = {"device": name, "count": 1, "driver": driver}
     where = {"real": "on this GPU", "virtual": "on the virtual GPU", "plain_cpu": "on the processor"}[options.kind]
@@ -154,7 +165,6 @@ def describe_run(options: argparse.Namespace, started: float) -> dict[str, Any]:
         },
         "seed": options.seed,
         "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "seconds": round(time.time() - started),
         "results": {},
     }
 

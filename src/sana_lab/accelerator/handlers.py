@@ -117,6 +117,10 @@ def by_name(handlers: Handlers) -> dict[str, Handler]:
             "resize_as_": handlers.resize,
             "resize_as_sparse_": handlers.resize,
             "__cuda_array_interface__.__get__": handlers.cuda_array_interface,
+            "_cudnn_rnn_flatten_weight": handlers.flatten_weights,
+            "apply_": handlers.only_on_cpu,
+            "map_": handlers.only_on_cpu,
+            "map2_": handlers.only_on_cpu,
         }
     )
     return table
@@ -208,6 +212,14 @@ class Handlers:
 
     def _compute_mixed(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         device = settle(func, bare_name(func), args, kwargs, self.ledger.device_of)
+        if device is None:
+            from .inside import Inside  # only where devices mix
+
+            first = self.ledger.device_of(tensors_in((args, kwargs))[0])
+            with Inside(self.ledger.device_of, self.ledger.place) as inside:
+                result = func(*args, **kwargs)
+            inside.home_of_result(result, first)
+            return result
         given = map(unwrapped, tensors_in((args, kwargs)))
         before = {storage_of(tensor)._cdata for tensor in given if tensor.layout == torch.strided}
         try:
@@ -499,6 +511,29 @@ class Handlers:
             if any(tensor.dtype != tensors[0].dtype for tensor in tensors) and self.ledger.home(tensors) >= 0:
                 settle(func, func.__name__, args, kwargs, self.ledger.device_of)
             raise
+
+    def flatten_weights(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """What recurrent layers do on a GPU: all weights into one storage (ATen/native/cudnn/RNN.cpp)."""
+        weights = args[0] if args else kwargs["weight_arr"]
+        flat = torch.cat([weight.detach().reshape(-1) for weight in weights])
+        self.ledger.place(flat, self.ledger.index_of(weights[0]))
+        start = 0
+        for weight in weights:
+            weight.set_(flat[start : start + weight.numel()].view_as(weight))
+            start += weight.numel()
+        return flat
+
+    def only_on_cpu(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
+        """`apply_` and `map_` call Python for each number (torch/csrc/utils/tensor_apply.cpp)."""
+        tensors = tensors_in(args)
+        here = self.ledger.device_of(tensors[0])
+        for number, other in enumerate(tensors[1:]):
+            if self.ledger.device_of(other) != here:
+                names = (type_name(tensor, self.ledger.device_of(tensor)) for tensor in (tensors[0], other))
+                raise words.other_type(func.__name__, len(tensors), number, *names)
+        if here.type == "cuda":
+            raise TypeError(f"{func.__name__} is only implemented on CPU tensors")
+        return func(*args, **kwargs)
 
     # ---- leaving PyTorch: numbers, text, pinned memory
 

@@ -1,7 +1,8 @@
 """What happens when tensors of different devices meet in one call: what CUDA accepts, and what it says of the rest.
 
-The rules are data. An operator that is in none of the tables below is looked up in PyTorch's own table (`schemas`):
-with a generated device check it names the first argument that differs, otherwise it does as elementwise operators do.
+The rules are data. A function that is in none of the tables below is looked into while it runs (`inside`): each kernel
+is looked up in PyTorch's own table (`schemas`). With a generated device check it names the first argument that differs,
+otherwise it does as elementwise operators do.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ KERNELS: dict[str, tuple[str, str]] = {
 reads "the kernel's `self` is the Python function's `bias`", `a|b` "whichever the function has"."""
 
 
-def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callable) -> torch.device:
+def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callable) -> torch.device | None:
     """Decide a call whose tensors are on several devices.
 
     `name` is the operator's bare name, `device_of` tells a tensor's device. Returns the device on which the result
-    lives. Raises RuntimeError in CUDA's words where CUDA does.
+    lives, None where the kernels inside have to tell. Raises RuntimeError in CUDA's words where CUDA does.
     """
     name = ALIASES.get(name, name)
     given = bind(func, name, args, kwargs, device_of)
@@ -74,13 +75,19 @@ def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Call
     elif family is not None:
         family(given)
     else:
-        in_place = name.endswith("_") and not name.endswith("__")
-        operator = schemas.find(name.rstrip("_"), len(args) + len(kwargs))
-        if operator is not None and operator.checked:
-            _same_device(given, operator.kernel(in_place))
-        else:
-            _elementwise(given, in_place)
-    return _home(name, given)
+        return None
+    return home(name, given)
+
+
+def compare(name: str, operator: schemas.Operator | None, given: list[Given]) -> None:
+    """What a CUDA kernel says to tensors of several devices; `given` in the order of its arguments."""
+    in_place = name.endswith("_") and not name.endswith("__")
+    if name in OPERATORS:
+        OPERATORS[name](given)
+    elif operator is not None and operator.checked:
+        _same_device(given, operator.kernel())
+    else:
+        _elementwise(given, in_place)
 
 
 def settle_operator(func: Any, args: tuple, kwargs: dict, device_of: Callable) -> None:
@@ -94,14 +101,7 @@ def settle_operator(func: Any, args: tuple, kwargs: dict, device_of: Callable) -
         return
     values = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
     given = [Given(label, tensor, device_of(tensor)) for label, value in values.items() for tensor in tensors_in(value)]
-    in_place = name.endswith("_") and not name.endswith("__")
-    operator = schemas.find(name.rstrip("_"), len(args) + len(kwargs))
-    if name in OPERATORS:
-        OPERATORS[name](given)
-    elif operator is not None and operator.checked:
-        _same_device(given, operator.kernel(in_place))
-    else:
-        _elementwise(given, in_place)
+    compare(name, schemas.operator(name, func._overloadname), given)
 
 
 def bind(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callable) -> list[Given]:
@@ -296,8 +296,9 @@ OPERATORS: dict[str, Callable[[list[Given]], None]] = {
     "index": _indexing,
     "index_put": _set_item,
     "index_put_": _set_item,
+    "_index_put_impl_": _set_item,
 }
-"""The same by the names of ATen, for `settle_operator`."""
+"""The same by the names of ATen, for kernels inside a function and for what C++ calls."""
 
 ALIASES = {"__matmul__": "matmul", "__rmatmul__": "matmul", "__imatmul__": "matmul"}
 
@@ -321,7 +322,8 @@ def cpp_type_name(tensor: torch.Tensor, device: torch.device) -> str:
 LEGACY_TYPES = frozenset("Byte Char Short Int Long Half Float Double".split())
 
 
-def _home(name: str, given: list[Given]) -> torch.device:
+def home(name: str, given: list[Given]) -> torch.device:
+    """Where the result of a call lives that CUDA accepts."""
     if name in ("__getitem__", "index", "__setitem__", "index_put", "index_put_") or name.endswith("_"):
         return given[0].device
     return next((g.device for g in given if g.device.type == "cuda"), given[0].device)

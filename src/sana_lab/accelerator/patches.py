@@ -77,6 +77,7 @@ def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
     _parallel(patches, mode)
     _legacy_types(patches, mode)
     _refusals(patches, mode)
+    _grouping(patches, mode)
     functional = old_bitsandbytes.needed()
     if functional is not None:
         patches.set(functional, "lib", old_bitsandbytes.Kernels(functional.lib))
@@ -267,6 +268,28 @@ def _refusals(patches: Patches, mode: VirtualGPUMode) -> None:
                 patches.set(owner, name, refused.function(f"{module}.{name}", why))
     kind = torch.autograd.profiler.profile
     patches.set(kind, "__init__", refused.profile(kind.__init__))
+
+
+def _grouping(patches: Patches, mode: VirtualGPUMode) -> None:
+    """Optimizers and the clipping of gradients take lists apart by device and type before they call `_foreach_*`."""
+    original, ledger = torch._C._group_tensors_by_device_and_dtype, mode.ledger
+
+    def group(tensorlistlist, with_indices=False):
+        on_gpu = any(ledger.index_of(tensor) >= 0 for tensor in tensorlistlist[0] if tensor is not None)
+        if not ledger.devices.live or not on_gpu:
+            return original(tensorlistlist, with_indices)
+        groups: dict[Any, tuple[list[list], list[int]]] = {}
+        for number, first in enumerate(tensorlistlist[0]):
+            key = (ledger.device_of(first), first.dtype)
+            lists, numbers = groups.setdefault(key, ([[] for _ in tensorlistlist], []))
+            for items, tensors in zip(lists, tensorlistlist, strict=True):
+                if tensors:  # a list may be empty
+                    items.append(tensors[number])
+            if with_indices:
+                numbers.append(number)
+        return groups
+
+    patches.set(torch._C, "_group_tensors_by_device_and_dtype", group)
 
 
 def refuse_compile(*args: Any, **kwargs: Any) -> Any:

@@ -25,6 +25,7 @@ class Operator:
     tensors: frozenset[str]  # those that are a tensor, an optional tensor or a list of tensors
     checked: bool  # a CUDA kernel of its own, whose generated wrapper compares devices
     structured: bool  # one kernel body for the functional, the in-place and the `out=` form
+    composite: bool = False  # made of other operators on CUDA
 
     def kernel(self, in_place: bool = False) -> str:
         """The wrapper's name, as messages show it after `wrapper_CUDA_`."""
@@ -37,6 +38,28 @@ class Operator:
 @functools.cache
 def operators() -> dict[str, list[Operator]]:
     """All functional and in-place operators by name; empty, with a warning, where the table is not there."""
+    table: dict[str, list[Operator]] = {}
+    for entry in _entries():
+        operator = _parse(entry)
+        if operator is not None:
+            table.setdefault(operator.name, []).append(operator)
+    return table
+
+
+@functools.cache
+def operator(name: str, overload: str) -> Operator | None:
+    """The one operator of this name and overload (`""` or `default` for the one without), `out=` variants too."""
+    return _by_overload().get((name, "" if overload == "default" else overload))
+
+
+@functools.cache
+def _by_overload() -> dict[tuple[str, str], Operator]:
+    found = (_parse(entry, out=True) for entry in _entries())
+    return {(operator.name, operator.overload): operator for operator in found if operator is not None}
+
+
+@functools.cache
+def _entries() -> list[str]:
     try:
         import torchgen
 
@@ -48,13 +71,8 @@ def operators() -> dict[str, list[Operator]]:
             "not know itself like additions where their tensors are on several devices.",
             stacklevel=2,
         )
-        return {}
-    table: dict[str, list[Operator]] = {}
-    for entry in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:
-        operator = _parse(entry)
-        if operator is not None:
-            table.setdefault(operator.name, []).append(operator)
-    return table
+        return []
+    return re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]
 
 
 def find(name: str, given: int) -> Operator | None:
@@ -65,13 +83,13 @@ def find(name: str, given: int) -> Operator | None:
     return with_tensors[0] if with_tensors else None
 
 
-def _parse(entry: str) -> Operator | None:
+def _parse(entry: str, out: bool = False) -> Operator | None:
     head = re.match(r"(\w+)(?:\.(\w+))?\((.*)\) ->", entry)
     if head is None:
         return None
     name, overload, signature = head.groups()
-    if re.search(r"Tensor\(\w!\) (?!self\b)", signature):  # an `out=` variant: Python calls reach it by another door
-        return None
+    if not out and re.search(r"Tensor\(\w!\) (?!self\b)", signature):
+        return None  # an `out=` variant: Python calls reach it by another door
     arguments, tensors = [], set()
     for part in signature.split(", "):
         words = part.split("=")[0].split(" ")
@@ -79,7 +97,9 @@ def _parse(entry: str) -> Operator | None:
             arguments.append(words[1])
             if words[0].startswith("Tensor"):
                 tensors.add(words[1])
-    has_kernel = "structured_delegate:" in entry or re.search(r"^ +(\w+, )*CUDA(, \w+)*:", entry, re.MULTILINE)
+    generated = "structured_delegate:" in entry or "ufunc_inner_loop:" in entry
+    has_kernel = generated or re.search(r"^ +(\w+, )*CUDA(, \w+)*:", entry, re.MULTILINE)
     checked = bool(has_kernel) and "device_check: NoCheck" not in entry
     structured = "structured_delegate:" in entry
-    return Operator(name, overload or "", tuple(arguments), frozenset(tensors), checked, structured)
+    composite = not has_kernel and ("Composite" in entry or "dispatch:" not in entry)
+    return Operator(name, overload or "", tuple(arguments), frozenset(tensors), checked, structured, composite)

@@ -99,6 +99,12 @@ def invalid_gradient(position: int, device: torch.device, found: torch.device, f
     )
 
 
+def other_type(name: str, tensors: int, number: int, own: str, other: str) -> TypeError:
+    """`map_` with tensors of two types (torch/csrc/utils/tensor_apply.cpp)."""
+    label = "other" if tensors == 2 else ("x", "y")[number]
+    return TypeError(f"{name}: expected {own} for '{label}' (got {other})")
+
+
 def hook_changed(hook: str, before: str, after: str) -> RuntimeError:
     """A hook that returns a gradient of another type or device (torch/csrc/autograd/python_hook.cpp)."""
     return RuntimeError(f"hook '{hook}' has changed the type of value (was {before} got {after})")
