@@ -14,10 +14,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from . import asserts, words
+from . import asserts, device_rules, kernels, words
 from .devices import CPU
 from .ledger import MIXED, NOT_SEEN, ON_CPU, Ledger, Tensor, real_device, storage_of, unwrapped
-from .mismatch import CONVOLUTIONS, cpp_type_name, settle, tensors_in, type_name
+from .mismatch import CONVOLUTIONS, bind, cpp_type_name, settle, tensors_in, type_name
 
 Handler = Callable[[Callable, tuple, dict], Any]
 
@@ -41,13 +41,13 @@ PASSING = """
     is_same_size is_nonzero is_set_to __len__ __bool__ __int__ __float__ __index__ __complex__ __hash__ item tolist
     view view_as expand expand_as movedim squeeze detach_
     requires_grad_ narrow unbind chunk split unflatten diagonal unfold as_strided alias view_as_real
-    view_as_complex broadcast_to expand_copy split_with_sizes adjoint
+    view_as_complex broadcast_to split_with_sizes adjoint
     register_post_accumulate_grad_hook retain_grad backward grad has_names
     zero_ fill_ result_type can_cast promote_types get_default_dtype broadcast_shapes
     _has_compatible_shallow_copy_type has_torch_function __instancecheck__ __reduce_ex__ __setstate__ __iter__
     _is_view _use_count is_shared share_memory_ is_grad_enabled from_numpy frombuffer from_file
     compute_should_use_set_data _is_zerotensor _nested_view_from_jagged _nested_get_jagged_dummy _nested_get_values
-    _nested_get_offsets tensor_split refine_names align_to __dir__ get_default_device
+    _nested_get_offsets refine_names align_to __dir__ get_default_device
 """.split()
 """Functions that make no storage and compare no devices. Views are here: their storage is known already."""
 
@@ -118,6 +118,7 @@ def by_name(handlers: Handlers) -> dict[str, Handler]:
             "resize_as_sparse_": handlers.resize,
             "__cuda_array_interface__.__get__": handlers.cuda_array_interface,
             "_cudnn_rnn_flatten_weight": handlers.flatten_weights,
+            "tensor_split": handlers.split_at,
             "apply_": handlers.only_on_cpu,
             "map_": handlers.only_on_cpu,
             "map2_": handlers.only_on_cpu,
@@ -211,14 +212,20 @@ class Handlers:
         return result
 
     def _compute_mixed(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        absent = kernels.absent(bare_name(func), args, kwargs) if bare_name(func) in kernels.ABSENT else None
+        if absent is not None:
+            raise absent
         device = settle(func, bare_name(func), args, kwargs, self.ledger.device_of)
         if device is None:
             from .inside import Inside  # only where devices mix
 
-            first = self.ledger.device_of(tensors_in((args, kwargs))[0])
+            name = bare_name(func)
+            given = bind(func, name, args, kwargs, self.ledger.device_of)
+            first = given[0].device
             with Inside(self.ledger.device_of, self.ledger.place) as inside:
                 result = func(*args, **kwargs)
             inside.home_of_result(result, first)
+            device_rules.after(name, given, result)
             return result
         given = map(unwrapped, tensors_in((args, kwargs)))
         before = {storage_of(tensor)._cdata for tensor in given if tensor.layout == torch.strided}
@@ -420,6 +427,9 @@ class Handlers:
             kwargs.pop("device", None)
             return self.compute(func, args, kwargs)
         target = self.devices.resolve(kwargs["device"])
+        out = kwargs.get("out")
+        if target.type == "cuda" and isinstance(out, Tensor) and self.ledger.index_of(out) < 0:
+            raise device_rules.factory_out(self.ledger.device_of(out))
         if target.type == "cuda" and func.__name__ in SIZED:
             size = self.size_of(func, args, kwargs)
             self.ledger.memory.check_room(size, target.index)
@@ -522,6 +532,13 @@ class Handlers:
             weight.set_(flat[start : start + weight.numel()].view_as(weight))
             start += weight.numel()
         return flat
+
+    def split_at(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """`tensor_split`: sections in a tensor are read on the CPU."""
+        for tensor in tensors_in((args[1:], kwargs)):
+            if self.ledger.index_of(tensor) >= 0:
+                raise device_rules.sections_device(self.ledger.device_of(tensor))
+        return func(*args, **kwargs)
 
     def only_on_cpu(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """`apply_` and `map_` call Python for each number (torch/csrc/utils/tensor_apply.cpp)."""

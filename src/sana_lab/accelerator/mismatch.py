@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import schemas, words
+from . import device_rules, schemas, words
 
 CPU = torch.device("cpu")
 
@@ -29,11 +29,14 @@ class Given(NamedTuple):
 
 FREE = frozenset(
     """
-    _copy_from reshape_as set_ set_data meshgrid broadcast_tensors pack_padded_sequence _pack_padded_sequence
+    _copy_from reshape_as set_ set_data broadcast_tensors pack_padded_sequence _pack_padded_sequence ctc_loss
     _assert_tensor_metadata _foreach_copy_ vector_to_parameters
     """.split()
 )
 """Functions that may see several devices: they copy between them, or look only at shapes and types."""
+
+WITHOUT_ELEMENTS = frozenset(["batch_norm"])
+"""Functions that look at nothing else where their input is empty."""
 
 KERNELS: dict[str, tuple[str, str]] = {
     "embedding": ("_index_select", "self=weight index=input|indices"),
@@ -44,12 +47,12 @@ KERNELS: dict[str, tuple[str, str]] = {
     "rms_norm": ("__fused_rms_norm", "input weight"),
     "cross_entropy": ("nll_loss_forward", "self=input target weight"),
     "nll_loss": ("nll_loss_forward", "self=input target weight"),
-    "mv": ("addmv_", "self=vec mat=self vec"),
-    "stack": ("cat", "tensors"),
-    "hstack": ("cat", "tensors"),
-    "vstack": ("cat", "tensors"),
-    "concat": ("cat", "tensors"),
-    "concatenate": ("cat", "tensors"),
+    "stack": ("cat", "out tensors"),
+    "hstack": ("cat", "out tensors"),
+    "vstack": ("cat", "out tensors"),
+    "concat": ("cat", "out tensors"),
+    "concatenate": ("cat", "out tensors"),
+    "sparse_sampled_addmm": ("sparse_sampled_addmm", "out self=input|self mat1 mat2"),
     "dropout": ("_native_dropout", "input"),
 }
 """Python function -> the CUDA kernel that first compares devices, and its arguments in the order it does: `self=bias`
@@ -62,10 +65,15 @@ def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Call
     `name` is the operator's bare name, `device_of` tells a tensor's device. Returns the device on which the result
     lives, None where the kernels inside have to tell. Raises RuntimeError in CUDA's words where CUDA does.
     """
-    name = ALIASES.get(name, name)
     given = bind(func, name, args, kwargs, device_of)
-    if name in FREE:
+    if name == "__rmatmul__":
+        given[:2] = given[1::-1]
+    name = ALIASES.get(name, name)
+    if name in FREE or name in WITHOUT_ELEMENTS and not given[0].tensor.numel():
         return given[0].device
+    if name == "bernoulli" and "out" in kwargs:
+        return given[0].device
+    device_rules.before(name, given, kwargs)
     family = FAMILIES.get(name)
     if str(func).startswith("bitsandbytes."):
         family = functools.partial(_bitsandbytes, name=name)
@@ -82,6 +90,8 @@ def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Call
 def compare(name: str, operator: schemas.Operator | None, given: list[Given]) -> None:
     """What a CUDA kernel says to tensors of several devices; `given` in the order of its arguments."""
     in_place = name.endswith("_") and not name.endswith("__")
+    if operator is not None and operator.outputs:
+        given = sorted(given, key=lambda g: g.name not in operator.outputs)  # generated checks begin with the results
     if name in OPERATORS:
         OPERATORS[name](given)
     elif operator is not None and operator.checked:
@@ -112,7 +122,8 @@ def bind(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callab
         names = SIGNATURES.get(name) or [argument.name for argument in getattr(schema, "arguments", ())]
         names = names or list(inspect.signature(func).parameters)
     except (TypeError, ValueError):
-        operator = schemas.find(name.rstrip("_") if not name.endswith("__") else name, len(args) + len(kwargs))
+        number = len(args) + len(kwargs) - ("out" in kwargs)
+        operator = schemas.find(name.rstrip("_") if not name.endswith("__") else name, number)
         names = operator.arguments if operator is not None else ()
     given = []
     for position, value in enumerate(args):
@@ -169,10 +180,20 @@ def _product(given: list[Given]) -> None:
 def _linear(given: list[Given]) -> None:
     """`linear`: `addmm` with a bias, `matmul` without."""
     by_name = {g.name: g for g in given}
-    if "bias" in by_name:
+    if "out" in by_name:
+        _same_device(_ordered(given, "out self=input mat2=weight"), "mm_out")
+        _elementwise(given)
+    elif "bias" in by_name:
         _same_device(_ordered(given, "self=bias mat1=input mat2=weight"), "addmm")
     else:
         _product(_ordered(given, "self=input mat2=weight"))
+
+
+def _matrix_vector(given: list[Given]) -> None:
+    """`mv`: `addmv` into its `out=`, or into a new vector like `vec`."""
+    out = any(g.name == "out" for g in given)
+    order = "self=out mat=self|input vec" if out else "self=vec mat=self|input vec"
+    _same_device(_ordered(given, order), "addmv_out_out" if out else "addmv_")
 
 
 def _einsum(given: list[Given]) -> None:
@@ -190,6 +211,8 @@ def _convolution(given: list[Given], transposed: bool = False) -> None:
     source, weight = tensors["input"], tensors["weight"]
     on_cpu = source.device.type == "cpu"
     if on_cpu and not _picks_mkldnn(source.tensor, weight.tensor, transposed):
+        if weight.tensor.dim() == 5 and not transposed:
+            raise words.no_kernel("slow_conv3d_forward")
         kernel = "slow_conv_transpose2d" if transposed else "__slow_conv2d_forward"
         _same_device(_ordered(given, "self=input weight bias"), kernel)
     own = cpp_type_name(source.tensor, source.device)
@@ -264,9 +287,13 @@ def _indexing(given: list[Given]) -> None:
 
 
 def _set_item(given: list[Given]) -> None:
-    """`x[index] = values`: without tensors in the index a copy, otherwise values where `x` is, or a 0-dim tensor."""
+    """`x[index] = values`: without tensors in the index a copy, otherwise values where `x` is, or a 0-dim tensor.
+
+    A tensor on the CPU is written to with an index from anywhere.
+    """
     index = [g for g in given if g.name != "values"]
-    _indexing(index)
+    if given[0].device != CPU:
+        _indexing(index)
     values = [g for g in given if g.name == "values" and g.tensor.dim() > 0]
     if len(index) > 1:
         _elementwise([given[0], *values], in_place=True)
@@ -274,6 +301,7 @@ def _set_item(given: list[Given]) -> None:
 
 FAMILIES: dict[str, Callable[[list[Given]], None]] = {
     "linear": _linear,
+    "mv": _matrix_vector,
     "matmul": _product,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from . import autocast, precision
+from . import autocast, kernels, precision
 from .devices import Devices
 from .handlers import Handler, Handlers, bare_name, by_name, passing
 from .ledger import Ledger
@@ -39,7 +39,13 @@ class VirtualGPUMode(TorchFunctionMode):
             handler = self._learn(func)
         if handler is passing:
             return func(*args, **kwargs) if kwargs else func(*args)
-        return handler(func, args, kwargs or {})
+        try:
+            return handler(func, args, kwargs or {})
+        except RuntimeError as error:
+            result = kernels.explain(self.ledger, bare_name(func), func, args, kwargs or {}, error)
+            if result is error:
+                raise
+            return result
 
     def _learn(self, func: Any) -> Handler:
         name = bare_name(func)
@@ -48,6 +54,7 @@ class VirtualGPUMode(TorchFunctionMode):
             handler = precision.wrap(self.ledger, handler)
         elif str(func).startswith("bitsandbytes."):
             handler = precision.wrap_kernel(self.ledger, name, handler)
+        handler = kernels.wrap(self.ledger, name, handler)
         if name in autocast.POLICY:
             handler = autocast.wrap(self.ledger, autocast.POLICY[name], handler)
         self._handlers[func] = handler

@@ -46,6 +46,15 @@ def mask_device(mask: torch.device, masked: torch.device) -> RuntimeError:
     return RuntimeError(f"expected self and mask to be on the same device, but got mask on {mask} and self on {masked}")
 
 
+def no_kernel(operator: str, backend: str = "CUDA") -> NotImplementedError:
+    """An operator without a kernel for a backend (ATen/core/dispatch/OperatorEntry.cpp, `reportError`)."""
+    return NotImplementedError(
+        f"Could not run 'aten::{operator}' with arguments from the '{backend}' backend. This could be because the "
+        "operator doesn't exist for this backend, or was omitted during the selective/custom build process (if using "
+        "custom build)."
+    )
+
+
 def no_stream_on_cpu() -> RuntimeError:
     """What bitsandbytes' CUDA kernels meet first when they look for the stream of a CPU tensor (torch/csrc/cuda)."""
     return RuntimeError("invalid argument to getCurrentStream")
