@@ -116,6 +116,16 @@ def test_no_copy_where_channels_lie_innermost():
     assert result.permute(0, 2, 3, 1).is_contiguous()
 
 
+@pytest.mark.parametrize("threshold", [0.0, 6.0])
+def test_in_8_bits_the_channels_are_turned_before_the_copy(threshold):
+    """With channels first and one picture, turning makes a view, which the kernel would read as memory lies."""
+    torch.manual_seed(4)
+    layer = Pointwise8bit(64, 48, has_fp16_weights=False, threshold=threshold).to("cuda").eval()
+    inputs = torch.randn(1, 64, 5, 3, device="cuda", dtype=torch.bfloat16)
+    last = inputs.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(layer(inputs), layer(last))
+
+
 def test_state_dicts_load_both_ways():
     conv = convolution()
     layer = as_pointwise(conv)

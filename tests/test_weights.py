@@ -216,7 +216,7 @@ def test_a_folder_in_the_place_of_a_file(folder):
 
 def test_a_model_index_with_a_number_for_a_component(folder):
     configured(folder / "model_index.json", scheduler=3)
-    assert "a component of a pipeline is a library and a class" in refusal(folder, error=ValueError)
+    assert "a component is a library and a class" in refusal(folder, error=ValueError)
 
 
 @pytest.fixture
