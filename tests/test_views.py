@@ -1,8 +1,10 @@
 """The table of views: hooks see what bitsandbytes would get, and Sana hands on views without guidance alone."""
 
+import pytest
 import torch
 from torch import nn
 
+from sana_lab import use_accelerator, views
 from sana_lab.views import table, watched
 
 
@@ -23,9 +25,23 @@ def test_a_view_is_told_from_what_lies_in_order():
 
 def test_sana_hands_on_views_where_it_draws_one_picture_without_guidance():
     found = table(["SanaPipeline", "SanaSprintPipeline"])
-    views = found[found["views"] > 0]
-    assert set(views["model"]) == {"transformer"} and set(views["pictures"]) == {1}
-    assert dict(zip(views["pipeline"], views["guidance"], strict=True)) == {
+    with_views = found[found["views"] > 0]
+    assert set(with_views["model"]) == {"transformer"} and set(with_views["pictures"]) == {1}
+    assert dict(zip(with_views["pipeline"], with_views["guidance"], strict=True)) == {
         "SanaPipeline": "off", "SanaSprintPipeline": "has none",
     }  # fmt: skip
-    assert all("transformer_blocks.{0,1}.attn1.to_out.0" in which for which in views["which"])
+    assert all("transformer_blocks.{0,1}.attn1.to_out.0" in which for which in with_views["which"])
+
+
+def test_values_show_what_the_guard_is_worth():
+    """Of three pipelines, one by its own class of transformer: the layers as made lose most, guarded ones little."""
+    with use_accelerator(virtual=True):
+        found = views.values(["SanaSprintPipeline", "SanaVideoPipeline", "SanaControlNetPipeline"])
+    for name, kept in found.items():
+        assert kept["guarded"] > 35, (name, kept)
+        assert kept["8 bits"] < kept["guarded"] - 12, (name, kept)
+
+
+def test_values_want_a_gpu():
+    with pytest.raises(RuntimeError, match=r"needs a GPU, real or virtual: call sana_lab.use_accelerator\(\) first"):
+        views.values()

@@ -1,25 +1,33 @@
 """Which linear layers of the Sana pipelines get inputs that are views, found by hooks and without a GPU.
 
-    python -m sana_lab.views
+    python -m sana_lab.views                    names of the layers, on any machine
+    python -m sana_lab.views --values FOLDER    what it does to the result: a record, on a GPU, real or virtual
 
 bitsandbytes' 8-bit kernel reads memory as it lies (`sana_lab.layers.contiguous_inputs_`). Here every pipeline of Sana
 that the installed diffusers has draws once with two random blocks, with guidance and without, one picture and two, and
-a hook on every `nn.Linear` asks whether the rows that bitsandbytes would hand to its kernel lie in order.
+a hook on every `nn.Linear` asks whether the rows that bitsandbytes would hand to its kernel lie in order. `values` then
+puts the transformers in 8 bits and compares what the pipelines return.
 
 Chapter 5.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from .layers import contiguous_inputs_
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +41,7 @@ CALL = {
     "max_sequence_length": 16, "complex_human_instruction": None,
 }  # fmt: skip
 MODELS = ("text_encoder", "transformer", "controlnet")
+RECORD = "sana_classes"
 
 
 @dataclass(frozen=True)
@@ -210,15 +219,101 @@ def _grouped(names: list[str]) -> list[str]:
             for name, numbers in groups.items()]  # fmt: skip
 
 
-def main() -> None:
-    """Print the table."""
+@torch.no_grad()
+def values(names: list[str] | None = None) -> dict[str, dict[str, float | None]]:
+    """Draw one picture with each pipeline and no guidance, in 16 bits and in 8, on the GPU.
+
+    Args:
+        names: keys of `WAYS`; all that the installed diffusers has by default.
+
+    Returns:
+        Pipeline -> decibels that the latents of one picture keep of the 16-bit ones: "8 bits" as bitsandbytes makes the
+        layers, "guarded" after `contiguous_inputs_`; None where they are the same or not finite.
+
+    Raises:
+        RuntimeError: there is no GPU, real or virtual.
+
+    Chapter 6.
+    """
     import diffusers
 
+    if not torch.cuda.is_available():
+        raise RuntimeError("this needs a GPU, real or virtual: call sana_lab.use_accelerator() first")
+    found = {}
+    for name in names or [name for name in WAYS if hasattr(diffusers, name)]:
+        way = WAYS[name]
+        torch.manual_seed(0)
+        pipe = way.build().to(torch.bfloat16).to("cuda")
+        pipe.set_progress_bar_config(disable=True)
+        call = {**CALL, **way.call()} | ({"guidance_scale": 1.0} if way.guided else {})
+
+        def latents(pipe: Any = pipe, call: dict[str, Any] = call) -> Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                generator = torch.Generator("cpu").manual_seed(0)
+                drawn = pipe(prompt=["a red star"], generator=generator, **call)
+            return (drawn.frames if hasattr(drawn, "frames") else drawn.images).double()
+
+        exact = latents()
+        models = [pipe.components[part] for part in MODELS[1:] if part in pipe.components]
+        for model in models:
+            _to_8_bits_(model)
+        rounded = latents()
+        for model in models:
+            contiguous_inputs_(model)
+        found[name] = {"8 bits": _decibels(rounded, exact), "guarded": _decibels(latents(), exact)}
+    return found
+
+
+def _to_8_bits_(model: nn.Module) -> None:
+    """Every `nn.Linear` in LLM.int8(), as the libraries make it (transformers, integrations/bitsandbytes.py)."""
+    import bitsandbytes
+
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    for name, layer in layers:
+        shape = (layer.in_features, layer.out_features, layer.bias is not None)
+        new = bitsandbytes.nn.Linear8bitLt(*shape, has_fp16_weights=False, threshold=6.0, device="meta")
+        weight = layer.weight.data.cpu()
+        new.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        new.bias = layer.bias
+        model.set_submodule(name, new.to(layer.weight.device).eval())
+
+
+def _decibels(found: Tensor, exact: Tensor) -> float | None:
+    noise = (found - exact).square().mean().item()
+    ratio = exact.square().mean().item() / noise if noise else math.inf
+    return round(10 * math.log10(ratio), 1) if 0 < ratio < math.inf else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, or measure and record."""
+    import diffusers
+
+    from . import evidence
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--values", type=Path, metavar="FOLDER", help="measure on a GPU, write the record here")
+    options = parser.parse_args(arguments)
     diffusers.utils.logging.set_verbosity_error()
-    found = table()
-    print(f"diffusers {diffusers.__version__}, two random blocks each; layers that get a view as input at least once")
-    print(found.to_string(index=False, justify="left"))
+    if options.values is None:
+        print(f"diffusers {diffusers.__version__}, two random blocks each; layers that get a view at least once")
+        print(table().to_string(index=False, justify="left"))
+        return 0
+    try:
+        results = values()
+        what = "One picture without guidance from every pipeline of Sana, small and random: decibels kept in 8 bits"
+        file = evidence.save(
+            RECORD, what=what, command="python -m sana_lab.views --values FOLDER", results=results, seed=0,
+            folder=options.values,
+        )  # fmt: skip
+    except (RuntimeError, OSError) as error:
+        print(f"python -m sana_lab.views: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    for name, kept in results.items():
+        print(f"{name:27} " + ", ".join(f"{way} {value} dB" for way, value in kept.items()))
+    print(file)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
