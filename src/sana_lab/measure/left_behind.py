@@ -348,6 +348,8 @@ def verdict(row: Found) -> str:
     """A recorded row of real size in the words of chapter 8's table of cards."""
     if "out of memory" in row:
         return f"out of memory, {row['out of memory']}"
+    if "failed" in row:
+        return row["failed"]
     return f"{max(row['held'].values()) / 2**30:.1f} GiB"
 
 
@@ -371,7 +373,7 @@ def apart(*arguments: str, virtual: bool) -> Found:
     return json.loads(lines[-1]) if lines else {"failed": (complained.strip().splitlines() or [""])[-1][:300]}
 
 
-def record(out: Path, *, virtual: bool, work: Path | None = None, jobs: int = 4) -> dict[str, Any]:
+def record(out: Path, *, virtual: bool, work: Path | None = None, jobs: int = 6) -> dict[str, Any]:
     """Run all steps, and with `work` the rows of real size; write the record to `out` as it grows."""
     results: dict[str, Any] = {"steps": dict.fromkeys(STEPS), "real size": {}}
     lock = threading.Lock()
