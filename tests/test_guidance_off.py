@@ -189,3 +189,26 @@ def test_every_way_draws_and_only_the_unguarded_recipe_hands_over_views(tmp_path
     assert views["recipe"] > 0 and views["sprint-recipe"] > 0
     assert views["contiguous"] == views["bf16"] == views["sprint-bf16"] == 0
     assert found.ways["contiguous"]["difference_mean"] < 1
+
+
+# ---- the record in the book ---------------------------------------------------------------------------------------
+
+
+def test_the_stored_record_is_of_a_real_gpu_and_says_what_the_chapter_says():
+    record = g.load()
+    assert record.settings["virtual"] is False, "a stand-in: record it on a real GPU, see CONTRIBUTING.md"
+    assert record.settings["n"] >= 200 and record.record["machine"]["driver"]
+    good, bad = record.rate("bf16"), record.rate("recipe")
+    assert good.interval[0] > bad.interval[1], "the fault"
+    for way in ("contiguous", "pairs", "int8", "slim", "fast", "weights", "recipe-guided"):
+        assert record.compare(way).interval[0] > -0.05, way
+        assert record.ways[way]["kernel"]["views"] == 0, way
+    assert record.ways["recipe"]["kernel"]["views"] > 0
+
+
+def test_the_stored_pictures_read_as_it_says():
+    record = g.load()
+    for example in record.record["results"]["examples"]:
+        scene = g.Plan(n=example["i"] + 1, seed=record.settings["seed"]).scenes[-1]
+        for picture in example["pictures"].values():
+            assert s._rights(s.unpack_picture(picture["webp"]), scene) == picture["right"]

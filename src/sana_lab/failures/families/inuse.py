@@ -137,7 +137,7 @@ entry = FAMILY.failure(
     cause="Without guidance the transformer draws a batch of one, and its attention hands transposed views to "
     "`to_out` in every block and to `to_q` in the first. The int8 kernel of bitsandbytes reads them as if they were "
     "contiguous. With guidance the batch is two, and the library copies. SANA-Sprint has no guidance of this kind, so "
-    "its batch is one always.",
+    "its batch is one always. PAG, ControlNet, image-to-image and video are hit likewise.",
     affects={"bitsandbytes": ">=0.43", "diffusers": ">=0.32"},
     references=[
         "bitsandbytes 0.50.2: backends/cuda/ops.py, int8_vectorwise_quant",
