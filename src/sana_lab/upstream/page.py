@@ -37,13 +37,19 @@ def faults(library: str) -> Markdown:
     return _markdown([line for fault in chosen for line in _fault(fault)])
 
 
-def report(fault: Fault) -> str:
-    """The text that one would paste into the library's form."""
+def report(fault: Fault, raised: str | None = None) -> str:
+    """The text that one would paste into the library's form.
+
+    Args:
+        fault: of which.
+        raised: how its script ended; it is run to see if this is not given.
+    """
+    raised = run(fault).raised if raised is None else raised
     versions = ", ".join(f"{name} {number}" for name, number in TRIED.items())
     parts = [
         ("", f"{fault.effect} {fault.cause} ({fault.library} {TRIED[fault.library]}, {fault.source})"),
         ("Reproduction", f"~~~python\n{fault.script.rstrip()}\n~~~"),
-        ("What happens", f"It ends with `{run(fault).raised}`"),
+        ("What happens", f"It ends with:\n\n~~~\n{raised}\n~~~"),
         ("What should happen", fault.expected),
         ("What would mend it", fault.remedy),
         ("Versions", f"{versions}. {fault.other}".strip()),
@@ -80,7 +86,7 @@ def _fault(fault: Fault) -> list[str]:
         f"To [{place}]({_ISSUE_AT.format(place)}), under the title *{fault.title}*:",
         "",
         "```text",
-        report(fault),
+        report(fault, shown.raised),
         "```",
         "````",
         "",
