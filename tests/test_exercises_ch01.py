@@ -26,8 +26,10 @@ def held_by_the_state_dict(model):
     """Another way to the same number: bitsandbytes saves codes, scales and a format mark."""
     stored = {name: t for name, t in model.state_dict().items() if not name.endswith("weight_format")}
     scales = sum(t.numel() for name, t in stored.items() if name.endswith("SCB"))
-    return 8 * sum(t.numel() * t.element_size() for t in stored.values()) / (
-        sum(t.numel() for t in stored.values()) - scales
+    return (
+        8
+        * sum(t.numel() * t.element_size() for t in stored.values())
+        / (sum(t.numel() for t in stored.values()) - scales)
     )
 
 

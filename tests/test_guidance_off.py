@@ -211,4 +211,4 @@ def test_the_stored_pictures_read_as_it_says():
     for example in record.record["results"]["examples"]:
         scene = g.Plan(n=example["i"] + 1, seed=record.settings["seed"]).scenes[-1]
         for picture in example["pictures"].values():
-            assert s._rights(s.unpack_picture(picture["webp"]), scene) == picture["right"]
+            assert s.rights(s.unpack_picture(picture["webp"]), scene) == picture["right"]

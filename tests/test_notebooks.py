@@ -111,7 +111,7 @@ def test_what_is_shown_counts_only_when_it_says_something():
         new_output("stream", name="stdout", text="seven\n"),
         new_output("stream", name="stderr", text="warning\n"),
         result({"text/plain": "<Figure size 640x480 with 1 Axes>", "image/png": "eA=="}),
-        result({"text/plain": "IntSlider(value=1)\n" "VBox(children=(IntSlider(value=0),))"}),
+        result({"text/plain": "IntSlider(value=1)\nVBox(children=(IntSlider(value=0),))"}),
         result({"text/plain": "VBox(children=(IntSlider(value=0),))"}),
         new_output("display_data", data={"application/papermill.record/text/plain": "'0.97'"}),
     ]

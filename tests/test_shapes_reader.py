@@ -230,9 +230,7 @@ def test_survives(damage, clean):
 def test_blurred_edges_are_no_third_color():
     """Between red and yellow a blur passes through orange, between black and white through purple."""
     pairs = [("red", "yellow"), ("yellow", "red"), ("black", "white"), ("white", "black"), ("blue", "red")]
-    scenes = [
-        Scene((Thing(size, a, shape),), "center", b) for a, b in pairs for shape in SHAPES for size in SIZES
-    ]
+    scenes = [Scene((Thing(size, a, shape),), "center", b) for a, b in pairs for shape in SHAPES for size in SIZES]
     assert wrongly_read([blur(a, 5) for a in draw(scenes)], scenes) == []
 
 

@@ -41,8 +41,21 @@ def test_functions_are_not_hidden_by_modules_of_the_same_name():
 def test_every_public_name_is_there():
     import sana_lab.shapes as shapes
 
-    assert {"Scene", "Thing", "sample_scenes", "caption", "render", "read_scene", "adherence", "describe_unknown_words",
-            "SHAPES_FOLDER"} <= set(shapes.__all__) <= set(dir(shapes))
+    assert (
+        {
+            "Scene",
+            "Thing",
+            "sample_scenes",
+            "caption",
+            "render",
+            "read_scene",
+            "adherence",
+            "describe_unknown_words",
+            "SHAPES_FOLDER",
+        }
+        <= set(shapes.__all__)
+        <= set(dir(shapes))
+    )
     assert all(getattr(shapes, name) is not None for name in shapes.__all__)
     with pytest.raises(AttributeError, match="no attribute 'read_scenes'"):
         shapes.read_scenes  # noqa: B018

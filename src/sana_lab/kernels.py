@@ -198,9 +198,7 @@ if triton is not None:
         return out
 
     @triton.jit
-    def _gated_depthwise(
-        hidden, taps, bias, out, height, width, channels, WIDTH: tl.constexpr, CHANNELS: tl.constexpr
-    ):
+    def _gated_depthwise(hidden, taps, bias, out, height, width, channels, WIDTH: tl.constexpr, CHANNELS: tl.constexpr):
         # One program: WIDTH neighbors in a row of one picture, CHANNELS channels of both halves.
         line, x = tl.program_id(0), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
         y = line % height + tl.zeros((WIDTH,), tl.int32)  # Triton 3.9's interpreter refuses the mask of a scalar

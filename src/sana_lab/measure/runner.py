@@ -51,9 +51,7 @@ class Job:
         return f"{self.checkpoint}--{self.method}"
 
 
-def jobs_for(
-    folder: Path, methods: Iterable[str] = tuple(METHODS), sizes: Sequence[tuple[int, int]] = ()
-) -> list[Job]:
+def jobs_for(folder: Path, methods: Iterable[str] = tuple(METHODS), sizes: Sequence[tuple[int, int]] = ()) -> list[Job]:
     """The jobs of one checkpoint.
 
     Raises:

@@ -151,9 +151,7 @@ def prepare_(pipe: SanaPipeline, way: str, activations: int = 8) -> None:
             capture_(model)
 
 
-def _drawing(
-    pipe: SanaPipeline, method: Method, way: str, pixels: int, batch: int, pictures: bool
-) -> dict[str, Any]:
+def _drawing(pipe: SanaPipeline, method: Method, way: str, pixels: int, batch: int, pictures: bool) -> dict[str, Any]:
     """Times and peak of drawing `batch` pictures of `pixels` a side; of whole pictures only where asked."""
     call = lambda steps: pipe(  # noqa: E731
         [PROMPT] * batch,

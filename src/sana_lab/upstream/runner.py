@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 from .. import use_accelerator
-from ..sana import _quiet
+from ..sana import quiet
 from .faults import Fault
 
 
@@ -37,7 +37,7 @@ def run(fault: Fault) -> Shown:
 
     register, output, raised = nn.Module.register_parameter, io.StringIO(), ""
     # Loading bars and log lines are no part of what a script shows.
-    with use_accelerator(virtual=True), _quiet(), warnings.catch_warnings():
+    with use_accelerator(virtual=True), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):
             try:
