@@ -82,6 +82,20 @@ PASTES = {
                       + "\n" + MAPPED, "pipeline-to-with-device-map"),
     "all of it in a box": (boxed(NO_MOVE, "Error"), "8bit-model-cannot-move"),
     "a box of ASCII": ("\n".join(f"| {line} |" for line in cut(NUMPY, 50).split("\n")), "gpu-tensor-to-numpy"),
+    "cut, with a mark at the end": (cut(NO_MOVE, 58, after="\\"), "8bit-model-cannot-move"),
+    "cut and indented": (cut(MAPPED, 52, "        "), "pipeline-to-with-device-map"),
+    "quoted-printable": (cut(f"{MAPPED} device_map=3D'balanced'", 70, after="="), "pipeline-to-with-device-map"),
+    "numbered lines": ("\n".join(f"{n:3} | {line}" for n, line in enumerate(f"{TRACE}{FRAME}{NUMPY}".split("\n"))),
+                       "gpu-tensor-to-numpy"),
+    "a group of exceptions": (
+        "  + Exception Group Traceback (most recent call last):\n  | ExceptionGroup: unhandled errors in a TaskGroup (1 "
+        f"sub-exception)\n  +-+---------------- 1 ----------------\n    | {TRACE}    | {FRAME}    | {NUMPY}\n    +------",
+        "gpu-tensor-to-numpy"),
+    "PowerShell": (
+        f"python : {TRACE}At line:1 char:1\n+ python run.py 2>&1 > error.txt\n    + CategoryInfo          : NotSpecified: "
+        "(Traceback (most recent call last)::String) [], RemoteException\n    + FullyQualifiedErrorId : NativeCommandError"
+        f"\n \n{FRAME}{cut(MAPPED, 79)}", "pipeline-to-with-device-map"),
+    "Slurm": (f"0: {TRACE}0: {FRAME}0: {NUMPY}\nsrun: error: node7: task 0: Exited with exit code 1", "gpu-tensor-to-numpy"),
     "colors": (f"\x1b[0;31m---\x1b[0m\n{TRACE}\x1b[1;31m{NUMPY[:20]}\x1b[0m{NUMPY[20:]}", "gpu-tensor-to-numpy"),
     "colors that lost their escape": (f"[0;31mTypeError[0m: {NUMPY.partition(': ')[2]}", "gpu-tensor-to-numpy"),
     "HTML": (f"<pre><code>{TRACE}{FRAME.replace('<', '&lt;').replace('>', '&gt;')}"

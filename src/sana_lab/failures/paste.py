@@ -57,6 +57,8 @@ _TAG = re.compile(
 _ESCAPED = re.compile(r"(?:Traceback \(most recent call last\)|\b\w*(?:Error|Exception)\b)[^\n]{0,3000}?\\n")
 _BORDER = re.compile(r"^[\s│┃║|]*[╭╰┌└╔╚┏┗├╞+][─━═╌-]+(.{0,200}?)[─━═╌-]*[╮╯┐┘╗╝┓┛┤╡+]?[\s│┃║|]*$")
 _SIDES = re.compile(r"^\s{0,8}[│┃║▌▏] ?(.*?)\s*[│┃║▐▕]?\s*$")
+_SOFT = re.compile(r"(?<![=!<>\s])=\r?\n")
+_CONTINUED = re.compile(r"(?<=\S)[\\↵⏎]$")  # where a line goes on, as editors and terminals mark it
 _CELL = re.compile(r"^\s{0,8}\| ?(.*?)\s*\|\s*$")
 _QUOTES = re.compile(r"^\s{0,8}(?:[>|] ?)+(?![\w/]+\.py\b)")
 _PYTEST = re.compile(r"^E   (?= )\s*|^E   ")
@@ -95,6 +97,8 @@ def clean(text: str) -> str:
     text = _from_json(text)
     if _ESCAPED.search(text):
         text = _unescape(text)
+    if len(_SOFT.findall(text)) > 1:  # a mail in quoted-printable
+        text = _SOFT.sub("", text).replace("=3D", "=").replace("=20", " ").replace("=27", "'")
     text = _ANSI.sub("", text)
     if _ENTITY.search(text):
         text = html.unescape(html.unescape(text))
@@ -115,7 +119,7 @@ def _line(line: str) -> str:
     if sides:
         line = sides[1]
     line = _QUOTES.sub("", line)
-    line = _PYTEST.sub("", line)
+    line = _CONTINUED.sub("", _PYTEST.sub("", line))
     for _ in range(5):
         prefix = _PREFIXES.match(line)
         if not prefix:

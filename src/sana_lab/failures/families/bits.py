@@ -342,7 +342,8 @@ entry = FAMILY.failure(
         "bitsandbytes#80": "RuntimeError: \"normal_kernel_cpu\" not implemented for 'Char'",
         "torch 2.11.0": "NotImplementedError: \"addmm_cuda\" not implemented for 'Long'",
     },
-    cause="`Char` is PyTorch's name for int8: a function for floating numbers got the codes of a quantized weight. Most "
+    cause="`Char` is PyTorch's name for int8: a function for floating numbers got the codes of a quantized weight. "
+    "Most "
     "often a loader draws random numbers into weights that it takes for missing ones, or a layer that does not know "
     "about quantization multiplies them.",
     references=["bitsandbytes#80", "pytorch 2.13.0: aten/src/ATen/Dispatch.h"],
@@ -374,7 +375,8 @@ entry = FAMILY.failure(
         "diffusers#14433": "RuntimeError: cannot pin 'torch.cuda.CharTensor' only dense CPU tensors can be pinned",
         "torch 2.13.0": "RuntimeError: cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned",
     },
-    cause="Pinning is for memory of the CPU. Group offloading with a stream pins every weight on the CPU first, and the "
+    cause="Pinning is for memory of the CPU. Group offloading with a stream pins every weight on the CPU first, and "
+    "the "
     "codes of an 8-bit layer went to the GPU while they were loaded and stayed there.",
     references=["diffusers#14433", "diffusers 0.42.1: hooks/group_offloading.py"],
 )
@@ -485,7 +487,8 @@ entry = FAMILY.failure(
         "transformers 4.57.6": "ValueError: You cannot perform fine-tuning on purely quantized models. Please attach "
         "trainable adapters on top of the quantized model to correctly perform fine-tuning.",
     },
-    cause="The codes are integers and have no gradient. transformers' Trainer looks whether anything on top of them can "
+    cause="The codes are integers and have no gradient. transformers' Trainer looks whether anything on top of them "
+    "can "
     "be trained; adapters of peft can, and they alone are trained then.",
     references=["transformers 4.57.6: trainer.py", "unslothai/unsloth#1110"],
     evidence="source",

@@ -51,7 +51,8 @@ entry = FAMILY.failure(
         "bitsandbytes: `pip install -U bitsandbytes`",
         "diffusers 0.40.0": "ImportError: Using `bitsandbytes` 4-bit quantization requires the latest version of "
         "bitsandbytes: `pip install -U bitsandbytes`",
-        "transformers 5.23.0": "ImportError: Using `bitsandbytes` 8-bit quantization requires bitsandbytes: `pip install "
+        "transformers 5.23.0": "ImportError: Using `bitsandbytes` 8-bit quantization requires bitsandbytes: `pip "
+        "install "
         "-U bitsandbytes>=0.46.1`",
     },
     cause="The library was looked for once, when transformers or diffusers was imported. In a notebook an installation "
@@ -74,7 +75,8 @@ entry = FAMILY.failure(
     messages={
         "bitsandbytes#1213": "ImportError: Using `bitsandbytes` 8-bit quantization requires Accelerate: `pip install "
         "accelerate` and the latest version of bitsandbytes: `pip install -i https://pypi.org/simple/ bitsandbytes`",
-        "transformers 4.37.2": "ImportError: Using `load_in_8bit=True` requires Accelerate: `pip install accelerate` and "
+        "transformers 4.37.2": "ImportError: Using `load_in_8bit=True` requires Accelerate: `pip install "
+        "accelerate` and "
         "the latest version of bitsandbytes `pip install -i https://test.pypi.org/simple/ bitsandbytes` or pip install "
         "bitsandbytes`",
     },
@@ -82,6 +84,7 @@ entry = FAMILY.failure(
     "one sentence with accelerate. A PyTorch without CUDA, a runtime without a GPU, or a notebook that was not "
     "restarted after the installation are behind it.",
     affects={"transformers": "<4.44"},
+    elsewhere="a PyTorch without CUDA",
     references=["bitsandbytes#1213", "transformers#30887", "transformers 4.37.2: utils/import_utils.py"],
     evidence="source",
 )
@@ -98,9 +101,11 @@ entry = FAMILY.failure(
     messages={
         "diffusers 0.40.0": "ImportError: Using `bitsandbytes` 8-bit quantization requires Accelerate: `pip install "
         "'accelerate>=0.26.0'`",
-        "transformers 4.44.2": "ImportError: Using `low_cpu_mem_usage=True` or a `device_map` requires Accelerate: `pip "
+        "transformers 4.44.2": "ImportError: Using `low_cpu_mem_usage=True` or a `device_map` requires Accelerate: "
+        "`pip "
         "install accelerate`",
-        "diffusers 0.42.1": "NotImplementedError: Using `device_map` requires the `accelerate` library. Please install it "
+        "diffusers 0.42.1": "NotImplementedError: Using `device_map` requires the `accelerate` library. Please "
+        "install it "
         "using: `pip install accelerate`.",
     },
     cause="Weights that go to their device while they load, maps and offloading are accelerate's. It is a library of "
@@ -114,7 +119,8 @@ entry = FAMILY.failure(
     id="bitsandbytes-metadata-missing",
     title="`No package metadata was found for bitsandbytes`",
     error="PackageNotFoundError",
-    pattern=r"No package metadata was found for (?:The '?)?bitsandbytes|The 'bitsandbytes\S*' distribution was not found",
+    pattern=r"No package metadata was found for (?:The '?)?bitsandbytes|The 'bitsandbytes\S*' distribution was not "
+    r"found",
     chinese=["找不到bitsandbytes"],
     messages={
         "diffusers#3194": "PackageNotFoundError: No package metadata was found for bitsandbytes",
@@ -135,6 +141,7 @@ entry = FAMILY.failure(
     cause="transformers imports this function from accelerate if that is there, and uses it without asking again. "
     "accelerate is missing, or was installed into a notebook that was not restarted.",
     affects={"transformers": "<5"},
+    elsewhere="transformers without accelerate",
     references=["2noise/ChatTTS#926", "docling-project/docling#1310"],
     evidence="report",
 )
@@ -150,7 +157,8 @@ entry = FAMILY.failure(
         "diffusers 0.36.0": "ValueError: PEFT backend is required for this method.",
         "diffusers 0.42.1": "ValueError: PEFT backend is required for `load_lora_weights()`.",
     },
-    cause="diffusers loads a LoRA through the library peft, which it does not install. It looks once, while it is imported.",
+    cause="diffusers loads a LoRA through the library peft, which it does not install. It looks once, while it is "
+    "imported.",
     references=["diffusers 0.42.1: utils/peft_utils.py"],
     evidence="source",
 )
@@ -165,13 +173,16 @@ entry = FAMILY.failure(
     pattern=r"No module named 'triton\.ops'",
     messages={
         "bitsandbytes#1768": "ModuleNotFoundError: No module named 'triton.ops'",
-        "diffusers 0.32.0": "RuntimeError: Failed to import diffusers.loaders.lora_pipeline because of the following error "
-        "(look up to see its traceback):\nFailed to import diffusers.quantizers because of the following error: No module "
+        "diffusers 0.32.0": "RuntimeError: Failed to import diffusers.loaders.lora_pipeline because of the "
+        "following error "
+        "(look up to see its traceback):\nFailed to import diffusers.quantizers because of the following error: No "
+        "module "
         "named 'triton.ops'",
     },
     cause="triton 3.2, which comes with torch 2.6, no longer has this part, and bitsandbytes imported it. diffusers "
     "imports bitsandbytes, so the error names whatever was to be loaded.",
     affects={"bitsandbytes": "<0.45.3"},
+    elsewhere="triton 3.2 or newer",
     references=["bitsandbytes#1768", "cocktailpeanut/fluxgym#411"],
     evidence="report",
 )
@@ -188,9 +199,11 @@ entry = FAMILY.failure(
         "site-packages/bitsandbytes/libbitsandbytes_cuda125.so')\nThe installed version of bitsandbytes was compiled "
         "without GPU support. 8-bit optimizers, 8-bit multiplication, and GPU quantization are unavailable.",
     },
-    cause="Up to 0.45 bitsandbytes looks for a library with exactly the CUDA version of PyTorch, finds none, takes the one "
+    cause="Up to 0.45 bitsandbytes looks for a library with exactly the CUDA version of PyTorch, finds none, takes "
+    "the one "
     "for the CPU and says this. What fails is the first layer, much later.",
     affects={"bitsandbytes": "<0.46.2"},
+    elsewhere="a CUDA that the wheel does not have",
     references=["bitsandbytes#1768", "bitsandbytes 0.45.5: cextension.py"],
     evidence="source",
 )
@@ -205,7 +218,8 @@ entry = FAMILY.failure(
     r"'c(?:get|igemm|quant|dequant|adam|block|op|double)\w+'|name 'str2optimizer8bit_blockwise' is not defined",
     chinese=["bitsandbytes未定义符号"],
     messages={
-        "bitsandbytes#459": "AttributeError: /opt/conda/lib/python3.10/site-packages/bitsandbytes/libbitsandbytes_cpu.so: "
+        "bitsandbytes#459": "AttributeError: "
+        "/opt/conda/lib/python3.10/site-packages/bitsandbytes/libbitsandbytes_cpu.so: "
         "undefined symbol: cget_col_row_stats",
         "bitsandbytes#1427": "AttributeError: 'NoneType' object has no attribute 'cget_col_row_stats'",
     },
@@ -213,6 +227,7 @@ entry = FAMILY.failure(
     "first layer then asks for a function that only the other one has. Copying one library over the other, which "
     "circulates as advice, breaks the next upgrade.",
     affects={"bitsandbytes": "<0.46"},
+    elsewhere="a CUDA that the wheel does not have",
     references=["bitsandbytes#399", "bitsandbytes#459", "bitsandbytes#1427"],
     evidence="report",
 )
@@ -226,13 +241,15 @@ entry = FAMILY.failure(
     r"cannot open)|No compatible ROCm library found|Could not detect ROCm|No prebuilt binary for ROCm",
     chinese=["AMD显卡报错", "ROCm报错"],
     messages={
-        "bitsandbytes#1508": "ROCm Setup failed despite ROCm being available. Please run the following command to get more "
+        "bitsandbytes#1508": "ROCm Setup failed despite ROCm being available. Please run the following command to "
+        "get more "
         "information:",
         "bitsandbytes#1519": "OSError: /opt/venv/lib/python3.10/site-packages/bitsandbytes/libbitsandbytes_rocm62.so: "
         "undefined symbol: _Z36__device_stub__kOptimizer32bit1State",
         "bitsandbytes 0.50.0": "No compatible ROCm library found (tried: libbitsandbytes_rocm72.so).",
     },
-    cause="The library for AMD does not fit the ROCm of this PyTorch: another version, or a build from sources that was "
+    cause="The library for AMD does not fit the ROCm of this PyTorch: another version, or a build from sources that "
+    "was "
     "not whole. Wheels for ROCm came late; before that everyone built for himself.",
     references=["bitsandbytes#1508", "bitsandbytes#1519", "bitsandbytes#1550", "bitsandbytes 0.50.0: cextension.py"],
     evidence="report",
@@ -245,7 +262,8 @@ entry = FAMILY.failure(
     id="windows-library-not-found",
     title="Windows: `Could not find module … libbitsandbytes_….dll`, error 126",
     error="FileNotFoundError|OSError",
-    pattern=r"Could not find module .{0,300}libbitsandbytes\w*\.dll|WinError 126\].{0,400}(?:bitsandbytes|c10|torch|cudart)|"
+    pattern=r"Could not find module .{0,300}libbitsandbytes\w*\.dll|WinError "
+    r"126\].{0,400}(?:bitsandbytes|c10|torch|cudart)|"
     r"argument of type 'WindowsPath' is not iterable",
     chinese=["找不到指定的模块", "Windows找不到dll"],
     messages={

@@ -133,7 +133,8 @@ entry = FAMILY.failure(
     messages={
         "vladmandic/sdnext#3470": "RuntimeError: Expected query, key, and value to have the same dtype, but got "
         "query.dtype: float key.dtype: c10::Half and value.dtype: c10::Half instead.",
-        "torch 2.13.0": "RuntimeError: Expected query, key, and value to have the same dtype, but got query.dtype: float "
+        "torch 2.13.0": "RuntimeError: Expected query, key, and value to have the same dtype, but got query.dtype: "
+        "float "
         "key.dtype: c10::Half and value.dtype: float instead.",
     },
     cause="`scaled_dot_product_attention` converts nothing. Two of the three come from the text, so an encoder in one "

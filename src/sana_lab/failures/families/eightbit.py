@@ -79,7 +79,8 @@ entry = FAMILY.failure(
         "as it is, since the model has already been set to the correct devices and casted to the correct `dtype`.",
     },
     cause="Before bitsandbytes 0.48 a move lost the scales or quantized the integers a second time, so the libraries "
-    "refused. Moving works when bitsandbytes ≥ 0.48, diffusers ≥ 0.37 and transformers ≥ 5 are there; accelerate has no "
+    "refused. Moving works when bitsandbytes ≥ 0.48, diffusers ≥ 0.37 and transformers ≥ 5 are there; accelerate "
+    "has no "
     "say in it. With transformers 4 the text encoder alone keeps refusing. Models in 4 bits move since transformers "
     "4.47.",
     affects=[{"diffusers": "<0.37"}, {"transformers": "<5"}],

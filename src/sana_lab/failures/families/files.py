@@ -21,7 +21,8 @@ entry = FAMILY.failure(
     r"is restricted",
     messages={
         "city96/ComfyUI_ExtraModels#99": "401 Client Error. (Request ID: Root=1)\n\nCannot access gated repo for url "
-        "https://huggingface.co/google/gemma-2-2b-it/resolve/main/config.json.\nAccess to model google/gemma-2-2b-it is "
+        "https://huggingface.co/google/gemma-2-2b-it/resolve/main/config.json.\nAccess to model "
+        "google/gemma-2-2b-it is "
         "restricted. You must have access to it and be authenticated to access it. Please log in.",
         "transformers 5.23.0": "OSError: You are trying to access a gated repo.\nMake sure to have access to it at "
         "https://huggingface.co/google/gemma-2-2b-it.",
@@ -34,7 +35,8 @@ entry = FAMILY.failure(
     elsewhere="a network, and an account without access",
 )
 entry.fix(
-    "Accept the terms on the model's page and log in; or load the encoder from Sana's folder, `subfolder='text_encoder'`.",
+    "Accept the terms on the model's page and log in; or load the encoder from Sana's folder, "
+    "`subfolder='text_encoder'`.",
     command="hf auth login",
 )
 
@@ -42,12 +44,14 @@ entry = FAMILY.failure(
     id="hub-out-of-reach",
     title="No network, or offline mode, and the model is not in the cache",
     error="OSError|LocalEntryNotFoundError|OfflineModeIsEnabled|ConnectionError",
-    pattern=r"the model is not fully cached locally|[Cc]annot find (?:the requested files in the disk cache|an appropriate "
+    pattern=r"the model is not fully cached locally|[Cc]annot find (?:the requested files in the disk cache|an "
+    r"appropriate "
     r"cached snapshot)|We couldn't connect to '?https://huggingface\.co|offline mode is enabled",
     gpus=0,
     chinese=["连不上huggingface", "无法下载模型"],
     messages={
-        "transformers 4.57.6": "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't "
+        "transformers 4.57.6": "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and "
+        "couldn't "
         "find them in the cached files.",
         "diffusers 0.42.1": "OSError: Cannot load model nobody/no-sana: the model is not fully cached locally (Cannot "
         "find an appropriate cached snapshot folder for the specified revision on the local disk and outgoing traffic "
@@ -152,7 +156,8 @@ entry = FAMILY.failure(
     gpus=0,
     chinese=["模型文件损坏", "权重文件不完整"],
     messages={
-        "safetensors 0.4": "safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
+        "safetensors 0.4": "safetensors_rust.SafetensorError: Error while deserializing header: "
+        "MetadataIncompleteBuffer",
         "torch 2.13.0": "safetensors._safetensors_rust.SafetensorError: Error while deserializing header: incomplete "
         "metadata, file not fully covered",
         "diffusers 0.42.1": "OSError: You seem to have cloned a repository without having git-lfs installed. Please "
@@ -200,7 +205,8 @@ entry = FAMILY.failure(
     pattern=r"Weights only load failed",
     gpus=0,
     messages={
-        "torch 2.13.0": "_pickle.UnpicklingError: Weights only load failed. This file can still be loaded, to do so you "
+        "torch 2.13.0": "_pickle.UnpicklingError: Weights only load failed. This file can still be loaded, to do so "
+        "you "
         "have two options, do those steps only if you trust the source of the checkpoint.",
     },
     cause="Since 2.6 `torch.load` takes tensors and nothing that could run code. A whole model, saved as an object, is "
@@ -246,6 +252,7 @@ entry = FAMILY.failure(
     cause="Weights in `.bin` files are pickles. transformers loads them only with a PyTorch in which a hole is closed; "
     "safetensors files are not concerned.",
     affects={"torch": "<2.6", "transformers": ">=4.51"},
+    elsewhere="a checkpoint of `.bin` files",
     references=["transformers 4.53.2: utils/import_utils.py, check_torch_load_is_safe"],
     evidence="source",
 )
@@ -264,12 +271,15 @@ entry = FAMILY.failure(
         "your environment.",
         "diffusers 0.34.0 with transformers 4.53.2": "ValueError: The component <class 'transformers.models.gemma."
         "tokenization_gemma._LazyModule.__getattr__.<locals>.Placeholder'> of <class 'diffusers.pipelines.sana."
-        "pipeline_sana.SanaPipeline'> cannot be loaded as it does not seem to have any of the loading methods defined in",
+        "pipeline_sana.SanaPipeline'> cannot be loaded as it does not seem to have any of the loading methods "
+        "defined in",
     },
     cause="Sana's folders name `GemmaTokenizer`, which in transformers 4 is the slow one, made of SentencePiece. Where "
     "that is not installed a placeholder stands in its place, and the pipeline does not know what to do with it.",
     affects={"transformers": "<5"},
-    references=["transformers 4.47.1: models/gemma/tokenization_gemma.py", "transformers 4.53.2: utils/import_utils.py"],
+    elsewhere="transformers 4 without sentencepiece",
+    references=["transformers 4.47.1: models/gemma/tokenization_gemma.py", "transformers 4.53.2: "
+    "utils/import_utils.py"],
     evidence="source",
 )
 entry.fix("Install it.", command="pip install sentencepiece")
@@ -285,10 +295,12 @@ entry = FAMILY.failure(
     gpus=1,
     messages={
         "diffusers 0.32.0": "ImportError: Please install torch and gguf>=0.10.0 to load a GGUF checkpoint in PyTorch.",
-        "diffusers 0.42.1": "ImportError: To load GGUF format files you must have `gguf` installed in your environment: "
+        "diffusers 0.42.1": "ImportError: To load GGUF format files you must have `gguf` installed in your "
+        "environment: "
         "`pip install gguf>=0.10.0`",
     },
-    cause="GGUF is llama.cpp's format: one file that is quantized already, read with `from_single_file`. It is no way to "
+    cause="GGUF is llama.cpp's format: one file that is quantized already, read with `from_single_file`. It is no "
+    "way to "
     "quantize Sana's folders while they load, and bitsandbytes has no part in it.",
     affects={"diffusers": ">=0.32"},
     references=["diffusers#9964", "diffusers 0.42.1: quantizers/gguf/gguf_quantizer.py, validate_environment"],
@@ -323,7 +335,8 @@ entry = FAMILY.failure(
     r"requires the torchao library",
     gpus=0,
     messages={
-        "diffusers 0.33.1": "ValueError: TorchAoConfig requires torchao to be installed, please install with `pip install "
+        "diffusers 0.33.1": "ValueError: TorchAoConfig requires torchao to be installed, please install with `pip "
+        "install "
         "torchao`",
         "diffusers 0.42.1": "ModuleNotFoundError: No module named 'torchao'",
     },
@@ -400,7 +413,8 @@ entry = FAMILY.failure(
         "Comfy-Org/ComfyUI#6606": "OSError: 页面文件太小，无法完成操作。 (os error 1455)",
         "Windows in Japanese": "OSError: [WinError 1455] ページング ファイルが小さすぎるため、この操作を完了できません。",
     },
-    cause="safetensors maps a file into memory, and Windows wants room for all of it in memory and paging file together, "
+    cause="safetensors maps a file into memory, and Windows wants room for all of it in memory and paging file "
+    "together, "
     "also for what is never touched. It is the main memory that is short, not the GPU's.",
     references=["VectorSpaceLab/OmniGen#181", "Comfy-Org/ComfyUI#6606"],
     evidence="report",

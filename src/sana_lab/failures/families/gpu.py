@@ -62,7 +62,8 @@ entry = FAMILY.failure(
     pattern=r"index out of range in self",
     gpus=0,
     messages={"torch 2.13.0": "IndexError: index out of range in self"},
-    cause="Tokenizer and text encoder are of two models, or tokens were added to the one and the table of the other was "
+    cause="Tokenizer and text encoder are of two models, or tokens were added to the one and the table of the other "
+    "was "
     "not made longer. On a GPU the same mistake is a device-side assert, which ends the process.",
     references=["pytorch 2.13.0: aten/src/ATen/native/Embedding.cpp", "transformers#1848"],
 )
@@ -94,7 +95,8 @@ entry = FAMILY.failure(
     chinese=["50系显卡不支持", "显卡太新", "没有可用的内核"],
     messages={
         "diffusers#12489": "RuntimeError: CUDA error: no kernel image is available for execution on the device",
-        "torch 2.13.0, warning": "NVIDIA GeForce RTX 5070 with CUDA capability sm_120 is not compatible with the current "
+        "torch 2.13.0, warning": "NVIDIA GeForce RTX 5070 with CUDA capability sm_120 is not compatible with the "
+        "current "
         "PyTorch installation.",
         "torch 2.13.0, AMD": "RuntimeError: HIP error: invalid device function",
     },
@@ -118,11 +120,13 @@ entry = FAMILY.failure(
     r"forward compatibility was attempted on non supported HW",
     chinese=["驱动太旧", "显卡驱动版本过低"],
     messages={
-        "zai-org/ChatGLM3#100": "RuntimeError: The NVIDIA driver on your system is too old (found version 11060). Please "
+        "zai-org/ChatGLM3#100": "RuntimeError: The NVIDIA driver on your system is too old (found version 11060). "
+        "Please "
         "update your GPU driver",
         "torch 2.13.0": "RuntimeError: CUDA driver version is insufficient for CUDA runtime version",
     },
-    cause="pip's PyTorch brings its own CUDA and takes the driver that is there. The number in the message is the newest "
+    cause="pip's PyTorch brings its own CUDA and takes the driver that is there. The number in the message is the "
+    "newest "
     "CUDA that the driver serves: 11060 means 11.6. A GPU is there, so this is not a missing one.",
     references=["zai-org/ChatGLM3#100", "pytorch#4546"],
     evidence="report",
@@ -161,7 +165,8 @@ entry = FAMILY.failure(
     messages={
         "QwenLM/Qwen3#873": "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     },
-    cause="cuBLAS takes its workspace from the driver and not from PyTorch's store, when the first product runs. If the "
+    cause="cuBLAS takes its workspace from the driver and not from PyTorch's store, when the first product runs. If "
+    "the "
     "weights have filled the card, that is the moment at which it shows. A wrong index earlier on can say the same.",
     references=["QwenLM/Qwen3#873", "zai-org/CogVideo#665"],
     evidence="report",
@@ -229,7 +234,8 @@ entry = FAMILY.failure(
         "torch 2.13.0": "AssertionError: Torch not compiled with XPU enabled",
         "torch 2.13.0, mps": "RuntimeError: PyTorch is not linked with support for mps devices",
     },
-    cause="A build of PyTorch serves one maker's GPUs. Intel's want a wheel from PyTorch's index for xpu; Apple's are in "
+    cause="A build of PyTorch serves one maker's GPUs. Intel's want a wheel from PyTorch's index for xpu; Apple's "
+    "are in "
     "every wheel for macOS and in no other.",
     references=["pytorch 2.13.0: torch/xpu/__init__.py, _lazy_init"],
 )
@@ -258,7 +264,8 @@ entry = FAMILY.failure(
     chinese=["设备名写错"],
     gpus=0,
     messages={
-        "torch 2.13.0": "RuntimeError: Expected one of cpu, cuda, ipu, xpu, mkldnn, opengl, opencl, ideep, hip, ve, fpga, "
+        "torch 2.13.0": "RuntimeError: Expected one of cpu, cuda, ipu, xpu, mkldnn, opengl, opencl, ideep, hip, ve, "
+        "fpga, "
         "maia, xla, lazy, vulkan, mps, meta, hpu, mtia, privateuseone device type at start of device string: gpu",
         "torch 2.13.0, index": "RuntimeError: Invalid device string: 'cuda:first'",
     },
@@ -292,7 +299,8 @@ entry = FAMILY.failure(
         "diffusers#358": "TypeError: Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support "
         "float64. Please use float32 instead.",
     },
-    cause="Apple's backend has no 64-bit floats. They come from NumPy, whose numbers are float64 unless told otherwise: "
+    cause="Apple's backend has no 64-bit floats. They come from NumPy, whose numbers are float64 unless told "
+    "otherwise: "
     "the time steps of a scheduler, or your own.",
     references=["diffusers#358", "diffusers#940"],
     evidence="report",

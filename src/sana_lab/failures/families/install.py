@@ -185,7 +185,8 @@ entry = FAMILY.failure(
     pattern=r"Your GPU does not support Int8 Matmul",
     chinese=["显卡不支持int8", "显卡太旧"],
     messages={"bitsandbytes#444": "ERROR: Your GPU does not support Int8 Matmul!"},
-    cause="Words of bitsandbytes up to 0.42. They are true of cards before compute capability 7.5 (V100, GTX 10), which "
+    cause="Words of bitsandbytes up to 0.42. They are true of cards before compute capability 7.5 (V100, GTX 10), "
+    "which "
     "lack the units; A100 and A6000 got them, too, when the library without cublasLt was loaded. Later versions fall "
     "back to 16 bits, and from 0.45 on say `cublasLt ran into an error` instead.",
     affects={"bitsandbytes": "<0.43"},

@@ -222,11 +222,13 @@ entry = FAMILY.failure(
     alike=["convolution-on-two-devices", "autoencoder-left-on-cpu", "tensors-on-two-devices"],
     chinese=["传入的组件没有移到GPU", "设备不匹配"],
     messages={
-        "diffusers#9450": '    pipe = FluxPipeline.from_pretrained(repo, transformer=transformer, device_map="balanced")\n'
+        "diffusers#9450": '    pipe = FluxPipeline.from_pretrained(repo, transformer=transformer, '
+        'device_map="balanced")\n'
         "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cuda:1 and "
         "cuda:0! (when checking argument for argument mat1 in method wrapper_CUDA_addmm)",
         "torch 2.13.0": '    SanaPipeline.from_pretrained(FOLDER, vae=vae, device_map="balanced")("a red star")\n'
-        "  File \"diffusers/models/autoencoders/autoencoder_dc.py\", line 573, in decode\nRuntimeError: Input type (CUDABFloat16Type) and weight type (CPUBFloat16Type) should be the "
+        "  File \"diffusers/models/autoencoders/autoencoder_dc.py\", line 573, in decode\nRuntimeError: Input type "
+        "(CUDABFloat16Type) and weight type (CPUBFloat16Type) should be the "
         "same",
     },
     cause="`device_map` is applied while the pipeline loads a component. One that you loaded yourself and passed in is "
@@ -377,7 +379,8 @@ entry = FAMILY.failure(
     alike=["8bit-model-cannot-move"],
     chinese=["重置设备映射报错"],
     messages={
-        "diffusers 0.36.0": "    pipe.reset_device_map()\nValueError: `.to` is not supported for `8-bit` bitsandbytes models. Please use the model "
+        "diffusers 0.36.0": "    pipe.reset_device_map()\nValueError: `.to` is not supported for `8-bit` "
+        "bitsandbytes models. Please use the model "
         "as it is, since the model has already been set to the correct devices and casted to the correct `dtype`.",
     },
     cause="`reset_device_map()` moves every component to the CPU, and on these versions an 8-bit model refuses to "

@@ -20,16 +20,19 @@ entry = FAMILY.failure(
     error="OutOfMemoryError|RuntimeError|AcceleratorError",
     pattern=r"(?:CUDA|HIP|XPU|MPS backend) out of memory|(?:CUDA|HIP) error: out of memory|(?i:cuda out of memory)",
     vram="32MiB",
-    chinese=["显存不足", "显存不够", "爆显存", "显存溢出", "内存不足"],
+    chinese=["显存不足", "显存不够", "爆显存", "显存溢出", "内存不足", "CUDA内存不足", "OOM显存"],
     alike=["out-of-memory-while-moved"],
     messages={
-        "torch 2.13.0, in its example": '    pipe.to("cuda")\n  File "torch/nn/modules/module.py", line 1339, in convert\n'
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total capacity of 32.00 MiB "
+        "torch 2.13.0, in its example": '    pipe.to("cuda")\n  File "torch/nn/modules/module.py", line 1339, in '
+        'convert\n'
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total capacity of "
+        "32.00 MiB "
         "of which 0 bytes is free.",
         "torch 2.13.0, driver": "torch.AcceleratorError: CUDA error: out of memory",
         "torch 2.5.1, AMD": "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 64.00 MiB. GPU 0 has a total "
         "capacity of 15.98 GiB of which 40.00 MiB is free.",
-        "torch 2.7.1, Intel": "torch.OutOfMemoryError: XPU out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
+        "torch 2.7.1, Intel": "torch.OutOfMemoryError: XPU out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
+        "total "
         "capacity of 15.56 GiB.",
         "ZichengDuan/TheChosenOne#18": "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB "
         "(GPU 0; 14.76 GiB total capacity; 13.90 GiB already allocated; 14.75 MiB free; 14.14 GiB reserved in total by "
@@ -73,7 +76,8 @@ entry = FAMILY.failure(
     chinese=["解码显存不足", "解码时爆显存"],
     messages={
         "Python 3.10": _SANA + "UnboundLocalError: local variable 'image' referenced before assignment",
-        "Sana#197": _SANA + "UnboundLocalError: cannot access local variable 'image' where it is not associated with a value",
+        "Sana#197": _SANA + "UnboundLocalError: cannot access local variable 'image' where it is not associated "
+        "with a value",
     },
     cause="The autoencoder ran out of memory while decoding. The pipeline catches that error, warns, and goes on to "
     "use the picture that it does not have. The true message is in the warning above the traceback.",

@@ -18,7 +18,8 @@ entry = FAMILY.failure(
     chinese=["显存不足", "移动模型时显存不足", "加载模型爆显存"],
     messages={
         "torch 2.13.0": '    pipe.to("cuda")\n  File "torch/nn/modules/module.py", line 1339, in convert\n'
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total capacity of 32.00 MiB "
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total capacity of "
+        "32.00 MiB "
         "of which 0 bytes is free.",
     },
     cause="All components are on the GPU together, in the format in which they were loaded. The number to compare with "
@@ -58,10 +59,12 @@ entry = FAMILY.failure(
     chinese=["显存不足", "解码显存不足", "VAE解码爆显存"],
     messages={
         "Sana#139": '  File "diffusers/models/autoencoders/autoencoder_dc.py", line 573, in decode\n'
-        "    decoded = self._decode(z)\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 64.00 GiB. GPU 0 has "
+        "    decoded = self._decode(z)\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 64.00 GiB. "
+        "GPU 0 has "
         "a total capacity of 79.14 GiB of which 12.38 GiB is free.",
     },
-    cause="The autoencoder works on the picture in full size, with many channels, so its peak grows with the pixels and "
+    cause="The autoencoder works on the picture in full size, with many channels, so its peak grows with the pixels "
+    "and "
     "is the pipeline's: 4096 × 4096 is more than 80 GB hold. Offloading the other components does not change it.",
     references=["Sana#139", "Sana#144", "diffusers 0.42.1: models/autoencoders/autoencoder_dc.py, tiled_decode"],
 )
@@ -102,12 +105,15 @@ entry = FAMILY.failure(
     gpus=0,
     chinese=["内存不足", "内存溢出"],
     messages={
-        "torch 2.13.0": "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+        "torch 2.13.0": "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+        "allocate "
         "memory: you tried to allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)",
-        "torch 2.5.1, Windows": "RuntimeError: [enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough "
+        "torch 2.5.1, Windows": "RuntimeError: [enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not "
+        "enough "
         "memory: you tried to allocate 67108864 bytes.",
     },
-    cause="This is the computer's memory and not the GPU's. Weights pass through it while they load, offloaded components "
+    cause="This is the computer's memory and not the GPU's. Weights pass through it while they load, offloaded "
+    "components "
     "stay in it, and without a `dtype` they are twice as large there. More often than this message the system ends "
     "the program.",
     references=["pytorch 2.13.0: c10/core/impl/alloc_cpu.cpp"],

@@ -37,7 +37,7 @@ entry = FAMILY.failure(
     id="tensors-on-two-devices",
     section="two-devices-words",
     title="The model is on the GPU, its input is on the CPU",
-    chinese=["设备不匹配", "张量不在同一设备", "张量不在同一个设备上", "两个设备", "模型在GPU输入在CPU"],
+    chinese=["设备不匹配", "张量不在同一设备", "张量不在同一个设备上", "两个设备", "模型在GPU输入在CPU", "张量都在同一设备", "张量都位于同一设备"],
     error="RuntimeError",
     pattern=_SAME_DEVICE,
     messages={
@@ -86,7 +86,8 @@ entry = FAMILY.failure(
     chinese=["文本编码器在CPU", "文本编码器没有移到GPU", "设备不匹配"],
     messages={
         "diffusers#10500": _ENCODING + _ISSUE_TEXT_ENCODER,
-        "torch 2.13.0": _ENCODING + "RuntimeError: Expected all tensors to be on the same device, but got index is on cuda:0, "
+        "torch 2.13.0": _ENCODING + "RuntimeError: Expected all tensors to be on the same device, but got index is "
+        "on cuda:0, "
         "different from other tensors on cpu (when checking argument in method wrapper_CUDA__index_select)",
     },
     cause="8-bit loading puts the transformer on the GPU at once, and the pipeline leaves every other component on the "
@@ -95,7 +96,8 @@ entry = FAMILY.failure(
     "hook on the 8-bit model (accelerate < 1.13 or bitsandbytes < 0.48). In between the ids stay on the CPU, and "
     "another line fails.",
     affects=[{"diffusers": ">=0.40"}, {"accelerate": "<1.13"}, {"bitsandbytes": "<0.48"}],
-    references=["diffusers#10500", "diffusers#10653", "diffusers#14383", "diffusers 0.42.1: pipelines/pipeline_utils.py, device"],
+    references=["diffusers#10500", "diffusers#10653", "diffusers#14383", "diffusers 0.42.1: "
+    "pipelines/pipeline_utils.py, device"],
 )
 
 
@@ -337,7 +339,8 @@ entry = FAMILY.failure(
         "torch 2.6": _DECODING + "RuntimeError: Expected all tensors to be on the same device, but found at least two "
         "devices, cuda:0 and cuda:1! (when checking argument for argument weight in method "
         "wrapper_CUDA__cudnn_convolution)",
-        "torch 2.13.0": _DECODING + "RuntimeError: Expected all tensors to be on the same device, but got weight is on cuda:1, "
+        "torch 2.13.0": _DECODING + "RuntimeError: Expected all tensors to be on the same device, but got weight is "
+        "on cuda:1, "
         "different from other tensors on cuda:0 (when checking argument in method wrapper_CUDA__cudnn_convolution)",
     },
     cause="A pipeline hands its tensors from component to component and moves none of them. Between components on two "
@@ -547,7 +550,8 @@ entry = FAMILY.failure(
     wants=r"latent \+ pos_embed",
     alike=["tensors-on-two-devices"],
     messages={
-        "diffusers#10520": "    return (latent + pos_embed).to(latent.dtype)\nRuntimeError: Expected all tensors to be on the same device, but found at least two "
+        "diffusers#10520": "    return (latent + pos_embed).to(latent.dtype)\nRuntimeError: Expected all tensors to "
+        "be on the same device, but found at least two "
         "devices, cuda:0 and cpu!",
     },
     cause="The 2K and 4K checkpoints add a sine-cosine position embedding that is a buffer outside the state dict. "

@@ -12,16 +12,19 @@ entry = FAMILY.failure(
     section="chapter-two-devices",
     title="A convolution has its weights on one device and its input on another",
     error="RuntimeError",
-    pattern=rf"Input type \((?:{_GPU}\) and (?:weight|bias) type \({_CPU}|{_CPU}\) and (?:weight|bias) type \({_GPU})\)",
+    pattern=rf"Input type \((?:{_GPU}\) and (?:weight|bias) type \({_CPU}|{_CPU}\) and (?:weight|bias) type "
+    rf"\({_GPU})\)",
     chinese=["设备不匹配", "输入和权重不在同一设备", "卷积设备不匹配"],
     messages={
         "alvinliu0/HumanGaussian#25": "RuntimeError: Input type (torch.cuda.HalfTensor) and weight type "
         "(torch.HalfTensor) should be the same",
         "torch 2.6, the other way": "RuntimeError: Input type (torch.FloatTensor) and weight type "
         "(torch.cuda.FloatTensor) should be the same",
-        "torch 2.13.0": "RuntimeError: Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor) should be "
+        "torch 2.13.0": "RuntimeError: Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor) "
+        "should be "
         "the same",
-        "torch 2.13.0, bfloat16": "RuntimeError: Input type (CUDABFloat16Type) and weight type (CPUBFloat16Type) should be "
+        "torch 2.13.0, bfloat16": "RuntimeError: Input type (CUDABFloat16Type) and weight type (CPUBFloat16Type) "
+        "should be "
         "the same",
     },
     cause="Convolutions compare tensor types, which hold the device, and so speak of types where other operators speak "
@@ -127,7 +130,8 @@ entry = FAMILY.failure(
     },
     cause="A generator draws on the device on which it was made. `torch.randn` refuses another one outright; diffusers "
     "helps out in one direction only, and draws on the CPU for a pipeline on the GPU.",
-    references=["pytorch 2.13.0: aten/src/ATen/core/Generator.h", "diffusers 0.42.1: utils/torch_utils.py, randn_tensor"],
+    references=["pytorch 2.13.0: aten/src/ATen/core/Generator.h", "diffusers 0.42.1: utils/torch_utils.py, "
+    "randn_tensor"],
 )
 
 
@@ -190,7 +194,8 @@ entry = FAMILY.failure(
     pattern=r"Expected a cuda device, but got: ?\w+",
     chinese=["8bit权重在CPU", "设备不匹配"],
     messages={"bitsandbytes#1791": "ValueError: Expected a cuda device, but got: cpu"},
-    cause="bitsandbytes makes the device of its operands current before it starts a kernel, and PyTorch refuses to make "
+    cause="bitsandbytes makes the device of its operands current before it starts a kernel, and PyTorch refuses to "
+    "make "
     "the CPU current. It is the layer that is not where its input is, not the other way round: a hook brought the "
     "module to the GPU and left codes and scales on the CPU. `torch.cuda.set_device('cpu')` says the same.",
     references=["bitsandbytes#1791", "pytorch 2.13.0: torch/cuda/_utils.py, _get_device_index"],

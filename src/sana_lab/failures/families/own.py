@@ -21,7 +21,8 @@ entry = FAMILY.failure(
         "sana_lab": "ValueError: model '600m' is unknown: choose from shapes, 600M-512, 600M-1024, or give a folder.",
         "sana_lab, on the command line": "sana-lab: model '600m' is unknown: choose from shapes, or give a folder.",
     },
-    cause="No library failed: a helper of this book looked at what it was given, and its message ends with the way out. "
+    cause="No library failed: a helper of this book looked at what it was given, and its message ends with the way "
+    "out. "
     "The traceback below it is short; with `SANA_LAB_DEBUG=1` the command line shows it whole.",
     references=["sana_lab 0.1.0: failures/ours.py, recognized"],
     gpus=0,

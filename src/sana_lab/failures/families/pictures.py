@@ -23,7 +23,8 @@ entry = FAMILY.failure(
         '  images = (images * 255).round().astype("uint8")',
         "diffusers 0.42.1": "RuntimeWarning: invalid value encountered in cast",
     },
-    cause="The decoded picture holds NaN, which becomes 0 when it is turned into bytes. With Sana it comes from float16: "
+    cause="The decoded picture holds NaN, which becomes 0 when it is turned into bytes. With Sana it comes from "
+    "float16: "
     "the text encoder or the autoencoder passes 65504, and so does a transformer whose checkpoint is a bfloat16 one. "
     "8-bit layers keep the type that was given while loading, so `dtype=torch.float16` reaches all of them.",
     references=["diffusers#6815", "diffusers#10336", "diffusers 0.42.1: image_processor.py, numpy_to_pil"],
@@ -57,7 +58,8 @@ entry = FAMILY.failure(
     pattern=r"any NaN in the decoded picture: True",
     chinese=["黑图", "解码出现NaN", "半精度溢出"],
     messages={"diffusers 0.42.1": "any NaN in the decoded picture: True"},
-    cause="Float16 ends at 65504. A value beyond it is infinite, and a normalization or a product makes NaN of it, which "
+    cause="Float16 ends at 65504. A value beyond it is infinite, and a normalization or a product makes NaN of it, "
+    "which "
     "spreads over the picture. bfloat16 has float32's range and fewer digits, which pictures do not miss.",
     references=["diffusers#10336", "diffusers 0.42.1: models/autoencoders/autoencoder_dc.py"],
 )
@@ -126,9 +128,11 @@ entry = FAMILY.failure(
     error="ValueError",
     pattern=r"Intermediate timesteps for SCM is not supported when num_inference_steps != 2",
     messages={
-        "diffusers 0.42.1": "ValueError: Intermediate timesteps for SCM is not supported when num_inference_steps != 2.",
+        "diffusers 0.42.1": "ValueError: Intermediate timesteps for SCM is not supported when num_inference_steps "
+        "!= 2.",
     },
-    cause="The pipeline's default `intermediate_timesteps=1.3` says where the second of two steps begins. With any other "
+    cause="The pipeline's default `intermediate_timesteps=1.3` says where the second of two steps begins. With any "
+    "other "
     "number of steps it has no meaning, and must be taken away by hand.",
     affects={"diffusers": ">=0.33"},
     references=["diffusers#11136", "diffusers#13614", "diffusers 0.42.1: pipelines/sana/pipeline_sana_sprint.py"],
@@ -382,7 +386,8 @@ entry = FAMILY.failure(
     wants=r"autoencoder_dc\.py|decoded_slices|enable_(?:vae_)?slicing",
     messages={
         "diffusers#12338": '  File "diffusers/models/autoencoders/autoencoder_dc.py", line 607, in decode\n'
-        "    decoded_slices = [self._decode(z_slice).sample for z_slice in z.split(1)]\nAttributeError: 'Tensor' object "
+        "    decoded_slices = [self._decode(z_slice).sample for z_slice in z.split(1)]\nAttributeError: 'Tensor' "
+        "object "
         "has no attribute 'sample'",
     },
     cause="With slicing the autoencoder decodes one picture after the other, and took from each the attribute of an "
@@ -414,7 +419,8 @@ entry = FAMILY.failure(
     pattern=r"on mps the picture is one grey: True",
     chinese=["Mac生成灰图", "灰图"],
     messages={"what its example prints": "on mps the picture is one grey: True"},
-    cause="The mixed recipe of the documentation, a float16 transformer between parts in bfloat16 and float32, left the "
+    cause="The mixed recipe of the documentation, a float16 transformer between parts in bfloat16 and float32, left "
+    "the "
     "range of float16 on Apple's backend and on the CPU. diffusers clamps the values for float16 only, and only in "
     "one attention processor.",
     affects={"diffusers": "<0.33"},
