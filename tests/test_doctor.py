@@ -138,7 +138,7 @@ BROKEN = {
         "CPU",
         "bitsandbytes>=0.46",
     ),
-    "a model that does not fit": (ill(need=90 * 2**30), "memory", "FAIL", "holds 90.0 GiB", "in bf16: pipe.enable_sequential_cpu_offload"),
+    "a model that does not fit": (ill(need=90 * 2**30), "memory", "FAIL", "holds 90.0 GiB", "in bf16: pipe.enable_seq"),
     "a model that hardly fits": (ill(need=68 * 2**30), "memory", "WARN", "more than the weights", "enable_tiling"),
     "an old Python": (ill(python="3.10.12"), "python", "FAIL", "3.10.12", "python3.11"),
 }

@@ -269,10 +269,15 @@ class Failure:
         """Whether an `Outcome` shows this failure: the exception, the log line, or the printed result."""
         if self.shows == "error":
             expected = set(self.error.split("|"))
-            return not expected.isdisjoint(outcome.kinds) and self.matches(outcome.message, outcome.traceback)
+            return not expected.isdisjoint(outcome.kinds) and self._happened(outcome)
         if outcome.error is not None:
             return False
         return self.matches(outcome.log if self.shows == "warning" else outcome.printed)
+
+    def _happened(self, outcome: Any) -> bool:
+        if outcome.traceback:
+            return self.matches(outcome.message, outcome.traceback)
+        return re.search(self.pattern, plain(outcome.message)) is not None
 
     def cured_in(self, outcome: Any) -> bool:
         """Whether an `Outcome` of a fix ran to its end without any trace of this failure."""

@@ -347,8 +347,8 @@ def _memory(seen: Seen, model: str, precision: str) -> list[Check]:
     text = f"{size}, {_gib(free)} of {_gib(seen.device['total'])} are free"
     if seen.need > free:
         # Offloading whole components needs the largest of them, and 8-bit codes stay on the GPU: chapters 8 and 9.
-        layers = "pipe.enable_sequential_cpu_offload()"
-        return [Check("FAIL", "memory", text, layers if precision in ("bf16", "fp16", "fp32") else f"in bf16: {layers}")]
+        layers, floats = "pipe.enable_sequential_cpu_offload()", ("bf16", "fp16", "fp32")
+        return [Check("FAIL", "memory", text, layers if precision in floats else f"in bf16: {layers}")]
     if seen.need * HEADROOM > free:
         return [Check("WARN", "memory", f"{text}, and a call needs more than the weights", "pipe.vae.enable_tiling()")]
     return [Check("OK", "memory", text)]

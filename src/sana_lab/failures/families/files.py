@@ -411,7 +411,8 @@ entry = FAMILY.failure(
         "VectorSpaceLab/OmniGen#181": "OSError: The paging file is too small for this operation to complete. (os error "
         "1455)",
         "Comfy-Org/ComfyUI#6606": "OSError: 页面文件太小，无法完成操作。 (os error 1455)",
-        "Windows in Japanese": "OSError: [WinError 1455] ページング ファイルが小さすぎるため、この操作を完了できません。",
+        "Windows in Japanese": "OSError: [WinError 1455] ページング ファイルが小さすぎるため、"
+        "この操作を完了できません。",
     },
     cause="safetensors maps a file into memory, and Windows wants room for all of it in memory and paging file "
     "together, "

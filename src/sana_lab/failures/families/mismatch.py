@@ -37,7 +37,10 @@ entry = FAMILY.failure(
     id="tensors-on-two-devices",
     section="two-devices-words",
     title="The model is on the GPU, its input is on the CPU",
-    chinese=["设备不匹配", "张量不在同一设备", "张量不在同一个设备上", "两个设备", "模型在GPU输入在CPU", "张量都在同一设备", "张量都位于同一设备"],
+    chinese=[
+        "设备不匹配", "张量不在同一设备", "张量不在同一个设备上", "两个设备",
+        "模型在GPU输入在CPU", "张量都在同一设备", "张量都位于同一设备",
+    ],  # fmt: skip
     error="RuntimeError",
     pattern=_SAME_DEVICE,
     messages={
