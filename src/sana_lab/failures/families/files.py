@@ -119,7 +119,7 @@ entry = FAMILY.failure(
     id="text-encoder-without-subfolder",
     title="`Unrecognized model`: a transformers model from a pipeline's folder",
     error="ValueError",
-    pattern=r"Unrecognized model in \S+\. Should have a model_type key in its config\.json",
+    pattern=r"Unrecognized model in \S+ Should have a model_type key in its config\.json",
     gpus=0,
     messages={
         "transformers 5.23.0": "ValueError: Unrecognized model in /models/sana. Should have a `model_type` key in its "
