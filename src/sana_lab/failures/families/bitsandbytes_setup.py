@@ -118,12 +118,14 @@ entry.fix("Install it, and restart the runtime.", command="pip install -U accele
 entry = FAMILY.failure(
     id="bitsandbytes-metadata-missing",
     title="`No package metadata was found for bitsandbytes`",
-    error="PackageNotFoundError",
+    error="PackageNotFoundError|ModuleNotFoundError",
     pattern=r"No package metadata was found for (?:The '?)?bitsandbytes|The 'bitsandbytes\S*' distribution was not "
-    r"found",
+    r"found"
+    r"|No module named 'bitsandbytes'",
     chinese=["找不到bitsandbytes"],
     messages={
         "diffusers#3194": "PackageNotFoundError: No package metadata was found for bitsandbytes",
+        "Python": "ModuleNotFoundError: No module named 'bitsandbytes'",
     },
     cause="The model's configuration says that it is quantized with bitsandbytes, the loader asks for its version, and "
     "it is not installed in this Python. The words come from Python's packaging and name no way out.",

@@ -139,10 +139,10 @@ entry = FAMILY.failure(
     section="chapter-where-the-bytes-are",
     title="`Killed`, exit status 137: the system ended the program",
     error="Killed",
-    pattern=r"\bKilled\b|exit (?:code|status):? ?(?:137|-9)\b|SIGKILL|signal 9\b",
+    pattern=r"^Killed\b(?! [a-z])|\d Killed\b|exit (?:code|status):? ?(?:137|-9)\b|SIGKILL|signal 9\b",
     chinese=["进程被杀死", "内存不足"],
     messages={
-        "Linux": "Killed",
+        "a shell": "run.sh: line 3: 12345 Killed                  python run.py",
         "torchrun": "exitcode: -9, traceback: Signal 9 (SIGKILL) received by PID 1234",
     },
     cause="Linux ends the program that takes most when the main memory is full, and the program cannot say a word. It "

@@ -15,8 +15,8 @@ entry = FAMILY.failure(
     id="black-picture",
     title="The picture is black: `invalid value encountered in cast`",
     shows="warning",
-    pattern=r"invalid value encountered in cast",
-    chinese=["黑图", "全黑", "黑色图片", "生成黑图", "图片是黑的", "图像全黑"],
+    pattern=r"invalid value encountered in cast|\b[Bb]lack (?:image|picture|output)s?\b",
+    chinese=["黑图", "全黑", "黑色图片", "生成黑图", "图片是黑的", "图像全黑", "全是黑的"],
     gpus=0,
     messages={
         "diffusers#6815": "RuntimeWarning: invalid value encountered in cast\n"
