@@ -307,6 +307,11 @@ def test_symptoms_in_chinese(asked, expected):
     assert expected in [match.failure.id for match in explain(asked, OURS).answers]
 
 
+def test_the_general_entry_comes_first_in_chinese():
+    assert explain("显存不足", OURS).answers[0].failure.id == "cuda-out-of-memory"
+    assert explain("设备不匹配", OURS).answers[0].failure.id == "tensors-on-two-devices"
+
+
 def test_chinese_around_an_error_decides_nothing():
     assert not explain(f"显存不足吗？\n{UNKNOWN}", OURS)
 

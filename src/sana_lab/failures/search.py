@@ -293,7 +293,9 @@ def _in_chinese(text: str, versions: Mapping[str, str | None]) -> list[Match]:
     for failure in catalogue():
         fits = [phrase for phrase in failure.chinese if phrase in asked or (len(asked) > 1 and asked in phrase)]
         if fits:
-            found.append(Match(failure, failure.affected(versions), max(map(len, fits))))
+            longest = max(min(len(phrase), len(asked)) for phrase in fits)
+            score = 4 * longest + 2 * (asked in fits) - bool(failure.wants) - (failure.affected(versions) is False)
+            found.append(Match(failure, failure.affected(versions), score))
     return sorted(found, key=lambda match: -match.score)
 
 

@@ -459,6 +459,7 @@ entry = FAMILY.failure(
     cause="A 4-bit weight that is moved to the GPU quantizes itself there, and this one was quantized already: "
     "sequential offloading takes the codes to the CPU and brings them back as a new parameter.",
     affects={"bitsandbytes": "<0.50"},
+    elsewhere="4 bits with sequential offloading",
     references=["diffusers#10800", "bitsandbytes 0.45.5: functional.py, quantize_4bit"],
     evidence="report",
 )

@@ -143,7 +143,7 @@ entry = FAMILY.failure(
     cause="Up to 0.49 the binary must carry the very CUDA version of the PyTorch build: 12.9 is not served by the one "
     "for 12.8. From 0.50 on the nearest of the same major version is taken, and the log says so; the second wording is "
     "left for a major version of which there is none.",
-    affects={"bitsandbytes": ">=0.46"},
+    affects=[{"bitsandbytes": ">=0.46, <0.50"}, {"bitsandbytes": ">=0.50"}],
     references=[
         "bitsandbytes#1688",
         "bitsandbytes#1848",
