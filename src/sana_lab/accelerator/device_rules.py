@@ -7,6 +7,7 @@ the cases are those of the record of PyTorch's table of operators on a real GPU 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ WITHOUT_SCALARS = {
 ASSERTING = frozenset(["lerp", "smooth_l1_loss", "huber_loss"])
 """Elementwise functions whose CUDA kernel meets a 0-dim CPU tensor and fails an assertion."""
 
-LIKE_THE_FIRST = frozenset(["logical_and", "logical_or", "logical_xor", "soft_margin_loss"])
+LIKE_THE_FIRST = frozenset(["logical_and", "logical_or", "logical_xor"])
 """Functions that make their result where the first tensor is, a 0-dim CPU tensor included."""
 
 SENDING_BACK = {
@@ -125,7 +126,8 @@ def _scalars(name: str, inputs: list[Any]) -> None:
         raise words.two_devices(*pair)
     if name in LIKE_THE_FIRST and 0 in scalars:
         raise words.two_devices(gpu, CPU)
-    if name in ASSERTING and len(scalars) == sum(g.device == CPU for g in inputs):
+    scalars = [number for number in scalars if number < 2]
+    if name in ASSERTING and scalars and len(scalars) == sum(g.device == CPU for g in inputs):
         raise RuntimeError(
             'iter.device(arg).is_cuda() INTERNAL ASSERT FAILED at "/pytorch/aten/src/ATen/native/cuda/Loops.cuh":109, '
             f"please report a bug to PyTorch. argument {scalars[0] + 1}: expected a CUDA device but found cpu"
@@ -142,7 +144,8 @@ def after(name: str, given: list[Any], result: Any) -> None:
     gpu = next((g.device for g in inputs if g.device != CPU), CPU)
     expected = inputs[0].device if inputs and name in SENDING_BACK else gpu
     for g in given:
-        if g.name == "out" and g.device != expected and inputs and name not in FREE_OUT and not name.startswith("_foreach"):
+        free = name in FREE_OUT or name.startswith("_foreach")
+        if g.name == "out" and g.device != expected and inputs and not free:
             raise out_device(expected, g.device)
     if name in SENDING_BACK and isinstance(result, torch.Tensor) and result.grad_fn is not None and len(inputs) > 1:
         expected, found = inputs[1].device, inputs[0].device
@@ -237,11 +240,39 @@ def _gradient(given: list[Any]) -> None:
         )
 
 
-def _stft(given: list[Any]) -> None:
+def _quantile(given: list[Any]) -> None:
+    if len(given) > 1 and given[1].device != given[0].device:
+        raise RuntimeError("quantile() q tensor must be on the same device as the input tensor")
+
+
+def _soft_margin_loss(given: list[Any]) -> None:
+    source, target = given[:2]
+    if source.device != target.device and target.tensor.dim():
+        raise words.two_devices(*sorted((source.device, target.device), key=lambda device: device == CPU))
+
+
+def _bilinear(given: list[Any]) -> None:
+    gpu = next(g.device for g in given if g.device != CPU)
+    if not given[0].tensor.numel() and given[0].device != gpu:
+        raise words.two_devices(gpu, given[0].device)
+
+
+def _nested(given: list[Any]) -> None:
+    for g in given:
+        if g.device != given[0].device:
+            raise words.wrong_argument("tensors", g.device, given[0].device, "cat")
+
+
+def _make_dual(given: list[Any]) -> None:
+    if given[0].device != given[1].device:
+        raise words.two_devices(given[0].device, given[1].device)
+
+
+def _stft(given: list[Any], name: str = "stft") -> None:
     window = next((g for g in given[1:] if g.name == "window"), None)
     if window is not None and window.device != given[0].device:
         raise RuntimeError(
-            f"stft input and window must be on the same device but got self on {given[0].device} and window on "
+            f"{name} input and window must be on the same device but got self on {given[0].device} and window on "
             f"{window.device}"
         )
 
@@ -281,6 +312,13 @@ FUNCTIONS: dict[str, Callable[[list[Any]], None]] = {
     "cosine_similarity": _cosine_similarity,
     "linalg_matrix_rank": _matrix_rank,
     "searchsorted": _searchsorted,
+    "quantile": _quantile,
+    "nanquantile": _quantile,
+    "istft": functools.partial(_stft, name="istft"),
+    "_make_dual": _make_dual,
+    "soft_margin_loss": _soft_margin_loss,
+    "bilinear": _bilinear,
+    "_nested_tensor_from_tensor_list": _nested,
 }
 
 

@@ -119,6 +119,7 @@ def by_name(handlers: Handlers) -> dict[str, Handler]:
             "__cuda_array_interface__.__get__": handlers.cuda_array_interface,
             "_cudnn_rnn_flatten_weight": handlers.flatten_weights,
             "tensor_split": handlers.split_at,
+            "_pack_padded_sequence": handlers.pack,
             "apply_": handlers.only_on_cpu,
             "map_": handlers.only_on_cpu,
             "map2_": handlers.only_on_cpu,
@@ -212,9 +213,9 @@ class Handlers:
         return result
 
     def _compute_mixed(self, func: Callable, args: tuple, kwargs: dict) -> Any:
-        absent = kernels.absent(bare_name(func), args, kwargs) if bare_name(func) in kernels.ABSENT else None
-        if absent is not None:
-            raise absent
+        lacking = kernels.refusal_of(bare_name(func), args, kwargs)
+        if lacking is not None and "backend" in str(lacking):  # the operator is chosen before devices are compared
+            raise lacking
         device = settle(func, bare_name(func), args, kwargs, self.ledger.device_of)
         if device is None:
             from .inside import Inside  # only where devices mix
@@ -539,6 +540,15 @@ class Handlers:
             if self.ledger.index_of(tensor) >= 0:
                 raise device_rules.sections_device(self.ledger.device_of(tensor))
         return func(*args, **kwargs)
+
+    def pack(self, func: Callable, args: tuple, kwargs: dict) -> tuple:
+        """Sequences packed for a recurrent layer: the sizes of batches stay on the CPU, as the lengths are."""
+        lengths = args[1] if len(args) > 1 else kwargs["lengths"]
+        if self.ledger.index_of(lengths) >= 0:
+            raise words.lengths_device(lengths.dim(), self.ledger.device_of(lengths))
+        result = func(*args, **kwargs)
+        self.ledger.place_all(result[0], self.ledger.index_of(args[0]))
+        return result
 
     def only_on_cpu(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
         """`apply_` and `map_` call Python for each number (torch/csrc/utils/tensor_apply.cpp)."""

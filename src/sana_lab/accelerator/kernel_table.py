@@ -17,15 +17,16 @@ from typing import Any
 from sana_lab import evidence
 
 from . import agreement, kernels
+from .kernel_checks import BY_HAND
 
 RECORD = "operators_h200"
-
-BY_HAND = frozenset(["tensor_split", "_scaled_mm_v2", "_int_mm", *kernels.ABSENT, *kernels.PRODUCTS])
-"""Names whose rules are code."""
 
 PREFIXES = {"nn.functional.": "", "torch.ops.aten.": "", "torch.": "", "linalg.": "linalg_", "fft.": "fft_"}
 PREFIXES |= {"special.": "special_", "sparse.": "sparse_", "masked.": "_masked_", "jiterator": "jiterator"}
 """Modules in the table's names -> the same in the names of functions."""
+
+ALSO = {f"max_pool{n}d": [f"max_pool{n}d_with_indices"] for n in (1, 2, 3)}
+"""Functions that call another one, by which name the virtual GPU sees them."""
 
 VARIANTS = "amax amin mean prod sum bicubic bilinear linear nearest area trilinear reflect replicate circular".split()
 """Variants of operators that are a text among the arguments."""
@@ -50,8 +51,8 @@ def said(outcome: dict[str, Any]) -> tuple[str, str]:
 
 def build(results: dict[str, Any]) -> dict[str, Any]:
     """The table, from the cases of one half with everything on the GPU."""
-    words: dict = collections.defaultdict(lambda: collections.defaultdict(set))
-    refused: dict = collections.defaultdict(lambda: collections.defaultdict(set))
+    words: dict = collections.defaultdict(lambda: collections.defaultdict(list))
+    refused: dict = collections.defaultdict(lambda: collections.defaultdict(list))
     computed: dict = collections.defaultdict(lambda: collections.defaultdict(set))
     for name, entry in results.items():
         parts, on_gpu = agreement.parse(name), entry["gpu"]
@@ -69,18 +70,18 @@ def build(results: dict[str, Any]) -> dict[str, Any]:
             computed[function][types].add("raises" not in on_gpu)
             if "raises" in on_gpu:
                 exception, text = said(on_gpu)
-                words[function][here].add((exception, kernels.with_type(text, kind)))
+                words[function][here].append((kind, variant, (exception, kernels.with_type(text, kind))))
         else:
-            refused[function][types].add(said(on_gpu) if "raises" in on_gpu else None)
+            refused[function][types].append(said(on_gpu) if "raises" in on_gpu else None)
     return {
         "words": {
-            function: {here: [*next(iter(there))] for here, there in sorted(pairs.items()) if len(there) == 1}
+            function: {key: rule for here, seen in sorted(pairs.items()) for key, rule in translations(here, seen)}
             for function, pairs in sorted(words.items())
         },
         "refused": {
             function: kept
             for function, rules in sorted(refused.items())
-            if (kept := {types: [*rule] for types, (rule, *more) in sorted(rules.items()) if rule and not more})
+            if (kept := {types: [*most(seen)] for types, seen in sorted(rules.items()) if None not in seen})
         },
         "computed": {
             function: kept
@@ -90,9 +91,32 @@ def build(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def most(seen: list[Any]) -> Any:
+    """The most frequent of them."""
+    return collections.Counter(seen).most_common(1)[0][0]
+
+
+def translations(here: str, seen: list[tuple[str, str, Any]]) -> list[tuple[str, list[str]]]:
+    """The words of CUDA for those of a processor: one rule, or one for each type or text where they depend on it."""
+    if len({there for _, _, there in seen}) == 1:
+        return [(here, [*seen[0][2]])]
+    rules = []
+    for number in (0, 1):
+        groups: dict[str, list] = collections.defaultdict(list)
+        for entry in seen:
+            groups[entry[number]].append(entry[2])
+        clear = {key: rules[0] for key, rules in groups.items() if key and len(set(rules)) == 1}
+        rules += [(f"{here}|{key}", [*rule]) for key, rule in sorted(clear.items())]
+    return [*rules, (here, [*most([there for _, _, there in seen])])]
+
+
 def text_of(record: dict[str, Any]) -> str:
     """The table as it is stored."""
-    made = {"record": {key: record[key] for key in ("when", "machine", "versions")}, **build(record["results"])}
+    parts = build(record["results"])
+    for rules in parts.values():
+        for name, others in ALSO.items():
+            rules.update({other: rules[name] for other in others if name in rules})
+    made = {"record": {key: record[key] for key in ("when", "machine", "versions")}, **parts}
     return json.dumps(made, ensure_ascii=False, indent=0, sort_keys=True) + "\n"
 
 

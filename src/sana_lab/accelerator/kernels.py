@@ -4,7 +4,8 @@ The table, `kernels.json`, is made from a run on a real GPU (`python -m sana_lab
 call's name and type decide, never its numbers. It is read when a call first fails or meets a name that it
 refuses. Three parts:
 
-    words     name -> what a processor's kernel says -> [exception, what CUDA's says]
+    words     name -> what a processor's kernel says -> [exception, what CUDA's says]; with `|` and a type or a text
+              among the arguments where CUDA's words depend on it
     refused   name -> type -> [exception, what CUDA says], where a processor computes
     computed  name -> types, where CUDA computes and a processor does not: here through a wider type
 
@@ -24,7 +25,8 @@ from typing import Any
 import torch
 
 from . import words
-from .ledger import Ledger, Tensor
+from .kernel_checks import CHECKS
+from .ledger import MIXED, Ledger, Tensor
 from .mismatch import tensors_in
 
 FILE = pathlib.Path(__file__).with_name("kernels.json")
@@ -44,6 +46,9 @@ WIDER = {
     **dict.fromkeys([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], torch.float64),
 }
 """The type in which a processor computes what it does not in the first."""
+
+OF_TYPES = re.compile("not implemented|[Uu]nsupported dtype|support tensors of type|same dtype|Could not run")
+"""In what a processor's kernel says of a type."""
 
 EXCEPTIONS = {"RuntimeError": RuntimeError, "NotImplementedError": NotImplementedError, "TypeError": TypeError}
 
@@ -87,12 +92,12 @@ def keys_of(args: tuple, kwargs: dict) -> list[str]:
 
 def wrap(ledger: Ledger, name: str, handler: Callable) -> Callable:
     """`handler`, for a name of which CUDA refuses some types that a processor takes: see `refused`."""
-    known = PRODUCT_TYPES if name in PRODUCTS else table()["refused"].get(name)
-    if name in ABSENT:
-        known = ["float32", "float64", "float16", "bfloat16"]
-    if known is None:
+    rules = table()["refused"].get(name, {})
+    types, _ = CHECKS.get(name, ((), None))
+    known = {getattr(torch, key.partition("|")[0], None) for key in rules}
+    if not known and not types:
         return handler
-    first = frozenset(getattr(torch, key.partition("|")[0]) for key in known if hasattr(torch, key.partition("|")[0]))
+    first = frozenset([*known, *types])
 
     def checked(func: Callable, args: tuple, kwargs: dict) -> Any:
         tensor = args[0] if args else None
@@ -103,68 +108,29 @@ def wrap(ledger: Ledger, name: str, handler: Callable) -> Callable:
         refusal = refusal_of(name, args, kwargs)
         if refusal is None:
             return handler(func, args, kwargs)
-        if not name.endswith("_") and "out" not in kwargs:
-            handler(func, args, kwargs)  # a mistake that both devices see comes first
-        raise refusal
+        if not name.endswith("_") and "out" not in kwargs and ledger.home((args, kwargs)) != MIXED:
+            try:
+                handler(func, args, kwargs)  # a mistake that both devices see comes first
+            except RuntimeError as error:
+                if not OF_TYPES.search(str(error)):
+                    raise
+        refusal.is_cudas = True
+        raise refusal from None
 
     return checked
 
 
 def refusal_of(name: str, args: tuple, kwargs: dict) -> RuntimeError | None:
     """What CUDA says to a call that a processor computes, if it does."""
-    if name in ABSENT:
-        return absent(name, args, kwargs)
     keys = keys_of(args, kwargs)
-    if name in PRODUCTS:
-        return _product_refusal(name, keys[-1], tensors_in((args, kwargs)))
+    types, check = CHECKS.get(name, ((), None))
+    if check is not None and getattr(torch, keys[-1], None) in types:
+        refusal = check(name, args, kwargs)
+        if refusal is not None:
+            return refusal
     rules = table()["refused"].get(name, {})
     rule = next((rules[key] for key in keys if key in rules), None)
     return None if rule is None else _error(rule, "")
-
-
-ABSENT = frozenset("histogram histogramdd narrow_copy _sparse_mm sparse_mm".split())
-"""Functions some of whose operators CUDA does not have."""
-
-
-def absent(name: str, args: tuple, kwargs: dict) -> NotImplementedError | None:
-    """What CUDA says to such a function: which operator it lacks depends on the form of the call."""
-    bins = args[1] if len(args) > 1 else kwargs.get("bins")
-    if name == "histogram":
-        tail = "bins_tensor" if isinstance(bins, Tensor) else "bin_ct"
-        return words.no_kernel(f"histogram.{tail}{'_out' * ('out' in kwargs)}")
-    if name == "histogramdd":
-        tensors = isinstance(bins, (list, tuple)) and bins and isinstance(bins[0], Tensor)
-        return words.no_kernel("_histogramdd_from_bin_tensors" if tensors else "_histogramdd_bin_edges")
-    if name == "narrow_copy":
-        return words.no_kernel("narrow_copy.out") if "out" in kwargs else None
-    reduces = any(isinstance(value, str) for value in (*args, *kwargs.values()))
-    return words.no_kernel("_sparse_mm_reduce_impl", "SparseCsrCUDA") if reduces else None
-
-
-PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ __imatmul__ inner".split())
-"""Products whose kernel depends on the number of dimensions (ATen/native/LinearAlgebra.cpp, `_matmul_impl`)."""
-
-PRODUCT_TYPES = "uint8 int8 int16 int32 int64 float8_e4m3fn".split()
-"""Types that cuBLAS does not multiply."""
-
-
-def _product_refusal(name: str, dtype: str, tensors: list[torch.Tensor]) -> RuntimeError | None:
-    if dtype not in PRODUCT_TYPES or len(tensors) < 2:
-        return None
-    a, b = (tensor.dim() for tensor in tensors[:2])
-    if 0 in (a, b):
-        return None
-    if name == "inner":
-        kernel = "dot" if a == b == 1 else "addmm_cuda"
-    elif a == b == 1:
-        kernel = "dot"
-    elif b == 1 or a == 1:
-        kernel = "addmv_impl_cuda"
-    else:
-        kernel = "addmm_cuda" if min(a, b) == 2 else "baddbmm_cuda"
-    if dtype.startswith("float8") and kernel in ("dot", "addmv_impl_cuda", "baddbmm_cuda"):
-        return None  # a processor refuses those as well
-    return NotImplementedError(f'"{kernel}" not implemented for \'{cpp_name(dtype)}\'')
 
 
 def explain(ledger: Ledger, name: str, func: Callable, args: tuple, kwargs: dict, error: RuntimeError) -> Any:
@@ -175,26 +141,42 @@ def explain(ledger: Ledger, name: str, func: Callable, args: tuple, kwargs: dict
     """
     home = ledger.home((args, kwargs))
     target = kwargs.get("device")
+    if hasattr(error, "is_cudas"):
+        return error
     if home < 0 and (target is None or torch.device(target).type != "cuda"):
         return error
-    known = table()["computed"].get(name, ())
-    if any(key in known for key in keys_of(args, kwargs)):
+    known, keys = table()["computed"].get(name, ()), keys_of(args, kwargs)
+    if any(key in known for key in keys) or str(error) == "ZeroDivisionError":
+        if name in INSTEAD:
+            func = functools.partial(INSTEAD[name], func)
         result = _through_wider(func, args, kwargs, name.endswith("_"))
         ledger.place_all(result, home if home >= 0 else ledger.devices.resolve(target).index)
         return result
-    here, kind = template(str(error).partition("\n")[0])
-    rule = table()["words"].get(name, {}).get(here) or anywhere().get(here)
+    here, kind = template(" ".join(str(error).partition("\n")[0].split())[:LONGEST])
+    pairs = table()["words"].get(name, {})
+    variants = [f"{here}|{key.partition('|')[2]}" for key in keys if "|" in key]
+    rule = next((pairs[key] for key in [*variants, f"{here}|{kind}", here] if key in pairs), None) or anywhere().get(here)
     if rule is not None:
         raise _error(rule, kind) from None
     return error
 
 
-def cpp_name(dtype: str) -> str:
-    """`float8_e4m3fn` as C++ spells it: `Float8_e4m3fn`."""
-    names = {"uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long", "float16": "Half"}
-    names |= {"float32": "Float", "float64": "Double", "bfloat16": "BFloat16", "complex32": "ComplexHalf"}
-    names |= {"complex64": "ComplexFloat", "complex128": "ComplexDouble"}
-    return names.get(dtype, dtype.capitalize())
+LONGEST = 260
+"""Characters of a message that the record keeps."""
+
+
+def _nansum(func: Callable, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return torch.sum(torch.where(torch.isnan(tensor), torch.zeros_like(tensor), tensor), *args, **kwargs)
+
+
+def _nanmean(func: Callable, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    kwargs.pop("out", None)
+    options = {key: value for key, value in kwargs.items() if key != "dtype"}
+    return _nansum(func, tensor, *args, **kwargs) / torch.sum(~torch.isnan(tensor), *args, **options)
+
+
+INSTEAD = {"nansum": _nansum, "nanmean": _nanmean}
+"""What computes a function in types in which no processor does, not in a wider one either."""
 
 
 def _error(rule: list[str], kind: str) -> RuntimeError:
@@ -209,11 +191,15 @@ def _through_wider(func: Callable, args: tuple, kwargs: dict, in_place: bool) ->
     """Compute in a wider type; results in that type are given back in the type of the call."""
     given = tensors_in((args, kwargs))
     narrow = next((tensor.dtype for tensor in given if tensor.dtype in WIDER), kwargs.get("dtype"))
-    wide = WIDER[narrow]
+    wide = WIDER.get(narrow, narrow) if given else torch.int64
+    seen = 0
 
     def convert(value: Any, before: torch.dtype, after: torch.dtype) -> Any:
+        nonlocal seen
         if isinstance(value, Tensor):
-            return value.to(after) if value.dtype == before else value
+            seen += 1
+            indices = before == torch.int64 and seen > 1  # beside integers of the same type
+            return value.to(after) if value.dtype == before and not indices else value
         if isinstance(value, (list, tuple)):
             items = [convert(item, before, after) for item in value]
             return type(value)(items) if type(value) in (list, tuple) else tuple(items)
@@ -221,9 +207,10 @@ def _through_wider(func: Callable, args: tuple, kwargs: dict, in_place: bool) ->
             return {key: convert(item, before, after) for key, item in value.items()}
         return after if value is before else value
 
-    widened = {key: value for key, value in kwargs.items() if key != "out"}
+    widened = {key: value for key, value in kwargs.items() if key not in ("out", "device")}
     with torch._C.DisableTorchFunctionSubclass():
         result = func(*convert(args, narrow, wide), **convert(widened, narrow, wide))
+        seen = 0
         result = convert(result, wide, narrow)
         target = args[0] if in_place else kwargs.get("out")
         return target.copy_(result) if isinstance(target, Tensor) else result

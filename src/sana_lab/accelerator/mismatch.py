@@ -53,6 +53,7 @@ KERNELS: dict[str, tuple[str, str]] = {
     "concat": ("cat", "out tensors"),
     "concatenate": ("cat", "out tensors"),
     "sparse_sampled_addmm": ("sparse_sampled_addmm", "out self=input|self mat1 mat2"),
+    "sparse_coo_tensor": ("__sparse_coo_tensor_with_dims_and_tensors", "indices values"),
     "dropout": ("_native_dropout", "input"),
 }
 """Python function -> the CUDA kernel that first compares devices, and its arguments in the order it does: `self=bias`
@@ -71,7 +72,7 @@ def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Call
     name = ALIASES.get(name, name)
     if name in FREE or name in WITHOUT_ELEMENTS and not given[0].tensor.numel():
         return given[0].device
-    if name == "bernoulli" and "out" in kwargs:
+    if name in ("bernoulli", "bernoulli_"):  # copies
         return given[0].device
     device_rules.before(name, given, kwargs)
     family = FAMILIES.get(name)
@@ -134,7 +135,11 @@ def bind(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Callab
     return given
 
 
-SIGNATURES = {"__getitem__": ["self", "index"], "__setitem__": ["self", "index", "values"]}
+SIGNATURES = {
+    "__getitem__": ["self", "index"],
+    "__setitem__": ["self", "index", "values"],
+    **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], ["input", "hx", "params"]),
+}
 """Parameters of functions that neither Python nor PyTorch's table knows."""
 
 CONVOLUTIONS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
@@ -244,6 +249,17 @@ def _attention(given: list[Given]) -> None:
     _same_device(_ordered(given, order), "__scaled_dot_product_efficient_attention")
 
 
+def _recurrent(given: list[Given]) -> None:
+    """`lstm` and its kin: the layer's input, its state, its weights (ATen/native/cudnn/RNN.cpp)."""
+    source, what = given[0], {"hx": "hidden", "params": "parameter"}
+    if given[1].tensor.dtype == torch.int64:  # a packed sequence: its sizes of batches, on the CPU, come second
+        labels = {"params": "hx", "argument 3": "params"}
+        given = [source, *(g._replace(name=labels.get(g.name, g.name)) for g in given[2:])]
+    for g in sorted(given[1:], key=lambda g: g.name != "params"):
+        if g.device != source.device and g.name in what:
+            raise words.recurrent_device(what[g.name], source.device, g.device)
+
+
 def _masked_fill(given: list[Given]) -> None:
     """`masked_fill`: the mask is where the tensor is; a value is 0-dim and may come from the CPU."""
     tensors = {g.name: g for g in given}
@@ -282,6 +298,8 @@ def _indexing(given: list[Given]) -> None:
     """`x[index]` and its kin: an index may be on the CPU, or where `x` is; values follow the elementwise rule."""
     indexed = given[0].device
     for g in given[1:]:
+        if indexed == CPU and g.tensor.dim() == 0:  # read as a number
+            continue
         if g.device not in (CPU, indexed):
             raise words.index_device(indexed)
 
@@ -302,6 +320,7 @@ def _set_item(given: list[Given]) -> None:
 FAMILIES: dict[str, Callable[[list[Given]], None]] = {
     "linear": _linear,
     "mv": _matrix_vector,
+    **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], _recurrent),
     "matmul": _product,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,

@@ -16,7 +16,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from . import below, cuda_api, legacy_types, old_bitsandbytes, parallel, refused
+from . import below, cuda_api, legacy_types, old_bitsandbytes, parallel, refused, words
 from .devices import CPU, Devices
 from .generator import VirtualGenerator
 from .mode import VirtualGPUMode
@@ -242,7 +242,11 @@ def _nested(patches: Patches, mode: VirtualGPUMode) -> None:
     ledger, made = mode.ledger, torch._C._nested.nested_tensor
 
     def nested_tensor(parts, *args, device=None, **kwargs):
-        first = next((part for part in parts if isinstance(part, torch.Tensor)), None)
+        tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+        first = tensors[0] if tensors else None
+        for part in tensors if device is None else ():
+            if ledger.index_of(part) != ledger.index_of(first):
+                raise words.wrong_argument("tensors", ledger.device_of(part), ledger.device_of(first), "cat")
         index = -1 if first is None else ledger.index_of(first)
         if device is not None:
             index = ledger.devices.resolve(device).index if torch.device(device).type == "cuda" else -1

@@ -55,6 +55,17 @@ def no_kernel(operator: str, backend: str = "CUDA") -> NotImplementedError:
     )
 
 
+def lengths_device(dims: int, device: torch.device) -> RuntimeError:
+    """Lengths of sequences on a GPU (ATen/native/PackedSequence.cpp, `checkLongTensor`)."""
+    return RuntimeError(f"'lengths' argument should be a 1D CPU int64 tensor, but got {dims}D {device} Long tensor")
+
+
+def recurrent_device(what: str, source: torch.device, other: torch.device) -> RuntimeError:
+    """Recurrent layers (ATen/native/RNN.cpp, `check_attributes`)."""
+    tensors = f"Input and {what} tensors are not at the same device"
+    return RuntimeError(f"{tensors}, found input tensor at {source} and {what} tensor at {other}")
+
+
 def no_stream_on_cpu() -> RuntimeError:
     """What bitsandbytes' CUDA kernels meet first when they look for the stream of a CPU tensor (torch/csrc/cuda)."""
     return RuntimeError("invalid argument to getCurrentStream")
