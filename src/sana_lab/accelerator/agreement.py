@@ -1,5 +1,7 @@
 """How far two records of PyTorch's table of operators agree: one of a real GPU, one of the virtual GPU.
 
+    python -m sana_lab.accelerator.agreement VIRTUAL [--before OLDER]     write the comparison as a record
+
 The cases and the command that runs them are in tests/conformance (`operators`). An entry holds what a call did on
 the GPU, `gpu`, and on the CPU, `cpu` ("same" where only the device's name differs): `{"returns": ...}` with device,
 type and shape of each tensor, or `{"raises": type, "words": leading words}`.
@@ -7,10 +9,23 @@ type and shape of each tensor, or `{"raises": type, "words": leading words}`.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
+import gzip
+import json
+import pathlib
 import re
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .. import evidence
+
+if TYPE_CHECKING:
+    import pandas
+
+REAL, COMPARED = "operators_h200", "operators_virtual"
+"""The records in `sana_lab.evidence`: what a real GPU did, and how far the virtual one agrees."""
 
 NOT_COMPARED = ("NotRun", "ProcessDied", "TimeLimit")
 """Outcomes that say nothing of PyTorch."""
@@ -131,3 +146,139 @@ def compare(real: dict[str, Any], virtual: dict[str, Any], only: Any = None) -> 
         counts["accepted"],
         verdicts,
     )
+
+
+# ---- the comparison as a record -------------------------------------------------------------------------------------
+
+REASONS: dict[str, str] = {
+    r"jiterator": "`jiterator` compiles CUDA code, which nothing here can run",
+    r"torch\._scaled_mm_v2|scaled_mm": "scaled products of 8-bit floats with the scales of version 2: not computed",
+    r"_flash_attention|_efficient_attention": "attention kernels called by their own names: not computed",
+    r"batch_norm|instance_norm": "batch norm: the kernel of cuDNN, its words, types and sizes of what it saves",
+    r"native_layer_norm": "16-bit layer norm: CUDA keeps mean and deviation in float32",
+    r"linalg|cholesky|lu|qr|svd|eig|pca_lowrank|logdet": "linear algebra: which of several kernels is reached first",
+    r"rrelu|adaptive_avg_pool3d|pad\.|logcumsumexp|median|einsum|tril_indices|triu_indices": (
+        "types that decide together with a size or a mode"
+    ),
+    r"conv": "convolutions: which kernel cuDNN or a processor picks",
+    r"unfold|embedding_bag|pdist|grid_sample": "kernels of one function without a rule",
+    r"sparse": "sparse tensors of two devices",
+}
+"""What an operator's name holds -> why the virtual GPU differs from a real one in some of its cases."""
+
+OTHER = "single calls without a rule of their own"
+
+
+def reason(name: str) -> str:
+    """Why the virtual GPU differs in a case."""
+    operator = parse(name).operator
+    return next((why for pattern, why in REASONS.items() if re.search(pattern, operator)), OTHER)
+
+
+def figures(agreement: Agreement) -> dict[str, int]:
+    """The counts of a comparison."""
+    counts = dataclasses.asdict(agreement)
+    del counts["verdicts"]
+    return counts
+
+
+def record(virtual: dict[str, Any], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A record of how far `virtual`, a record of the virtual GPU, agrees with the real GPU's, and an older one did."""
+    real = evidence.load(REAL)["results"]
+    halves = {"all": None, "half 0": lambda name: fold(name) == 0, "half 1": lambda name: fold(name) == 1}
+    runs = {"now": virtual["results"], **({"before": before["results"]} if before else {})}
+    found = {
+        run: {half: figures(compare(real, results, only)) for half, only in halves.items()}
+        for run, results in runs.items()
+    }
+    verdicts = compare(real, virtual["results"]).verdicts
+    return {
+        **{key: virtual[key] for key in ("machine", "versions", "seed", "when")},
+        "what": "How far the virtual GPU agrees with a real one in PyTorch's own table of operators.",
+        "command": "python -m sana_lab.accelerator.agreement VIRTUAL --before OLDER",
+        "results": {
+            "figures": found,
+            "differences": {name: found for name, found in sorted(verdicts.items()) if found != "same"},
+        },
+    }
+
+
+def agreement_table() -> pandas.DataFrame:
+    """The four figures, before the virtual GPU was held to the table and now, for both halves of the samples.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+    """
+    import pandas
+
+    rows = {}
+    for run, halves in reversed(evidence.load(COMPARED)["results"]["figures"].items()):
+        for half, counts in halves.items():
+            share = Agreement(**counts, verdicts={}).shares
+            rows[f"{run}, {half}"] = {
+                "cases": counts["cases"],
+                **{name: f"{100 * value:.1f} %" for name, value in share.items() if value is not None},
+                "refused devices": counts["refused"],
+                "of them accepted": counts["accepted"],
+            }
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def differences_table() -> pandas.DataFrame:
+    """What still differs, by reason: cases in which one returns and one raises, with other words, with other values."""
+    import pandas
+
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for name, found in evidence.load(COMPARED)["results"]["differences"].items():
+        counts[reason(name)][found] += 1
+    heads = {"kind": "returns or raises", "error": "words", "value": "values"}
+    rows = [
+        {"reason": why, **{head: seen[key] for key, head in heads.items()}}
+        for why, seen in sorted(counts.items(), key=lambda item: (item[0] == OTHER, -item[1].total()))
+    ]
+    return pandas.DataFrame(rows, columns=["reason", *heads.values()])
+
+
+SHOWN = "float32 float16 bfloat16 float64 complex64 int64 int32 int8 uint8 bool float8_e4m3fn".split()
+"""Types that the table of kernels shows."""
+
+
+def kernels_table() -> pandas.DataFrame:
+    """Which operator CUDA computes in which type: `yes`, `no`, or `some` of its sample inputs, from the real record."""
+    import pandas
+
+    seen: dict[str, dict[str, set[bool]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+    for name, entry in evidence.load(REAL)["results"].items():
+        parts, outcome = parse(name), entry["gpu"]
+        if parts.where == "gpu" and parts.form == "call" and outcome.get("raises") not in NOT_COMPARED:
+            seen[parts.operator][parts.dtype].add("raises" not in outcome)
+    words = {frozenset([True]): "yes", frozenset([False]): "no", frozenset([True, False]): "some"}
+    rows = {
+        operator: {dtype: words.get(frozenset(kinds.get(dtype, ())), "") for dtype in SHOWN}
+        for operator, kinds in sorted(seen.items())
+    }
+    return pandas.DataFrame.from_dict(rows, orient="index", columns=SHOWN)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A record from a file, compressed or not."""
+    data = path.read_bytes()
+    return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+
+
+def main() -> int:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("virtual", type=pathlib.Path, help="record of the virtual GPU")
+    parser.add_argument("--before", type=pathlib.Path, help="an older one, of the same cases")
+    options = parser.parse_args()
+    made = record(read(options.virtual), read(options.before) if options.before else None)
+    path = evidence.FOLDER / f"{COMPARED}.json"
+    path.write_text(json.dumps(made, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    for run, halves in made["results"]["figures"].items():
+        print(run, {half: counts for half, counts in halves.items()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,7 +40,7 @@ CPP_NAMES = {
 
 
 def _missing(kernel: str, dtype: torch.dtype) -> NotImplementedError:
-    return NotImplementedError(f'"{kernel}" not implemented for \'{CPP_NAMES.get(dtype, dtype)}\'')
+    return NotImplementedError(f"\"{kernel}\" not implemented for '{CPP_NAMES.get(dtype, dtype)}'")
 
 
 # ---- products ------------------------------------------------------------------------------------------------------

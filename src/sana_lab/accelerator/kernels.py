@@ -52,6 +52,7 @@ OF_TYPES = re.compile("not implemented|[Uu]nsupported dtype|support tensors of t
 
 EXCEPTIONS = {"RuntimeError": RuntimeError, "NotImplementedError": NotImplementedError, "TypeError": TypeError}
 
+
 @functools.cache
 def table() -> dict[str, dict[str, Any]]:
     """The table, read once."""
@@ -155,7 +156,9 @@ def explain(ledger: Ledger, name: str, func: Callable, args: tuple, kwargs: dict
     here, kind = template(" ".join(str(error).partition("\n")[0].split())[:LONGEST])
     pairs = table()["words"].get(name, {})
     variants = [f"{here}|{key.partition('|')[2]}" for key in keys if "|" in key]
-    rule = next((pairs[key] for key in [*variants, f"{here}|{kind}", here] if key in pairs), None) or anywhere().get(here)
+    rule = next((pairs[key] for key in [*variants, f"{here}|{kind}", here] if key in pairs), None) or anywhere().get(
+        here
+    )
     if rule is not None:
         raise _error(rule, kind) from None
     return error

@@ -114,9 +114,7 @@ def gradient_device(gradient: torch.device, tensor: torch.device) -> RuntimeErro
 def invalid_gradient(position: int, device: torch.device, found: torch.device, function: str = "") -> RuntimeError:
     """A gradient from another device than its tensor's (torch/csrc/autograd/engine.cpp, `validate_outputs`)."""
     returned = f"Function {function} returned an " if function else ""
-    return RuntimeError(
-        f"{returned}invalid gradient at index {position} - expected device {device} but got {found}"
-    )
+    return RuntimeError(f"{returned}invalid gradient at index {position} - expected device {device} but got {found}")
 
 
 def other_type(name: str, tensors: int, number: int, own: str, other: str) -> TypeError:
