@@ -247,7 +247,7 @@ def _quantile(given: list[Any]) -> None:
 
 def _soft_margin_loss(given: list[Any]) -> None:
     source, target = given[:2]
-    if source.device != target.device and target.tensor.dim():
+    if source.device != target.device and (source.device == CPU or target.tensor.dim()):
         raise words.two_devices(*sorted((source.device, target.device), key=lambda device: device == CPU))
 
 

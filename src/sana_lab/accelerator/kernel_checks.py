@@ -181,9 +181,9 @@ CHECKS: dict[str, tuple[tuple[torch.dtype, ...], Check]] = {
     **dict.fromkeys(["matmul", "__matmul__", "__rmatmul__", "__imatmul__", "inner"], (NOT_MULTIPLIED, product)),
     **dict.fromkeys(["matrix_power", "linalg_matrix_power"], (NOT_MULTIPLIED, power)),
     "_int_mm": ((*INTEGERS, *FLOATS), int_mm),
-    "histogram": (FLOATS, histogram),
-    "histogramdd": (FLOATS, histogramdd),
-    "narrow_copy": (FLOATS, narrow_copy),
+    "histogram": (tuple(CPP_NAMES), histogram),
+    "histogramdd": (tuple(CPP_NAMES), histogramdd),
+    "narrow_copy": (tuple(CPP_NAMES), narrow_copy),
     "_sparse_mm": (tuple(CPP_NAMES), sparse_mm),
     "sparse_mm": (tuple(CPP_NAMES), sparse_mm),
     "layer_norm": ((torch.float16, torch.bfloat16), norm_types),
@@ -194,6 +194,9 @@ CHECKS: dict[str, tuple[tuple[torch.dtype, ...], Check]] = {
     **dict.fromkeys(TRANSFORMS, ((torch.float16, torch.complex32), half_transform)),
 }
 """Name -> types, check."""
+
+LACKING = frozenset(["histogram", "histogramdd", "narrow_copy", "_sparse_mm", "sparse_mm"])
+"""Functions some of whose operators CUDA does not have at all."""
 
 BY_HAND = frozenset([*CHECKS, "tensor_split"]) - {*TRANSFORMS, "layer_norm", "group_norm", "median", "nanmedian"}
 """Names whose rules are here or in a handler, not in the table."""

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from . import words
-from .kernel_checks import CHECKS
+from .kernel_checks import CHECKS, LACKING
 from .ledger import MIXED, Ledger, Tensor
 from .mismatch import tensors_in
 
@@ -46,6 +46,10 @@ WIDER = {
     **dict.fromkeys([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], torch.float64),
 }
 """The type in which a processor computes what it does not in the first."""
+
+_HALF = {torch.float32: torch.float16, torch.complex64: torch.complex32}
+BACK = {torch.float16: _HALF, torch.complex32: _HALF}
+"""Types in which results come back, where that is not the wider type alone: half precision has two."""
 
 OF_TYPES = re.compile("not implemented|[Uu]nsupported dtype|support tensors of type|same dtype|Could not run")
 """In what a processor's kernel says of a type."""
@@ -122,9 +126,12 @@ def wrap(ledger: Ledger, name: str, handler: Callable) -> Callable:
 
 
 def refusal_of(name: str, args: tuple, kwargs: dict) -> RuntimeError | None:
-    """What CUDA says to a call that a processor computes, if it does."""
+    """What CUDA says to a call that a processor computes, if it does. Without elements no kernel runs."""
     keys = keys_of(args, kwargs)
     types, check = CHECKS.get(name, ((), None))
+    empty = any(not tensor.numel() for tensor in tensors_in((args, kwargs)))
+    if empty and name not in LACKING:
+        return None
     if check is not None and getattr(torch, keys[-1], None) in types:
         refusal = check(name, args, kwargs)
         if refusal is not None:
@@ -214,6 +221,7 @@ def _through_wider(func: Callable, args: tuple, kwargs: dict, in_place: bool) ->
     with torch._C.DisableTorchFunctionSubclass():
         result = func(*convert(args, narrow, wide), **convert(widened, narrow, wide))
         seen = 0
-        result = convert(result, wide, narrow)
+        for before, after in BACK.get(narrow, {wide: narrow}).items():
+            result = convert(result, before, after)
         target = args[0] if in_place else kwargs.get("out")
         return target.copy_(result) if isinstance(target, Tensor) else result

@@ -50,6 +50,8 @@ class VirtualGPUMode(TorchFunctionMode):
     def _learn(self, func: Any) -> Handler:
         name = bare_name(func)
         handler = self._by_name.get(name, self._common.compute)
+        if handler is passing and getattr(func, "__module__", "") == "torch.nn.functional":
+            handler = self._common.compute  # `unfold`: a view as a method, a copy there
         if name in precision.PRODUCTS:
             handler = precision.wrap(self.ledger, handler)
         elif str(func).startswith("bitsandbytes."):

@@ -26,7 +26,7 @@ class Operator:
     checked: bool  # a CUDA kernel of its own, whose generated wrapper compares devices
     structured: bool  # one kernel body for the functional, the in-place and the `out=` form
     composite: bool = False  # made of other operators on CUDA
-    outputs: frozenset[str] = frozenset()  # arguments after the first that it writes to
+    outputs: frozenset[str] = frozenset()  # arguments that only an `out=` variant has
 
     def kernel(self, in_place: bool = False) -> str:
         """The wrapper's name, as messages show it after `wrapper_CUDA_`."""
@@ -103,5 +103,5 @@ def _parse(entry: str, out: bool = False) -> Operator | None:
     checked = bool(has_kernel) and "device_check: NoCheck" not in entry
     structured = "structured_delegate:" in entry
     composite = not has_kernel and ("Composite" in entry or "dispatch:" not in entry)
-    written = frozenset(re.findall(r"Tensor\(\w!\)(?:\[\])? (?!self\b)(\w+)", signature))
+    written = frozenset(re.findall(r"Tensor\(\w!\)(?:\[\])? (?!self\b)(\w+)", signature.partition("*, ")[2]))
     return Operator(name, overload or "", tuple(arguments), frozenset(tensors), checked, structured, composite, written)
