@@ -2,8 +2,9 @@
 
 CUDA's kernels cannot raise. Where they meet an index or a value out of range, they stop (`CUDA_KERNEL_ASSERT`, in
 ATen/native/cuda of PyTorch 2.11: IndexKernel.cu, Indexing.cu, ScatterGatherKernel.cu, EmbeddingBag.cu, Loss.cu,
-NLLLoss2d.cu, MultinomialKernel.cu, DistributionTemplates.h, RepeatInterleave.cu), and the process has lost its GPU: the
-next call that waits for it says so. Here the call itself does, and the process can go on.
+NLLLoss2d.cu, MultinomialKernel.cu, DistributionTemplates.h), and the process has lost its GPU: the next call that waits
+for it says so. Here the call itself does, and the process can go on. What the host looks at first, such as the counts
+of `repeat_interleave`, has the same words on both.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ FOUND_BY_KERNELS = re.compile(
     r"|Class values must be"
     r"|all elements of (input|target) should be between 0 and 1"
     r"|probability tensor contains either `inf`, `nan` or element < 0"
+    r"|invalid multinomial distribution \(sum of probabilities <= 0\)"
     r"|Expected p_in >= 0 && p_in <= 1"
-    r"|repeats can not be negative"
     r"|Expected Tensor with single nonzero value, but got zero"
 )
 """What CPU kernels say of the things that CUDA kernels assert."""

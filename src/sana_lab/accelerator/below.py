@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import pathlib
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -104,10 +106,23 @@ class Following(TorchDispatchMode):
         if self.refused is not None:
             raise RuntimeError(f"{str(error).rstrip()} {self.refused}") from None
         if "without ATen_cuda library" in str(error) or "not linked with support for cuda" in str(error):
-            raise RuntimeError(
-                "TorchScript on the virtual GPU cannot move a tensor by itself: its own code asks the CUDA library, "
-                "which is not there. Move tensors outside of the scripted function, or run this on a real GPU."
-            ) from None
+            raise scripts_cannot_move() from None
+
+
+def _moves_to_cpu(graph: Any) -> bool:
+    """Whether a script says `.cpu()` or `.to("cpu")`, for which C++ does nothing, as it finds the tensor there."""
+    if graph.findNode("aten::cpu") is not None:
+        return True
+    constants = [value.toIValue() for node in graph.findAllNodes("aten::to") for value in node.inputs()]
+    return CPU in constants
+
+
+def scripts_cannot_move() -> RuntimeError:
+    """A scripted function that moves a tensor: to a GPU C++ needs the CUDA library, and to the CPU it sees no move."""
+    return RuntimeError(
+        "TorchScript on the virtual GPU cannot move a tensor by itself: its own code asks the CUDA library, "
+        "which is not there. Move tensors outside of the scripted function, or run this on a real GPU."
+    )
 
 
 def is_on(mode: TorchFunctionMode) -> bool:
@@ -234,11 +249,16 @@ def own_backward(ledger: Ledger, apply: Callable) -> Callable:
 
 
 def saving(ledger: Ledger, mode: TorchFunctionMode, init: Callable) -> Callable:
-    """`saved_tensors_hooks.__init__`, here `init`: its hooks are called inside handlers, where the mode is off."""
+    """`saved_tensors_hooks.__init__`, here `init`: its hooks are called inside handlers, where the mode is off.
+
+    A result is saved before its handler has noted where it lives, so that is noted here.
+    """
 
     def with_mode(hook: Callable) -> Callable:
         @functools.wraps(hook)
         def called(value):
+            if isinstance(value, torch.Tensor) and ledger.devices.live and not is_on(mode):
+                _place_result(ledger, value)
             with switched_on(mode) if ledger.devices.live else contextlib.nullcontext():
                 return hook(value)
 
@@ -251,6 +271,23 @@ def saving(ledger: Ledger, mode: TorchFunctionMode, init: Callable) -> Callable:
     return __init__
 
 
+def _place_result(ledger: Ledger, tensor: torch.Tensor) -> None:
+    """Say that `tensor` is on the GPU of the call that is being handled, if all that the call was given is there."""
+    if ledger.index_of(tensor) >= 0:
+        return
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename != HANDLERS:
+        frame = frame.f_back
+    home = -1 if frame is None else frame.f_locals.get("home", -1)
+    if home >= 0:
+        with torch._C.DisableTorchFunction():
+            ledger.place(tensor, home)
+
+
+HANDLERS = str(pathlib.Path(__file__).with_name("handlers.py"))
+"""Where calls are handled; `home` is the GPU on which all tensors of a call are."""
+
+
 # ---- scripted and traced functions ---------------------------------------------------------------------------------
 
 
@@ -261,6 +298,8 @@ def scripted(ledger: Ledger, mode: TorchFunctionMode, call: Callable) -> Callabl
     def call_and_follow(self, *args, **kwargs):
         if not ledger.devices.live or not is_on(mode):
             return call(self, *args, **kwargs)
+        if ledger.home((args, kwargs)) >= 0 and _moves_to_cpu(self.inlined_graph):
+            raise scripts_cannot_move()
         with Following(ledger, mode, strict=True) as following:
             try:
                 result = call(self, *args, **kwargs)

@@ -121,6 +121,52 @@ class Event:
         return True
 
 
+class AcceleratorStream(Stream):
+    """What `torch.Stream("cuda")` makes."""
+
+    def __repr__(self) -> str:
+        return f"torch.Stream device_type=cuda, device_index={self.device.index}, stream_id={self.stream_id}"
+
+
+class AcceleratorEvent(Event):
+    """What `torch.Event("cuda")` makes."""
+
+    def __init__(self, device: Any = None, enable_timing: bool = False, **kwargs: Any):
+        """Not recorded yet."""
+        super().__init__(enable_timing, **kwargs)
+        self.device, self.event_id = VirtualGenerator.resolve("cuda" if device is None else device), 0
+
+    def __repr__(self) -> str:
+        return f"torch.Event device_type=cuda, device_index={self.device.index}, event_flag=0, event_id={self.event_id}"
+
+
+class GenericKind(type):
+    """`torch.Stream` and `torch.Event`, for whichever device is asked for; without one, for the GPU."""
+
+    def __call__(cls, device: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """A stream or event of a GPU is ours, of any other device PyTorch's own; `stream_id=` is for the latter."""
+        index = isinstance(device, int) or device is None and "device_type" not in kwargs
+        if index or device is not None and torch.device(device).type == "cuda":
+            return cls._ours(torch.device("cuda", device) if isinstance(device, int) else device, *args, **kwargs)
+        return cls._original(*([] if device is None else [device]), *args, **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, (cls._original, cls._ours.__mro__[1]))
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, (cls._original, cls._ours.__mro__[1]))
+
+
+def generic_kinds() -> dict[str, type]:
+    """The two under their names in `torch`, as far as this PyTorch has them."""
+    ours = {"Stream": AcceleratorStream, "Event": AcceleratorEvent}
+    return {
+        name: GenericKind(name, (), {"_original": vars(torch)[name], "_ours": kind, "__module__": "torch"})
+        for name, kind in ours.items()
+        if hasattr(torch, name)
+    }
+
+
 def _register_bases() -> None:
     """Up to PyTorch 2.5 torch._dynamo insists that streams and events derive from two abstract classes of its own."""
     bases = sys.modules.get("torch._streambase")
@@ -131,6 +177,10 @@ def _register_bases() -> None:
 
 
 _register_bases()
+
+
+HELPERS = frozenset("_devices _memory _checked _plain _counted _reset _allocating _streaming".split())
+"""What in `CudaApi` is no function of `torch.cuda`."""
 
 
 class CudaApi:
@@ -147,10 +197,10 @@ class CudaApi:
         return True
 
     def is_initialized(self) -> bool:
-        return True
+        return self._devices.started
 
     def init(self) -> None:
-        return None
+        self._devices.started = True
 
     _lazy_init = init
 
@@ -161,6 +211,7 @@ class CudaApi:
         return self._devices.gpus
 
     def current_device(self) -> int:
+        self.init()
         return self._devices.current
 
     def set_device(self, device: Any) -> None:
@@ -201,29 +252,29 @@ class CudaApi:
     # ---- memory
 
     def memory_allocated(self, device: Any = None) -> int:
-        return self._memory.allocated(self._counted(device))
+        return self._memory.allocated(self._counted(device)) if self._devices.started else 0
 
     def max_memory_allocated(self, device: Any = None) -> int:
-        return self._memory.peak[self._counted(device)]
+        return self._memory.peak[self._counted(device)] if self._devices.started else 0
 
     def memory_reserved(self, device: Any = None) -> int:
-        return self._memory.reserved_bytes[self._counted(device)]
+        return self._memory.reserved_bytes[self._counted(device)] if self._devices.started else 0
 
     def max_memory_reserved(self, device: Any = None) -> int:
-        return self._memory.peak_reserved[self._counted(device)]
+        return self._memory.peak_reserved[self._counted(device)] if self._devices.started else 0
 
     memory_cached, max_memory_cached = memory_reserved, max_memory_reserved
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
-        self._memory.reset_peak(self._counted(device))
+        self._memory.reset_peak(self._reset(device))
 
     reset_max_memory_allocated = reset_max_memory_cached = reset_peak_memory_stats
 
     def reset_accumulated_memory_stats(self, device: Any = None) -> None:
-        self._memory.reset_totals(self._counted(device))
+        self._memory.reset_totals(self._reset(device))
 
     def memory_stats_as_nested_dict(self, device: Any = None) -> dict[str, Any]:
-        return statistics.of(self._memory, self._counted(device))
+        return statistics.of(self._memory, self._counted(device)) if self._devices.started else {}
 
     def memory_stats(self, device: Any = None) -> dict[str, int]:
         return statistics.flat(self.memory_stats_as_nested_dict(device))
@@ -252,15 +303,17 @@ class CudaApi:
         """No process shares memory with another, so there is nothing to collect."""
 
     def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
+        self.init()
         index = self._plain(device)
         if not isinstance(fraction, float):
             raise TypeError("Invalid type for fraction argument, must be `float`")
         if fraction < 0 or fraction > 1:
             raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
-        self._memory.set_fraction(fraction, self._counted(index))
+        self._memory.set_fraction(fraction, self._allocating(index))
 
     def get_per_process_memory_fraction(self, device: Any = None) -> float:
-        fraction = self._memory.fractions[self._counted(device)]
+        self.init()
+        fraction = self._memory.fractions[self._allocating(device)]
         return 1.0 if fraction is None else fraction
 
     # ---- order of work
@@ -269,11 +322,11 @@ class CudaApi:
         self._devices.index(device)
 
     def current_stream(self, device: Any = None) -> Stream:
-        index = self._devices.index(device)
+        index = self._streaming(device)
         return self._devices.streams.get(index) or self.default_stream(index)
 
     def default_stream(self, device: Any = None) -> Stream:
-        return Stream(self._devices.handles[self._devices.index(device)], stream_id=0)
+        return Stream(self._devices.handles[self._streaming(device)], stream_id=0)
 
     def set_stream(self, stream: Stream | None) -> None:
         if stream is not None:
@@ -331,6 +384,7 @@ class CudaApi:
         return self._devices.current if device.index is None else device.index
 
     def _checked(self, device: Any, what: str = "device") -> int:
+        self.init()
         index = self._plain(device)
         if not 0 <= index < self._devices.gpus:
             raise AssertionError(f"Invalid {what} id")
@@ -340,6 +394,28 @@ class CudaApi:
         index = self._plain(device)
         if not 0 <= index < self._devices.gpus:
             raise words.invalid_device_argument(index)
+        return index
+
+    def _reset(self, device: Any) -> int:
+        """The same for counters that start again: asking for the current GPU touches it, its number does not."""
+        index = self.current_device() if device is None else self._counted(device)
+        if not self._devices.started:
+            raise words.invalid_device_argument(index)
+        return index
+
+    def _allocating(self, device: Any) -> int:
+        index = self._plain(device)
+        if not 0 <= index < self._devices.gpus:
+            raise words.allocator_not_initialized(index)
+        return index
+
+    def _streaming(self, device: Any) -> int:
+        self.init()
+        index = self._plain(device)
+        if index == -1:
+            return self._devices.current
+        if not 0 <= index < self._devices.gpus:
+            raise words.stream_index(index, self._devices.gpus)
         return index
 
 

@@ -33,6 +33,8 @@ class Devices:
         self.memory = Memory(gpus, vram)
         self._thread = threading.local()
         self.resize(gpus, vram)
+        self.started = False
+        """Whether this process has touched a GPU; counters are empty before."""
 
     def resize(self, gpus: int, vram: int) -> None:
         """Change number and size of the GPUs; tensors on those that stay are kept."""
@@ -72,6 +74,7 @@ class Devices:
         if device.type != "cuda":
             return device
         index = self.current if device.index is None else device.index
+        self.started = True
         if not 0 <= index < self.gpus:
             raise words.invalid_ordinal()
         return self.handles[index]
@@ -84,6 +87,7 @@ class Devices:
             torch.AcceleratorError: there is no such GPU.
         """
         if device is None or (type(device) is int and device == -1):
+            self.started = True
             return self.current
         resolved = self.resolve(device)
         if resolved.type != "cuda":

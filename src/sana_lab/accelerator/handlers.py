@@ -117,6 +117,8 @@ def by_name(handlers: Handlers) -> dict[str, Handler]:
             "resize_as_": handlers.resize,
             "resize_as_sparse_": handlers.resize,
             "__cuda_array_interface__.__get__": handlers.cuda_array_interface,
+            "__dlpack__": handlers.dlpack,
+            "__dlpack_device__": handlers.dlpack_device,
             "_cudnn_rnn_flatten_weight": handlers.flatten_weights,
             "tensor_split": handlers.split_at,
             "_pack_padded_sequence": handlers.pack,
@@ -331,6 +333,18 @@ class Handlers:
         """Refused: there is no CUDA memory to point to."""
         raise AttributeError("The virtual GPU has no CUDA memory to share: move the tensor with .cpu() first.")
 
+    def dlpack(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """Refused on a GPU: other libraries would take its memory for the CPU's. `torch.from_dlpack` needs none."""
+        if self.ledger.index_of(args[0]) < 0:
+            return func(*args, **kwargs)
+        raise BufferError("The virtual GPU has no CUDA memory to share: move the tensor with .cpu() first.")
+
+    def dlpack_device(self, func: Callable, args: tuple, kwargs: dict) -> tuple:
+        """`tensor.__dlpack_device__()`: the kind of device as DLPack numbers it, and the GPU's index."""
+        kind, number = func(*args, **kwargs)
+        index = self.ledger.index_of(args[0])
+        return (kind, number) if index < 0 else (type(kind).kDLCUDA, index)
+
     # ---- moving
 
     def to(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
@@ -375,7 +389,10 @@ class Handlers:
             return self.move(tensor, None, target, False, None)
         name = target if isinstance(target, str) else f"{target.__module__}.{target.__name__}"
         device = "cuda" if name.startswith("torch.cuda.") else CPU
-        dtype = torch.Tensor.type(torch.empty(0), name.replace("torch.cuda.", "torch.")).dtype
+        try:
+            dtype = torch.Tensor.type(torch.empty(0), name.replace("torch.cuda.", "torch.")).dtype
+        except ValueError:
+            raise ValueError(f"invalid type: '{name}'") from None
         return self.move(tensor, device, dtype, False, None)
 
     def type_as(self, func: Callable, args: tuple, kwargs: dict) -> torch.Tensor:

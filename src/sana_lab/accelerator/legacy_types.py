@@ -15,57 +15,90 @@ from .ledger import Ledger
 
 
 class LegacyType(type):
-    """A type of tensors: its instances are the tensors on a GPU of one dtype, a call makes one on the current GPU."""
+    """A type of tensors: its instances are the tensors of one dtype on a GPU, or on the CPU; a call makes one there."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        if not isinstance(instance, torch.Tensor) or cls._ledger.index_of(instance) < 0:
+        if not isinstance(instance, torch.Tensor) or not cls._ledger.devices.live:
+            return isinstance(instance, cls._original)
+        if (cls._ledger.index_of(instance) >= 0) != cls.is_cuda:
             return False
+        if not cls.is_cuda:
+            return isinstance(instance, cls._original)
         return instance.dtype == cls.dtype and instance.layout == cls.layout
 
     def __call__(cls, *args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
         """What the same constructor makes on the CPU, on the current GPU.
 
         Raises:
-            RuntimeError: `device` is not a GPU.
+            RuntimeError: `device` is of another kind.
             TypeError: a tensor from elsewhere, or what PyTorch says of arguments that it cannot use.
         """
+        ledger = cls._ledger
+        given = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        if not cls.is_cuda or not ledger.devices.live:
+            if given is not None and ledger.index_of(given) >= 0 and ledger.devices.live:
+                raise _unexpected(cls, given)
+            return cls._original(*args, **kwargs, **({} if device is None else {"device": device}))
         warnings.warn(
             "The torch.cuda.*DtypeTensor constructors are no longer recommended. It's best to use methods such as "
             "torch.tensor(data, dtype=*, device='cuda') to create tensors.",
             UserWarning,
             stacklevel=2,
         )
-        ledger = cls._ledger
         if device is not None and torch.device(device).type != "cuda":
             raise RuntimeError(
                 f"legacy constructor expects device type: cuda but device type: {torch.device(device).type} was passed"
             )
         index = ledger.devices.resolve("cuda" if device is None else device).index
-        if args and isinstance(args[0], torch.Tensor) and ledger.index_of(args[0]) < 0:
-            dtype = str(args[0].dtype).removeprefix("torch.")
-            raise TypeError(f"expected torch.cuda.{cls.__name__} (got a tensor of {dtype} on {args[0].device})")
+        if given is not None and (ledger.index_of(given) < 0 or given.dtype != cls.dtype):
+            raise _unexpected(cls, given)
         with torch._C.DisableTorchFunction():
             made = cls._on_cpu(*args, **kwargs)
         ledger.place(made, index)
         return made
 
 
-def types(ledger: Ledger) -> dict[str, LegacyType]:
-    """One for each of the names in `torch.cuda`."""
-    found = {}
-    for name, value in vars(torch.cuda).items():
-        if type(value).__name__ == "tensortype" and hasattr(torch, name):
-            attributes = {
-                "_ledger": ledger,
-                "_on_cpu": getattr(torch, name),
-                "__module__": "torch.cuda",
-                "__doc__": f"Tensors of {value.dtype} on a GPU.",
-                "dtype": value.dtype,
-                "layout": value.layout,
-                "is_cuda": True,
-                "is_sparse": False,
-            }
-            found[name] = LegacyType(name, (), attributes)
+def _unexpected(kind: LegacyType, given: torch.Tensor) -> TypeError:
+    """A tensor that is no `kind` (torch/csrc/utils/tensor_new.cpp, `legacy_tensor_generic_ctor_new`)."""
+    device = kind._ledger.device_of(given)
+    with torch._C.DisableTorchFunction():
+        found = _options(given.dtype).format(device=device)
+    expected = _options(kind.dtype).format(device="cuda" if kind.is_cuda else "cpu")
+    return TypeError(f"expected {expected} (got {found})")
+
+
+def _options(dtype: torch.dtype) -> str:
+    """How C++ prints the options of a tensor, with `{device}` in place of its device: taken from such an error here."""
+    refusing = _TYPE_OF_FLOAT if dtype != torch.float32 else _TYPE_OF_DOUBLE
+    try:
+        refusing(torch.empty(0, dtype=dtype, device="cpu"))
+    except TypeError as error:
+        return str(error).partition("(got ")[2][:-1].replace("device=cpu", "device={device}")
+    raise AssertionError(f"a tensor of {dtype} was taken for another")
+
+
+_TYPE_OF_FLOAT, _TYPE_OF_DOUBLE = torch.FloatTensor, torch.DoubleTensor
+
+
+def types(ledger: Ledger) -> list[tuple[Any, str, LegacyType]]:
+    """Module, name and type for each of these names in `torch`, `torch.cuda` and, for sparse tensors, `sparse`."""
+    found = []
+    for on_cpu, on_gpu in ((torch, torch.cuda), (torch.sparse, torch.cuda.sparse)):
+        for name, value in list(vars(on_gpu).items()):
+            if type(value).__name__ == "tensortype" and hasattr(on_cpu, name):
+                for module, original in ((on_gpu, value), (on_cpu, vars(on_cpu)[name])):
+                    attributes = {
+                        "_ledger": ledger,
+                        "_original": original,
+                        "_on_cpu": vars(on_cpu)[name],
+                        "__module__": module.__name__,
+                        "__doc__": f"Tensors of {value.dtype} on {'a GPU' if module is on_gpu else 'the CPU'}.",
+                        "dtype": value.dtype,
+                        "layout": value.layout,
+                        "is_cuda": module is on_gpu,
+                        "is_sparse": on_cpu is torch.sparse,
+                    }
+                    found.append((module, name, LegacyType(name, (), attributes)))
     return found
 
 
@@ -78,7 +111,7 @@ def default_setter(original: Callable) -> tuple[Callable, Callable]:
         on_gpu = name.startswith("torch.cuda.")
         plain = name.replace("torch.cuda.", "torch.")
         kept = torch.get_default_dtype()
-        original(plain if on_gpu else t)  # checks it, and sets the dtype
+        original(plain if isinstance(t, (str, LegacyType)) else t)  # checks it, and sets the dtype
         if on_gpu and not before:
             before.append((kept, None))
         if on_gpu:

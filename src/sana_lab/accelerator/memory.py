@@ -22,6 +22,9 @@ ALLOCATION_STEP = 512
 SEGMENT_STEP = 2 * 2**20
 """Bytes. Memory is reserved from the driver in steps of 2 MiB (`kSmallBuffer`, `kRoundLarge`, same file)."""
 
+LARGE_SEGMENT = 20 * 2**20
+"""Bytes of a segment for several blocks of more than 1 MiB (`kLargeBuffer`, same file)."""
+
 OWN_SEGMENT = 10 * 2**20
 """Bytes. From this size on a block gets a segment of its own (`kMinLargeAlloc`, same file)."""
 
@@ -41,6 +44,18 @@ def block_size(nbytes: int) -> int:
         return block
     segment = rounded(block, SEGMENT_STEP)
     return segment if segment - block <= KEPT_REMAINDER else block
+
+
+def segment_size(nbytes: int) -> int:
+    """The bytes that CUDA's allocator asks the driver for where no segment has room for `nbytes` (same file).
+
+    2 MiB for a small block, 20 MiB for one below 10 MiB, else steps of 2 MiB (`get_allocation_size`). It is this size
+    that an error tells.
+    """
+    block = rounded(nbytes)
+    if block <= KEPT_REMAINDER:
+        return SEGMENT_STEP
+    return LARGE_SEGMENT if block < OWN_SEGMENT else rounded(block, SEGMENT_STEP)
 
 
 class Block(weakref.ref):
@@ -275,4 +290,5 @@ class Memory:
         self._release(index)  # CUDA's allocator gives its cache back before it gives up
         self.failures[index] += 1
         allowed = None if self.fractions[index] is None else self.limits[index]
-        return words.out_of_memory(size, index, self.vram, self.used[index], self.reserved_bytes[index], allowed)
+        asked = segment_size(size)
+        return words.out_of_memory(asked, index, self.vram, self.used[index], self.reserved_bytes[index], allowed)

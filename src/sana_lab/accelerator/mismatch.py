@@ -55,6 +55,9 @@ KERNELS: dict[str, tuple[str, str]] = {
     "sparse_sampled_addmm": ("sparse_sampled_addmm", "out self=input|self mat1 mat2"),
     "sparse_coo_tensor": ("__sparse_coo_tensor_with_dims_and_tensors", "indices values"),
     "dropout": ("_native_dropout", "input"),
+    "_nested_tensor_from_tensor_list": ("cat", "tensors=list"),
+    "_sparse_mm": ("addmm", "self=dense mat1=sparse mat2=dense"),  # into a result that is made where `dense` is
+    "sparse_coo_tensor": ("__sparse_coo_tensor_with_dims_and_tensors", "indices values"),
 }
 """Python function -> the CUDA kernel that first compares devices, and its arguments in the order it does: `self=bias`
 reads "the kernel's `self` is the Python function's `bias`", `a|b` "whichever the function has"."""
@@ -80,12 +83,21 @@ def settle(func: Callable, name: str, args: tuple, kwargs: dict, device_of: Call
         family = functools.partial(_bitsandbytes, name=name)
     if family is None and name in KERNELS:
         kernel, order = KERNELS[name]
-        _same_device(_ordered(given, order), kernel)
+        _same_device(_ordered(given, order), kernel, "SparseCUDA" if name == "sparse_coo_tensor" else "")
     elif family is not None:
         family(given)
     else:
         return None
     return home(name, given)
+
+
+def same_device(tensors: Sequence[torch.Tensor], device_of: Callable) -> None:
+    """Compare as `cat` does.
+
+    Raises:
+        RuntimeError: `tensors` are on several devices.
+    """
+    _same_device([Given("tensors", tensor, device_of(tensor)) for tensor in tensors], "cat")
 
 
 def compare(name: str, operator: schemas.Operator | None, given: list[Given]) -> None:
@@ -95,6 +107,8 @@ def compare(name: str, operator: schemas.Operator | None, given: list[Given]) ->
         given = sorted(given, key=lambda g: g.name not in operator.outputs)  # generated checks begin with the results
     if name in OPERATORS:
         OPERATORS[name](given)
+    elif name in SPARSE_SUMS and any(g.tensor.layout == torch.sparse_coo for g in given):
+        _sparse_sum(SPARSE_SUMS[name], given, in_place)
     elif operator is not None and operator.checked:
         _same_device(given, operator.kernel())
     else:
@@ -159,11 +173,34 @@ def _elementwise(given: list[Given], in_place: bool = False) -> None:
             raise words.two_devices(common, g.device)
 
 
-def _same_device(given: list[Given], kernel: str) -> None:
-    """A generated check: the first tensor sets the device, the first that differs is named, 0-dim or not."""
+def _same_device(given: list[Given], kernel: str, backend: str = "") -> None:
+    """A generated check: the first tensor sets the device, the first that differs is named, 0-dim or not.
+
+    Kernels for sparse tensors have wrappers of their own, none of them structured.
+    """
     for g in given:
         if g.device != given[0].device:
-            raise words.wrong_argument(g.name, g.device, given[0].device, kernel)
+            sparse = next((SPARSE[g.tensor.layout] for g in given if g.tensor.layout in SPARSE), "")
+            if sparse and not kernel.startswith("_"):
+                kernel = f"_{kernel}"
+            raise words.wrong_argument(g.name, g.device, given[0].device, kernel, backend or sparse or "CUDA")
+
+
+def _sparse_sum(kernel: str, given: list[Given], in_place: bool) -> None:
+    """Sums, and products of two sparse tensors, look at each argument (ATen/native/sparse/cuda)."""
+    alone = all(g.tensor.layout == torch.sparse_coo for g in given[:2])
+    if alone or kernel == "add" and given[1].tensor.layout == torch.sparse_coo:
+        for g in given:
+            if g.device == CPU:
+                raise words.sparse_on_cpu(kernel, g.name, alone)
+    _elementwise(given, in_place)
+
+
+SPARSE = {torch.sparse_coo: "SparseCUDA", torch.sparse_csr: "SparseCsrCUDA", torch.sparse_csc: "SparseCsrCUDA"}
+"""Layout -> the backend whose wrapper compares the devices."""
+
+SPARSE_SUMS = {"add": "add", "add_": "add", "sub": "add", "sub_": "add", "mul": "mul", "mul_": "mul"}
+"""Operator of ATen -> the name that its sparse kernel gives itself."""
 
 
 def _product(given: list[Given]) -> None:
@@ -277,6 +314,10 @@ def _bitsandbytes(given: list[Given], name: str = "") -> None:
     for a cuBLAS handle on the weights' device first (functional.py, `CUBLAS_Context.get_context`).
     """
     tensors = dict.fromkeys(("A", "B", "CA", "CB", "SCB", "outlier_cols")) | {g.name: g for g in given}
+    if name == "int8_linear_matmul" and tensors["B"].device != CPU:  # whose stream and handle it takes
+        if tensors["B"].tensor.shape[-1] % 4:
+            raise words.wrong_argument("mat2", tensors["B"].device, tensors["A"].device, "mm")
+        raise words.illegal_access()
     codes = tensors["CB"] or tensors["B"]
     if name.startswith("int8_") and codes is not None and codes.device == CPU:
         columns = tensors["outlier_cols"]

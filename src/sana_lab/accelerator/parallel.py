@@ -115,7 +115,7 @@ def _all_fit(tensors: Sequence[torch.Tensor], dim: int) -> None:
     for i, tensor in enumerate(tensors):
         if not tensor.is_cuda:
             raise RuntimeError(
-                f"Expected all input tensors to be CUDA tensors, but tensor at index {i} has device '{tensor.device}'"
+                f"Expected all input tensors to be CUDA tensors, but tensor at index {i} has device {tensor.device}"
             )
         if tensor.dim() != first.dim():
             raise RuntimeError(

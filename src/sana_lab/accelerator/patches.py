@@ -16,7 +16,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 
-from . import below, cuda_api, legacy_types, old_bitsandbytes, parallel, refused, words
+from . import below, cuda_api, exchange, legacy_types, mismatch, old_bitsandbytes, parallel, refused, words
 from .devices import CPU, Devices
 from .generator import VirtualGenerator
 from .mode import VirtualGPUMode
@@ -78,6 +78,7 @@ def apply(patches: Patches, devices: Devices, mode: VirtualGPUMode) -> None:
     _legacy_types(patches, mode)
     _refusals(patches, mode)
     _grouping(patches, mode)
+    exchange.apply(patches, mode.ledger)
     functional = old_bitsandbytes.needed()
     if functional is not None:
         patches.set(functional, "lib", old_bitsandbytes.Kernels(functional.lib))
@@ -89,6 +90,8 @@ def _cuda(patches: Patches, devices: Devices) -> None:
     api = cuda_api.CudaApi(devices)
     functions = {name: getattr(api, name) for name in dir(api) if name not in vars(object) and _is_cuda_name(name)}
     classes = {name: getattr(cuda_api, name) for name in ("Stream", "Event", "CUDAGraph")}
+    for name, kind in cuda_api.generic_kinds().items():
+        patches.set(torch, name, kind)
     modules = [torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams, torch.cuda.graphs]
     for name, value in {**functions, **classes}.items():
         for module in modules:
@@ -113,7 +116,7 @@ def _cuda(patches: Patches, devices: Devices) -> None:
 
 
 def _is_cuda_name(name: str) -> bool:
-    return not name.startswith("__") and name not in ("_devices", "_memory", "_checked", "_plain", "_counted")
+    return not name.startswith("__") and name not in cuda_api.HELPERS
 
 
 def _generators(patches: Patches, devices: Devices) -> None:
@@ -209,9 +212,9 @@ def _scripts(patches: Patches, mode: VirtualGPUMode) -> None:
 
 
 def _legacy_types(patches: Patches, mode: VirtualGPUMode) -> None:
-    """`torch.cuda.FloatTensor` and `torch.set_default_tensor_type`."""
-    for name, value in legacy_types.types(mode.ledger).items():
-        patches.set(torch.cuda, name, value)
+    """`torch.cuda.FloatTensor`, `torch.FloatTensor`, and `torch.set_default_tensor_type`."""
+    for module, name, value in legacy_types.types(mode.ledger):
+        patches.set(module, name, value)
     setter, take_back = legacy_types.default_setter(torch.set_default_tensor_type)
     patches.set(torch, "set_default_tensor_type", setter)
     patches.afterwards.append(take_back)
@@ -251,6 +254,7 @@ def _nested(patches: Patches, mode: VirtualGPUMode) -> None:
         if device is not None:
             index = ledger.devices.resolve(device).index if torch.device(device).type == "cuda" else -1
             device = CPU if index >= 0 else device
+        mismatch.same_device([part for part in parts if isinstance(part, torch.Tensor)], ledger.device_of)
         with torch._C.DisableTorchFunction():
             result = made(parts, *args, device=device, **kwargs)
         if index >= 0:

@@ -22,17 +22,26 @@ def two_devices(common: torch.device, other: torch.device) -> RuntimeError:
     )
 
 
-def wrong_argument(argument: str, device: torch.device, common: torch.device, kernel: str) -> RuntimeError:
+def wrong_argument(
+    argument: str, device: torch.device, common: torch.device, kernel: str, backend: str = "CUDA"
+) -> RuntimeError:
     """Kernels with a generated device check (c10/core/impl: `common_device_check_failure`)."""
     if OLDER_WORDS:
         return RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, {common} and {device}! "
-            f"(when checking argument for argument {argument} in method wrapper_CUDA_{kernel})"
+            f"(when checking argument for argument {argument} in method wrapper_{backend}_{kernel})"
         )
     return RuntimeError(
         f"Expected all tensors to be on the same device, but got {argument} is on {device}, different from other "
-        f"tensors on {common} (when checking argument in method wrapper_CUDA_{kernel})"
+        f"tensors on {common} (when checking argument in method wrapper_{backend}_{kernel})"
     )
+
+
+def sparse_on_cpu(operator: str, argument: str, alone: bool) -> RuntimeError:
+    """Sums and products of sparse tensors (ATen/native/sparse/cuda/SparseCUDATensorMath.cu); `alone`: both sparse."""
+    if alone:
+        return RuntimeError(f"{operator}: expected '{argument}' to be CUDA, but got CPU")
+    return RuntimeError(f"{operator}: expected '{argument}' to be a CUDA tensor, but got a CPU tensor")
 
 
 def convolution_types(what: str, input_type: str, other_type: str, mkldnn: bool) -> RuntimeError:
@@ -144,7 +153,22 @@ def illegal_access() -> RuntimeError:
 
 def invalid_device_argument(index: int) -> RuntimeError:
     """Counters of a GPU that is not there (c10/cuda/CUDACachingAllocator.cpp, `assertValidDevice`)."""
-    return RuntimeError(f"Invalid device argument {index}: did you call init?")
+    return RuntimeError(f"Invalid device argument {_as_character(index)}: did you call init?")
+
+
+def allocator_not_initialized(index: int) -> RuntimeError:
+    """A share of the memory of a GPU that is not there (same file, `setMemoryFraction`)."""
+    return RuntimeError(f"Allocator not initialized for device {_as_character(index)}: did you call init?")
+
+
+def _as_character(index: int) -> str:
+    """An index as a stream of C++ prints it: it is kept in one byte, and so taken for a character."""
+    return chr(index) if 0 <= index < 128 else str(index)
+
+
+def stream_index(index: int, gpus: int) -> RuntimeError:
+    """The stream of a GPU that is not there (c10/cuda/CUDAStream.cpp, `check_gpu`)."""
+    return RuntimeError(f"Device index value {index} is out of index range [0, {gpus})")
 
 
 def device_side_assert() -> RuntimeError:
