@@ -142,3 +142,44 @@ def test_backward_after_leaving_works_on_the_cpu(accelerator):
     accelerator.leave()
     y.backward()
     assert x.grad.tolist() == [4, 4, 4] and x.grad.device.type == "cpu"
+
+
+SAVING = {
+    "exp": lambda x: x.exp(),
+    "tanh": lambda x: torch.tanh(x),
+    "softmax": lambda x: x.softmax(-1),
+    "layer_norm": lambda x: torch.nn.functional.layer_norm(x, (4,)),
+    "max": lambda x: x.max(dim=0).values,
+    "product in 16 bits": lambda x: torch.nn.functional.linear(x.half(), torch.ones(3, 4, device="cuda").half()),
+    "with a number of the CPU": lambda x: x * torch.tensor(2.0) + x.sigmoid(),
+}
+
+
+@pytest.mark.parametrize("what", SAVING)
+def test_what_is_saved_is_on_the_gpu_already(what):
+    """A hook sees a result before the call that makes it has come back."""
+    x, seen = torch.randn(2, 4, device="cuda", requires_grad=True), []
+    alone = torch.ones(2, requires_grad=True)
+
+    def pack(tensor):
+        seen.append(str(tensor.device))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = SAVING[what](x)
+        packed, seen = seen, []
+        z = alone.exp()
+    assert packed and set(packed) <= ({"cuda:0", "cpu"} if "number" in what else {"cuda:0"}) and "cuda:0" in packed
+    assert seen == ["cpu"]
+    (y.float().sum()).backward()
+    z.sum().backward()
+    assert x.grad.is_cuda and not alone.grad.is_cuda
+
+
+def test_results_saved_on_the_cpu_come_back():
+    """`save_on_cpu` keeps a result that was just made on the second GPU, and brings it back there."""
+    x = torch.ones(3, device="cuda:1", requires_grad=True)
+    with torch.autograd.graph.save_on_cpu():
+        y = x.exp().tanh()
+    y.sum().backward()
+    assert x.grad.device == torch.device("cuda:1")

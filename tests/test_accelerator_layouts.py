@@ -123,3 +123,78 @@ assert "aten::mm" in {event.key for event in found.key_averages()}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "no kernels to profile" in done.stderr and len(done.stderr.splitlines()) < 8
+
+
+@torch.jit.script
+def with_cpu(x: torch.Tensor):
+    return x.cpu() + 1
+
+
+@torch.jit.script
+def with_to_cpu(x: torch.Tensor):
+    return x.to("cpu") * x.to(torch.float64)
+
+
+class Caller(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Sequential(Mover())
+
+    def forward(self, x: torch.Tensor):
+        return self.inner(x)
+
+
+class Mover(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x.to(torch.device("cpu"))
+
+
+def test_a_script_that_moves_to_the_cpu_is_refused():
+    for script in (with_cpu, with_to_cpu, torch.jit.script(Caller())):
+        with pytest.raises(RuntimeError, match="TorchScript on the virtual GPU cannot move a tensor by itself"):
+            script(gpu(3))
+        assert script(torch.ones(3)).device.type == "cpu"
+
+
+def sparse(index=None):
+    return torch.eye(3).to_sparse() if index is None else torch.eye(3, device=f"cuda:{index}").to_sparse()
+
+
+ADDMM, MADE = "SparseCUDA__addmm", "SparseCUDA___sparse_coo_tensor_with_dims_and_tensors"
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "device", "others", "kernel"),
+    [
+        (lambda: torch.sparse.mm(sparse(0), torch.ones(3, 2)), "mat1", "cuda:0", "cpu", ADDMM),
+        (lambda: torch.sparse.mm(sparse(), gpu(3, 2)), "mat1", "cpu", "cuda:0", ADDMM),
+        (lambda: torch.sparse.mm(sparse(0), gpu(3, 2, index=1)), "mat1", "cuda:0", "cuda:1", ADDMM),
+        (lambda: sparse(0) @ torch.ones(3, 2), "mat2", "cpu", "cuda:0", "SparseCUDA__mm"),
+        (lambda: torch.addmm(torch.ones(3, 2), sparse(0), gpu(3, 2)), "mat1", "cuda:0", "cpu", ADDMM),
+        (lambda: torch.sparse_coo_tensor(gpu(1, 2).long(), torch.ones(2)), "values", "cpu", "cuda:0", MADE),
+        (lambda: torch.sparse_coo_tensor(torch.ones(1, 2).long(), gpu(2), (3,)), "values", "cuda:0", "cpu", MADE),
+        (lambda: torch.nested.as_nested_tensor([torch.ones(1, 3), gpu(2, 3)]), "tensors", "cuda:0", "cpu", "CUDA_cat"),
+        (lambda: torch.nested.nested_tensor([gpu(2, 3), torch.ones(1, 3)]), "tensors", "cpu", "cuda:0", "CUDA_cat"),
+        (lambda: torch.nested.nested_tensor([gpu(2), gpu(1, index=1)]), "tensors", "cuda:1", "cuda:0", "CUDA_cat"),
+    ],
+)
+def test_sparse_and_nested_tensors_of_several_devices(call, argument, device, others, kernel):
+    words = f"got {argument} is on {device}, different from other tensors on {others} .*wrapper_{kernel}\\)"
+    with pytest.raises(RuntimeError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sparse() + sparse(0), "add: expected 'self' to be CUDA, but got CPU"),
+        (lambda: sparse(0).add_(sparse()), "add: expected 'other' to be CUDA, but got CPU"),
+        (lambda: sparse(0) - sparse(), "add: expected 'other' to be CUDA, but got CPU"),
+        (lambda: sparse(0) * sparse(), "mul: expected 'other' to be CUDA, but got CPU"),
+        (lambda: gpu(3, 3) + sparse(), "add: expected 'other' to be a CUDA tensor, but got a CPU tensor"),
+        (lambda: torch.ones(3, 3) + sparse(0), "add: expected 'self' to be a CUDA tensor, but got a CPU tensor"),
+    ],
+)
+def test_sums_of_sparse_tensors_look_at_each(call, words):
+    with pytest.raises(RuntimeError, match=f"^{words}$"):
+        call()

@@ -272,3 +272,15 @@ def test_threads_count_right():
     assert held() == sum(rounded(4 * len(tensor)) for tensor in kept)
     kept.clear()
     assert held() == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [(1, "2.00 MiB"), (MIB, "2.00 MiB"), (MIB + 1, "20.00 MiB"), (10 * MIB - 512, "20.00 MiB"), (10 * MIB, "10.00 MiB"),
+     (10 * MIB + 1, "12.00 MiB"), (33 * MIB, "34.00 MiB")],
+)  # fmt: skip
+def test_an_error_tells_the_segment_that_was_asked_for(asked, told):
+    """CUDA's allocator asks the driver for whole segments, and says how large the one was that it did not get."""
+    torch.cuda.set_per_process_memory_fraction(0.0)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=f"Tried to allocate {told}[.] GPU 0"):
+        torch.empty(asked, dtype=torch.uint8, device="cuda")

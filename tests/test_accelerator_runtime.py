@@ -121,7 +121,7 @@ def test_data_parallel_is_the_same_as_one_gpu():
     [
         (lambda x: comm.scatter(x, [0, 1], chunk_sizes=[1, 1]), "given chunk sizes don't sum up to the tensor's size"),
         (lambda x: comm.scatter(x, [0, 5]), "invalid device ordinal"),
-        (lambda x: comm.gather([x.cpu()]), "tensor at index 0 has device 'cpu'"),
+        (lambda x: comm.gather([x.cpu()]), "tensor at index 0 has device cpu"),
         (lambda x: comm.broadcast(x, out=[torch.empty(4)]), "output tensor at index 0 has device 'cpu'"),
         (lambda x: comm.broadcast_coalesced([x.to("cuda:1")], [0, 1]), r"All tensors must be on devices\[0\]: 0"),
         (lambda x: comm.reduce_add([x, x.cpu()]), "input 1 is on CPU"),
@@ -179,10 +179,12 @@ def test_the_table_of_operators_is_there(monkeypatch):
 
     monkeypatch.setattr(torchgen, "__file__", "/nowhere/torchgen/__init__.py")
     schemas.operators.cache_clear()
+    schemas._entries.cache_clear()
     with pytest.warns(UserWarning, match="table of operators cannot be read"):
         assert schemas.operators() == {}
     monkeypatch.undo()
     schemas.operators.cache_clear()
+    schemas._entries.cache_clear()
     assert schemas.operators()
 
 
@@ -209,3 +211,133 @@ def test_threads_are_freed_without_the_collector():
         assert gone() is None
     finally:
         gc.enable()
+
+
+# ---- before the first use, and cards that are not there ------------------------------------------------------------
+
+TOUCHES = {
+    "a tensor": lambda: torch.ones(1, device="cuda"),
+    "a move": lambda: torch.ones(1).cuda(1),
+    "a question": lambda: torch.cuda.get_device_name(),
+    "the current card": torch.cuda.current_device,
+    "free memory": torch.cuda.mem_get_info,
+    "a stream": torch.cuda.current_stream,
+    "init": torch.cuda.init,
+    "waiting": torch.cuda.synchronize,
+    "a limit": lambda: torch.cuda.set_per_process_memory_fraction(0.5, 1),
+}
+
+
+@pytest.mark.parametrize("how", TOUCHES)
+def test_counters_are_empty_until_a_gpu_is_touched(how):
+    for _ in range(2):  # asking for counters touches none
+        assert not torch.cuda.is_initialized()
+        assert torch.cuda.memory_stats() == torch.cuda.memory.memory_stats_as_nested_dict() == {}
+        assert torch.cuda.is_available() and torch.cuda.device_count() == 2
+        assert torch.cuda.max_memory_allocated() == torch.cuda.memory_reserved(7) == 0
+        assert torch.cuda.memory_allocated("cuda:9") == 0
+        torch.cuda.empty_cache()
+    getattr(torch.cuda, TOUCHES[how].__name__, TOUCHES[how])()
+    assert torch.cuda.is_initialized() and "allocation.all.current" in torch.cuda.memory_stats()
+    for ask in (torch.cuda.memory_allocated, torch.cuda.max_memory_reserved, torch.cuda.memory_stats):
+        with pytest.raises(RuntimeError, match="^Invalid device argument \x07: did you call init"):
+            ask(7)
+
+
+def test_counters_start_again_on_a_gpu_that_was_touched():
+    for reset in (torch.cuda.reset_peak_memory_stats, torch.cuda.reset_accumulated_memory_stats):
+        with pytest.raises(RuntimeError, match="^Invalid device argument \x01: did you call init"):
+            reset(1)
+    torch.cuda.reset_peak_memory_stats()  # asks for the current one
+    torch.cuda.reset_peak_memory_stats(1)
+
+
+@pytest.mark.parametrize("ask", [torch.cuda.get_per_process_memory_fraction, None])
+def test_shares_of_a_card_that_is_not_there(ask):
+    with pytest.raises(RuntimeError, match="^Allocator not initialized for device \x02: did you call init"):
+        if ask is None:
+            torch.cuda.set_per_process_memory_fraction(0.5, 2)
+        else:
+            torch.cuda.get_per_process_memory_fraction("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["current_stream", "default_stream"])
+@pytest.mark.parametrize("index", [2, 7, -2])
+def test_streams_of_a_card_that_is_not_there(name, index):
+    with pytest.raises(RuntimeError, match=rf"^Device index value {index} is out of index range \[0, 2\)"):
+        getattr(torch.cuda, name)(index)
+    assert getattr(torch.cuda, name)(-1).device.index == 0
+
+
+@pytest.mark.skipif(not hasattr(torch, "Event"), reason="since PyTorch 2.5")
+def test_streams_and_events_of_any_device():
+    """`torch.Stream` and `torch.Event`: of the GPU unless told otherwise."""
+    for made in (torch.Stream("cuda:1"), torch.Stream(device="cuda:1"), torch.Stream(1)):
+        assert made.device == torch.device("cuda:1") and isinstance(made, torch.Stream)
+        assert repr(made).startswith("torch.Stream device_type=cuda, device_index=1")
+    with torch.Stream("cuda:1") as stream:
+        assert torch.cuda.current_device() == 1 and torch.cuda.current_stream() == stream
+    first, second = torch.Event(enable_timing=True), torch.Event("cuda", enable_timing=True)
+    first.record()
+    second.record(stream)
+    assert first.elapsed_time(second) >= 0 and second.query() and first.device.type == "cuda"
+    assert isinstance(first, torch.Event) and isinstance(torch.cuda.Event(), torch.Event)
+    assert isinstance(torch.cuda.Stream(), torch.Stream) and not isinstance(1, torch.Stream)
+    assert issubclass(torch.cuda.Stream, torch.Stream)
+
+
+# ---- the old types -------------------------------------------------------------------------------------------------
+
+
+def test_an_old_type_of_the_cpu_has_no_tensors_of_a_gpu():
+    for kind in ("FloatTensor", "HalfTensor", "LongTensor", "BoolTensor"):
+        here, there = getattr(torch, kind), getattr(torch.cuda, kind)
+        x = torch.zeros(2, dtype=here.dtype)
+        assert isinstance(x, here) and not isinstance(x, there)
+        assert isinstance(x.cuda(), there) and not isinstance(x.cuda(), here)
+        assert isinstance(here([1, 0]), here) and here([1, 0]).device.type == "cpu" and not here.is_cuda
+    x = torch.eye(2).to_sparse()
+    assert isinstance(x, torch.sparse.FloatTensor) and not isinstance(x, torch.FloatTensor)
+    assert isinstance(x.cuda(), torch.cuda.sparse.FloatTensor) and not isinstance(x.cuda(), torch.sparse.FloatTensor)
+
+
+def test_old_constructors_say_what_they_were_given():
+    device = {"on the CPU": torch.ones(2), "half": torch.ones(2, device="cuda:1").half()}
+    expected = r"^expected TensorOptions\(dtype=float, device=cuda, .* \(got TensorOptions\(dtype={}, device={}, "
+    for given, dtype, place in (("on the CPU", "float", "cpu"), ("half", "c10::Half", "cuda:1")):
+        with pytest.raises(TypeError, match=expected.format(dtype, place)):
+            torch.cuda.FloatTensor(device[given])
+    with pytest.raises(TypeError, match=r"^expected TensorOptions\(dtype=long int, device=cpu, .* \(got .*device=cuda:0"):
+        torch.LongTensor(torch.ones(2, device="cuda", dtype=torch.int64))
+    assert torch.LongTensor(torch.ones(2, dtype=torch.int64)).tolist() == [1, 1]
+    for name in ("torch.cuda.GiraffeTensor", "torch.GiraffeTensor", "cuda"):
+        with pytest.raises(ValueError, match=f"^invalid type: '{name}'$"):
+            torch.ones(2).type(name)
+
+
+def test_the_default_type_is_set_by_type_and_by_name():
+    for kind in (torch.cuda.HalfTensor, "torch.cuda.HalfTensor"):
+        torch.set_default_tensor_type(kind)
+        assert torch.zeros(2).is_cuda and torch.zeros(2).dtype == torch.float16
+        torch.set_default_tensor_type(torch.FloatTensor if kind is torch.cuda.HalfTensor else "torch.FloatTensor")
+        assert torch.zeros(2).device.type == "cpu" and torch.get_default_dtype() == torch.float32
+
+
+# ---- what a kernel asserts and what the host finds -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(2), torch.zeros(3, 4), torch.tensor([[1.0, 1], [0, 0]])])
+def test_rows_without_any_probability(rows):
+    with pytest.raises(RuntimeError, match="device-side assert triggered"):
+        torch.multinomial(rows.cuda(), 1)
+    with pytest.raises(RuntimeError, match="sum of probabilities <= 0"):
+        torch.multinomial(rows, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": 0}])
+def test_negative_counts_are_found_by_the_host(options):
+    x, counts = torch.ones(2, 2, device="cuda"), torch.tensor([2, -1], device="cuda")
+    with pytest.raises(RuntimeError, match="^repeats can not be negative"):
+        torch.repeat_interleave(x[0] if not options else x, counts, **options)
+    with pytest.raises(RuntimeError, match="^repeats can not be negative"):
+        torch.repeat_interleave(counts)

@@ -107,11 +107,10 @@ def default_setter(original: Callable) -> tuple[Callable, Callable]:
     before: list[tuple[torch.dtype, Any]] = []
 
     def set_default_tensor_type(t: Any) -> None:
-        name = t if isinstance(t, str) else f"{getattr(t, '__module__', '')}.{getattr(t, '__name__', '')}"
-        on_gpu = name.startswith("torch.cuda.")
-        plain = name.replace("torch.cuda.", "torch.")
+        kind = torch._utils._import_dotted_name(t) if isinstance(t, str) else t
+        on_gpu = isinstance(kind, LegacyType) and kind.is_cuda
         kept = torch.get_default_dtype()
-        original(plain if isinstance(t, (str, LegacyType)) else t)  # checks it, and sets the dtype
+        original(kind._on_cpu if isinstance(kind, LegacyType) else kind)  # checks it, and sets the dtype
         if on_gpu and not before:
             before.append((kept, None))
         if on_gpu:
