@@ -463,7 +463,7 @@ def test_first_load_of_a_process_says_nothing(folder):
     ],
 )  # fmt: skip
 def test_name_of_the_type_by_version(library, version, expected):
-    assert sana._dtype_argument(SimpleNamespace(__name__=library, __version__=version)) == expected
+    assert sana.dtype_argument(SimpleNamespace(__name__=library, __version__=version)) == expected
 
 
 def test_without_any_weights_the_way_out_is_said(tmp_path, monkeypatch):

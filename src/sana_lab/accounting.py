@@ -231,7 +231,7 @@ def build(checkpoint: str | Path, dtype: torch.dtype = torch.bfloat16) -> dict[s
             f"unknown checkpoint {str(checkpoint)!r}: choose from {', '.join(CHECKPOINTS)}, or pass a folder that "
             "holds text_encoder, transformer and vae, each with its config.json"
         )
-    with _default_dtype(dtype), torch.device("meta"):
+    with default_dtype(dtype), torch.device("meta"):
         return {
             "text_encoder": Gemma2Model(text_encoder),
             "transformer": SanaTransformer2DModel.from_config(transformer),
@@ -246,7 +246,8 @@ def _build_once(checkpoint: str, dtype: torch.dtype) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new tensors of this floating-point type, for the length of the block, also where it ends by an error."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -126,8 +126,8 @@ def copy_with_outliers(
 
     from diffusers import SanaTransformer2DModel
 
-    from .random_checkpoint import _link
-    from .sana import _dtype_argument, quiet, variant_of
+    from .random_checkpoint import link_or_copy
+    from .sana import dtype_argument, quiet, variant_of
     from .weights import finite, fit
 
     source, folder = Path(source), Path(folder)
@@ -142,10 +142,10 @@ def copy_with_outliers(
         partial = Path(scratch) / folder.name
         # Hashes, where there are any, are those of the original.
         ignored = shutil.ignore_patterns("transformer", "manifest.json")
-        shutil.copytree(source, partial, copy_function=_link, ignore=ignored)
+        shutil.copytree(source, partial, copy_function=link_or_copy, ignore=ignored)
         dtype = {"fp16": torch.float16}.get(variant, torch.bfloat16)
         transformer = SanaTransformer2DModel.from_pretrained(
-            source, subfolder="transformer", variant=variant, **{_dtype_argument(diffusers): dtype}
+            source, subfolder="transformer", variant=variant, **{dtype_argument(diffusers): dtype}
         )
         plant_in_transformer_(transformer, channels, factor).save_pretrained(partial / "transformer", variant=variant)
         partial.rename(folder)

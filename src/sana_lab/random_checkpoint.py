@@ -172,11 +172,11 @@ def _drawn(sized: nn.Module, seed: int, device: str) -> nn.Module:
     """The model of which `sized` is the copy on the meta device, with the weights of its library's initialization."""
     import torch
 
-    from .accounting import _default_dtype
+    from .accounting import default_dtype
 
     dtype = next(sized.parameters()).dtype
     place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), _default_dtype(dtype), place:
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), default_dtype(dtype), place:
         torch.manual_seed(seed)
         build = getattr(type(sized), "from_config", type(sized))  # diffusers' models, transformers'
         return build(sized.config).eval()
@@ -203,14 +203,14 @@ def _name_without_variant(folder: Path) -> None:
     """A second name without ".fp16" for each file that a reader opens. Shards are found by the index of either."""
     for file in sorted(folder.iterdir()):
         if file.name.endswith((".fp16.safetensors", ".index.fp16.json")):
-            _link(file, folder / file.name.replace(".fp16", ""))
+            link_or_copy(file, folder / file.name.replace(".fp16", ""))
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, copy_function=_link)
+    shutil.copytree(source, target, copy_function=link_or_copy)
 
 
-def _link(source: str | Path, target: str | Path) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
     """A hard link, or a copy where the disk is another or knows no links."""
     try:
         os.link(source, target)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -160,7 +161,7 @@ def _load(
     files = {"variant": variant, "use_safetensors": True}
 
     def options(library, dtype):
-        given = {**files, _dtype_argument(library): dtype}
+        given = {**files, dtype_argument(library): dtype}
         if precision == "int8":
             given["quantization_config"] = library.BitsAndBytesConfig(load_in_8bit=True)
         elif precision == "nf4":
@@ -189,7 +190,7 @@ def _load(
             slim.quantize_embedding_(text_encoder)
     for model in (transformer, text_encoder):
         contiguous_inputs_(model)
-    of_16_bits = files | {"variant": variant_of(folder, "vae"), _dtype_argument(diffusers): other_dtype}
+    of_16_bits = files | {"variant": variant_of(folder, "vae"), dtype_argument(diffusers): other_dtype}
     vae = load(diffusers.AutoencoderDC, "vae", **of_16_bits)
     pipe = pipeline_class.from_pretrained(folder, text_encoder=text_encoder, transformer=transformer, vae=vae)
     (pipe.vae if quantized else pipe).to(device)  # the quantized parts are there already; some versions refuse to move
@@ -285,8 +286,12 @@ def variant_of(folder: Path, component: str = "transformer") -> str | None:
     return None
 
 
-def _dtype_argument(library) -> str:
-    """What `from_pretrained` calls the type of the weights: `torch_dtype` until diffusers 0.40 and transformers 5."""
+def dtype_argument(library: ModuleType) -> str:
+    """What `from_pretrained` calls the type of the weights: `torch_dtype` until diffusers 0.40 and transformers 5.
+
+    Args:
+        library: the module `diffusers` or `transformers`.
+    """
     version = tuple(int(part) for part in library.__version__.split(".")[:2])
     renamed = {"diffusers": (0, 40), "transformers": (5, 0)}[library.__name__]
     return "dtype" if version >= renamed else "torch_dtype"
@@ -299,7 +304,7 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hold back loading bars and log lines, for the length of the block. Errors are exceptions; download bars stay."""
-    with _hushed("bitsandbytes", "accelerate"):
+    with hushed("bitsandbytes", "accelerate"):
         # bitsandbytes, imported with diffusers' classes, logs that it lacks `kernels` (0.50.2, backends/cpu/ops.py)
         import diffusers.utils.logging
         import transformers.utils.logging
@@ -310,7 +315,7 @@ def quiet() -> Iterator[None]:
         try:
             for bar in bars:
                 bar._tqdm_active = False
-            with _hushed("diffusers", "transformers", "huggingface_hub"):  # these set their levels while imported
+            with hushed("diffusers", "transformers", "huggingface_hub"):  # these set their levels while imported
                 yield
         finally:
             for bar, active in zip(bars, before, strict=True):
@@ -318,7 +323,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _hushed(*names: str) -> Iterator[None]:
+def hushed(*names: str) -> Iterator[None]:
     """Switch the loggers of these libraries off, for the length of the block."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

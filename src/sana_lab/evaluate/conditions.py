@@ -13,7 +13,7 @@ from torch import nn
 
 from ..int8 import fake_quantize_, quantize, sqnr_db
 from ..layers import contiguous_inputs_
-from ..sana import _dtype_argument, load_sana, quiet
+from ..sana import dtype_argument, load_sana, quiet
 from ..shapes import SHAPES_FOLDER
 from ..slim import quantize_embedding_, quantize_pointwise_
 
@@ -109,7 +109,7 @@ def _partly_int8(model: str | Path, condition: Condition, device: str) -> SanaPi
                     load_in_8bit=True, llm_int8_threshold=condition.threshold
                 ),
                 use_safetensors=True,
-                **{_dtype_argument(library): torch.bfloat16},
+                **{dtype_argument(library): torch.bfloat16},
             )
             setattr(pipe, component, contiguous_inputs_(quantized.eval()))
         if condition.slim and "transformer" in condition.components:

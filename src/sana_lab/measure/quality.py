@@ -90,7 +90,7 @@ def record(
     from ..fast import ENOUGH_DB, rounding
     from ..outliers import draw
     from ..planted import copy_with_outliers
-    from ..sana import _hushed
+    from ..sana import hushed
     from ..shapes import SHAPES_FOLDER, caption, reader, sample_scenes
 
     scenes = sample_scenes(n, 2, seed)
@@ -105,7 +105,7 @@ def record(
     found = notes.found
     use_accelerator()
     with (
-        _hushed("bitsandbytes"),
+        hushed("bitsandbytes"),
         isolated.pool(isolated.readers(), reader.__name__) as pool,
         tempfile.TemporaryDirectory() as scratch,
         tqdm(total=len(factors) * len(WAYS) * n, unit="picture") as bar,
