@@ -22,8 +22,8 @@ from sana_lab.evaluate import cli, conditions, runner, statistics
 from sana_lab.evaluate.distance import psnr, ssim
 from sana_lab.evaluate.runner import Plan, Run
 from sana_lab.shapes import render, sample_scenes
-from sana_lab.shapes.adherence import ALL_RIGHT
 from sana_lab.shapes.manifest import write_manifest
+from sana_lab.shapes.scoring import ALL_RIGHT
 
 REAL_DRAW = runner.draw
 SMALL = dict(n=2, conditions=("w2", "other-noise"), objects=(1,), steps=1, chunk=1, sweep=0)

@@ -267,7 +267,7 @@ def test_what_is_no_pipeline_is_refused():
 
 
 def test_both_names_are_exported_as_functions():
-    import sana_lab.placement  # a module of the same name
+    import sana_lab.placements
 
     assert callable(sana_lab.placement) and callable(sana_lab.checked)
-    assert sana_lab.placement.__module__ == "sana_lab.placement"
+    assert sana_lab.placements.placement is sana_lab.placement  # the module is there under its own name

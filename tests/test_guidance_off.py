@@ -14,7 +14,7 @@ from sana_lab import evidence, use_accelerator
 from sana_lab.evaluate import guidance_off as g
 from sana_lab.evaluate import statistics as s
 from sana_lab.shapes import render
-from sana_lab.shapes.adherence import ALL_RIGHT
+from sana_lab.shapes.scoring import ALL_RIGHT
 
 
 @pytest.fixture(autouse=True)

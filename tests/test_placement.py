@@ -14,7 +14,7 @@ from torch import nn
 
 from sana_lab import use_accelerator
 from sana_lab.accounting import components
-from sana_lab.placement import Placement, placement, placement_figure
+from sana_lab.placements import Placement, placement, placement_figure
 
 NAMES = ("text_encoder", "transformer", "vae")
 CALL = {

@@ -13,9 +13,9 @@ from scipy import ndimage
 from scipy.stats import binomtest
 
 from sana_lab.shapes import Scene, Thing, adherence, read_picture, read_scene, render, sample_scenes
-from sana_lab.shapes.adherence import ATTRIBUTES, Rate
-from sana_lab.shapes.render import RADIUS, encode_scenes, render_codes, signed_distance
+from sana_lab.shapes.rendering import RADIUS, encode_scenes, render_codes, signed_distance
 from sana_lab.shapes.scenes import COLORS, PLACES, SHAPES, SIZES, all_scenes
+from sana_lab.shapes.scoring import ATTRIBUTES, Rate
 
 RED_STAR, BLUE_RING = Thing("small", "red", "star"), Thing("large", "blue", "ring")
 

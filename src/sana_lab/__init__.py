@@ -3,18 +3,32 @@
 Importing this package is cheap and changes nothing: names are looked up on first use.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run `__getattr__`
+    from .accelerator import use_accelerator as use_accelerator
+    from .failures import explain as explain
+    from .guard import checked as checked
+    from .layers import contiguous_inputs_ as contiguous_inputs_
+    from .placements import placement as placement
+    from .sana import load_sana as load_sana
+    from .shapes import SHAPES_FOLDER as SHAPES_FOLDER
+    from .shapes import adherence as adherence
+    from .shapes import caption as caption
+    from .shapes import describe_unknown_words as describe_unknown_words
+    from .shapes import read_scene as read_scene
+    from .shapes import render as render
+    from .shapes import sample_scenes as sample_scenes
+    from .versions.doctor import doctor as doctor
 
 _WHERE = {
     "use_accelerator": "accelerator",
     "load_sana": "sana",
     "explain": "failures",
     "doctor": "versions.doctor",
-    "placement": "placement",
+    "placement": "placements",
     "checked": "guard",
     "contiguous_inputs_": "layers",
     "adherence": "shapes",
@@ -29,9 +43,14 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _WHERE:
         return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    if name == "__version__":  # pyproject.toml has it, once
+        try:
+            return version("sana-lab")
+        except PackageNotFoundError:
+            return "0+not.installed"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -42,14 +61,3 @@ def __dir__() -> list[str]:
 def load_ipython_extension(shell) -> None:
     """`%load_ext sana_lab` gives a notebook `%explain`, which explains the last exception. Chapter 8."""
     import_module(f"{__name__}.failures.notebook").register(shell)
-
-
-class _Package(ModuleType):
-    """Lets `placement` be the function, though a module of this name exists, as `sana_lab.shapes` does for `render`."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _WHERE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .layers import quantized
-from .placement import placement
+from .placements import placement
 
 P = TypeVar("P")
 

@@ -26,8 +26,8 @@ from .. import evidence, isolated
 from ..evidence import journal
 from ..generate import drawing
 from ..shapes import caption, manifest
-from ..shapes.adherence import ALL_RIGHT
 from ..shapes.scenes import Scene
+from ..shapes.scoring import ALL_RIGHT
 from . import conditions as c
 from . import statistics as s
 from .distance import psnr, ssim

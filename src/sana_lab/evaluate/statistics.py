@@ -17,8 +17,8 @@ from scipy import stats
 
 from .. import evidence
 from ..shapes import SHAPES_FOLDER, caption, sample_scenes
-from ..shapes.adherence import ALL_RIGHT, ATTRIBUTES, Z_95, Rate, adherence
 from ..shapes.scenes import Scene
+from ..shapes.scoring import ALL_RIGHT, ATTRIBUTES, Z_95, Rate, adherence
 
 FORMAT = 1
 """Of the record and of the partial results; raise it when either changes its meaning."""

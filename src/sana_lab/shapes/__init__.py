@@ -3,10 +3,21 @@
 Importing this package imports no torch: names are looked up on first use.
 """
 
-import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run `__getattr__`
+    from .reader import read_picture as read_picture
+    from .reader import read_scene as read_scene
+    from .rendering import render as render
+    from .scenes import Scene as Scene
+    from .scenes import Thing as Thing
+    from .scenes import caption as caption
+    from .scenes import describe_unknown_words as describe_unknown_words
+    from .scenes import sample_scenes as sample_scenes
+    from .scoring import Rate as Rate
+    from .scoring import adherence as adherence
 
 SHAPES_FOLDER = Path(__file__).parent / "weights"
 """The trained model, a folder in diffusers' pipeline format: `SanaPipeline.from_pretrained(SHAPES_FOLDER)`."""
@@ -17,16 +28,17 @@ _WHERE = {
     "sample_scenes": "scenes",
     "caption": "scenes",
     "describe_unknown_words": "scenes",
-    "render": "render",
+    "render": "rendering",
     "read_scene": "reader",
     "read_picture": "reader",
-    "adherence": "adherence",
+    "adherence": "scoring",
+    "Rate": "scoring",
 }
 
 __all__ = sorted([*_WHERE, "SHAPES_FOLDER"])
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _WHERE:
         return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -34,17 +46,3 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
-
-
-class _Package(ModuleType):
-    """Lets `render` and `adherence` be the functions, though modules of these names exist.
-
-    Importing a submodule sets it as an attribute of its package, which would hide the function from `__getattr__`.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _WHERE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from .render import CENTER, FIRST, RADIUS, signed_distance
+from .rendering import CENTER, FIRST, RADIUS, signed_distance
 from .scenes import COLORS, SHAPES, Scene, Thing
 
 SIDE = 128

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..evidence import journal
 from .model import assemble, build_autoencoder, build_text_encoder, build_tokenizer, build_transformer
-from .render import JITTER, encode_scenes, render_codes
+from .rendering import JITTER, encode_scenes, render_codes
 from .scenes import Scene, all_scenes, paraphrase
 from .tokenizer import instruction
 
