@@ -101,7 +101,7 @@ def test_weights_have_the_scale_of_the_libraries_own_initialization(folder):
 def test_every_released_configuration_has_a_pipeline_class(name, tmp_path):
     sprint = accounting.CHECKPOINTS[name].get("guidance_embeds", False)
     random_checkpoint._write_small_files(tmp_path / "p", sprint=sprint)
-    assert sana._pipeline_class(tmp_path / "p").__name__ == ("SanaSprintPipeline" if sprint else "SanaPipeline")
+    assert sana.pipeline_class_of(tmp_path / "p").__name__ == ("SanaSprintPipeline" if sprint else "SanaPipeline")
 
 
 def test_sprint_draws(sizes, tmp_path):

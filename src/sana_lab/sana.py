@@ -106,14 +106,14 @@ def load_sana(
         raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}.")
     if slim and precision in DTYPES:
         raise ValueError(f"slim is for int8 and nf4; {precision} quantizes nothing: leave slim out, or ask for those.")
-    checkpoint = _find(model)
+    checkpoint = checkpoint_of(model)
     device = _place(device, quantized=precision not in DTYPES)
     with quiet():
         parts = _parts(slim)
-        folder = _download(model, checkpoint) if checkpoint else SHAPES_FOLDER if model == "shapes" else Path(model)
+        folder = download(model, checkpoint) if checkpoint else SHAPES_FOLDER if model == "shapes" else Path(model)
         if model == "shapes" or (folder / manifest.NAME).exists():
             manifest.check(folder)
-        pipeline_class = _pipeline_class(folder)
+        pipeline_class = pipeline_class_of(folder)
     variant = variant_of(folder)
     trained = checkpoint.trained if checkpoint else variant
     if precision in DTYPES and trained and (precision == "fp16") != (trained == "fp16"):
@@ -197,7 +197,7 @@ def _load(
     return pipe
 
 
-def _find(model: str | Path) -> Checkpoint | None:
+def checkpoint_of(model: str | Path) -> Checkpoint | None:
     """The checkpoint that `model` names; None for "shapes" and folders.
 
     Raises:
@@ -231,7 +231,7 @@ def _place(device: str | torch.device | None, quantized: bool) -> torch.device:
     return place
 
 
-def _download(model: str | Path, checkpoint: Checkpoint) -> Path:
+def download(model: str | Path, checkpoint: Checkpoint) -> Path:
     """The folder of a Hub checkpoint in the local cache, downloaded if need be.
 
     Raises:
@@ -250,7 +250,7 @@ def _download(model: str | Path, checkpoint: Checkpoint) -> Path:
         ) from error
 
 
-def _pipeline_class(folder: Path) -> type:
+def pipeline_class_of(folder: Path) -> type:
     """The class of pipeline that `folder` holds.
 
     Raises:

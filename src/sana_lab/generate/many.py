@@ -285,13 +285,13 @@ def _settings(
 
     if precision not in sana.PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(sana.PRECISIONS)}.")
-    checkpoint = sana._find(model)
+    checkpoint = sana.checkpoint_of(model)
     with sana.quiet():
-        folder = sana._download(model, checkpoint) if checkpoint else Path(model)
+        folder = sana.download(model, checkpoint) if checkpoint else Path(model)
         folder = sana.SHAPES_FOLDER if model == "shapes" else folder
         if model == "shapes":
             manifest.check(folder)
-        own_steps = inspect.signature(sana._pipeline_class(folder).__call__).parameters["num_inference_steps"].default
+        own_steps = inspect.signature(sana.pipeline_class_of(folder).__call__).parameters["num_inference_steps"].default
     try:
         side = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))["sample_size"]
         blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["encoder_block_out_channels"]
