@@ -66,6 +66,12 @@ class File:
                 return {name: f"{self.module}.{place}" for name, place in ast.literal_eval(node.value).items()}
         return {}
 
+    @property
+    def names(self) -> set[str]:
+        """What it offers, if it is a front door: the names of `_WHERE`, and constants with capitals that it has."""
+        lines = (line.targets[0] for line in self.tree.body if isinstance(line, ast.Assign))
+        return {*self.where, *(line.id for line in lines if isinstance(line, ast.Name) and line.id[0].isupper())}
+
     @cached_property
     def imports(self) -> tuple[Import, ...]:
         """What it imports of the package, wherever in the file."""
@@ -259,14 +265,12 @@ class House:
     def names(self) -> str:
         """A table of the public names, module by module, with the chapters that use them."""
         public: dict[str, dict[str, set[str]]] = defaultdict(dict)
-        for door in FRONT_DOORS:
-            for name in self.files[door].where:
-                public[door][name] = set()
+        for door in self.files.keys() & set(FRONT_DOORS):
+            public[door] = {name: set() for name in self.files[door].names}
         for (module, name), numbers in self.chapters.items():
             if f"{module}.{name}" in self.files:  # `from sana_lab import int8`: the module is what is named
                 module, name = f"{module}.{name}", ""
             public[module].setdefault(name, set()).update(numbers)
-        public["sana_lab.shapes"].setdefault("SHAPES_FOLDER", set())
         lines = ["| import from | names | chapters |", "|---|---|---|"]
         for module in sorted(m for m in public if not m.startswith(f"{PACKAGE}.exercises.")):
             names = public[module]
@@ -282,11 +286,11 @@ class House:
             ValueError: a part is missing, or one is named that nothing makes.
         """
         parts = {"drawing": self.drawing, "rooms": self.rooms, "names": self.names}
-        named = re.findall(r"<!-- (\w+)[^>]*-->(?=\n)", text)
-        if sorted(set(named) - {"end"}) != sorted(parts):
+        part = r"(<!-- (\w+)(?:: [^>]*)?-->\n).*?(<!-- end -->)"
+        named = [name for _, name, _ in re.findall(part, text, flags=re.DOTALL)]
+        if sorted(named) != sorted(parts):
             raise ValueError(f"{PAGE} must have the parts {', '.join(parts)}, each once; it has {', '.join(named)}")
-        pattern = r"(<!-- (\w+)(?: [^>]*)?-->\n).*?(\n<!-- end -->)"
-        return re.sub(pattern, lambda found: found[1] + parts[found[2]]() + found[3], text, flags=re.DOTALL)
+        return re.sub(part, lambda found: f"{found[1]}{parts[found[2]]()}\n{found[3]}", text, flags=re.DOTALL)
 
 
 def _attribute(node: ast.AST) -> tuple[str, str]:
