@@ -395,6 +395,13 @@ def speed_up_(
             The pipeline is left as it was.
         TypeError: as `rounding`.
 
+    Example:
+        >>> from sana_lab import load_sana, use_accelerator
+        >>> with use_accelerator(virtual=True):
+        ...     pipe = speed_up_(load_sana("shapes", "int8"), activations=16)
+        >>> type(pipe.transformer.transformer_blocks[0].attn1.to_q).__name__
+        'WeightOnly8bit'
+
     Chapter 7.
     """
     _layer_type(activations)

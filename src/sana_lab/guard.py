@@ -45,6 +45,15 @@ def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | 
         TypeError: `pipe` is no pipeline, or `eight_bit` is a single string.
         ValueError: `eight_bit` names what is no model of this pipeline, or `device` is none.
 
+    Example:
+        >>> from sana_lab import load_sana, use_accelerator
+        >>> with use_accelerator(virtual=True):
+        ...     pipe = checked(load_sana("shapes", "int8"), eight_bit=("text_encoder", "transformer"))
+        ...     checked(pipe, device="cpu")
+        Traceback (most recent call last):
+        sana_lab.guard.NotReady: this pipeline is not ready, one thing is wrong:
+        ...
+
     Chapter 8.
     """
     found = placement(pipe)

@@ -124,6 +124,10 @@ def quantize(
         TypeError: if x is not a floating-point tensor.
         ValueError: if x is empty or not finite, or an argument is out of range; the text says what would do.
 
+    Example:
+        >>> quantize(torch.tensor([0.5, -1.0, 0.25])).codes
+        tensor([  64, -127,   32], dtype=torch.int8)
+
     Chapter 2.
     """
     lowest, highest = code_range(bits, scheme)

@@ -112,6 +112,12 @@ def placement(pipe: Any) -> Placement:
     Raises:
         TypeError: it is no pipeline, or has no models in it.
 
+    Example:
+        >>> from sana_lab import load_sana, use_accelerator
+        >>> with use_accelerator(virtual=True):
+        ...     placement(load_sana("shapes", "bf16").to("cpu")).devices
+        {'text_encoder': 'cpu', 'transformer': 'cpu', 'vae': 'cpu'}
+
     Chapter 8.
     """
     components = getattr(pipe, "components", None)

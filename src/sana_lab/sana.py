@@ -100,6 +100,13 @@ def load_sana(
         RuntimeError: a quantized precision without a GPU (diffusers 0.42.1 refuses it, quantizers/bitsandbytes).
         OSError: files are missing or damaged, or cannot be had from the Hub.
 
+    Example:
+        >>> from sana_lab import load_sana, use_accelerator
+        >>> with use_accelerator(virtual=True):
+        ...     pipe = load_sana("shapes", "int8")
+        >>> type(pipe.transformer.transformer_blocks[0].attn1.to_q).__name__
+        'Linear8bitLt'
+
     Chapter 5.
     """
     if precision not in PRECISIONS:

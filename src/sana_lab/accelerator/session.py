@@ -54,6 +54,14 @@ def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | No
     Raises:
         ValueError: `gpus` or `vram` is not a sensible amount.
         RuntimeError: more GPUs than the machine has, or the virtual GPU in use cannot be changed to what is asked.
+
+    Example:
+        >>> import torch
+        >>> with use_accelerator(virtual=True, vram="1GiB"):
+        ...     print(torch.ones(2, device="cuda").device)
+        cuda:0
+
+    Chapter 1.
     """
     if type(gpus) is not int or gpus < 1:
         raise ValueError(f"gpus={gpus!r}: give the number of GPUs, 1 or more.")

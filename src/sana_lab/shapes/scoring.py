@@ -108,7 +108,15 @@ def adherence(pictures: Iterable[Any], scenes: Iterable[Scene]) -> Adherence:
 
     Raises:
         ValueError: if there are none, or not as many pictures as scenes.
-        TypeError: if a scene is no `Scene` (`read_scene` says what it raises for a picture). Chapter 1.
+        TypeError: if a scene is no `Scene` (`read_scene` says what it raises for a picture).
+
+    Example:
+        >>> from sana_lab import adherence, render, sample_scenes
+        >>> scenes = sample_scenes(3, 2, seed=0)
+        >>> str(adherence(map(render, scenes), scenes).rates["all right"])
+        '100.0 % (43.9 to 100.0)'
+
+    Chapter 1.
     """
     if not isinstance(pictures, Iterable) or not isinstance(scenes, Iterable):
         raise TypeError("adherence takes a list of pictures and a list of scenes: put a single one in brackets")
