@@ -23,8 +23,11 @@ serve: book  ## the built book on http://localhost:8000
 refresh: .venv/.stamp  ## re-execute chapters, store outputs in canonical form; one: make refresh CHAPTER=notebooks/02_eight_bits_from_scratch.ipynb
 	$(BIN)/python tools/chapters.py refresh $(CHAPTER)
 
-check: .venv/.stamp  ## lint, spelling, stored form of the chapters
+check: .venv/.stamp  ## lint, the house's rules, public names, spelling, stored form of the chapters
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/python tools/architecture.py check
+	$(BIN)/ty check --python .venv --error-on-warning tests/typed
 	$(BIN)/codespell *.md *.txt *.toml *.yml Makefile book src tests tools
 	$(BIN)/python tools/chapters.py sources | $(BIN)/codespell -
 	$(BIN)/python tools/chapters.py check

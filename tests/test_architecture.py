@@ -51,7 +51,7 @@ def build(tmp_path):
 def test_the_small_house_stands(build):
     house = build()
     assert house.arrows == {"top": {"middle"}, "middle": {"ground"}, "beside": {"ground"}, "ground": set()}
-    assert house.private() == house.upward() == []
+    assert house.private() == house.upward() == house.broken() == []
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,22 @@ def test_imports_from_above_are_refused(build, room, line):
     assert problem.startswith(f"src/sana_lab/{room}.py:") and "a floor above" in problem
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from .ground import nothing",
+        "def f():\n    from sana_lab import nothing",
+        "import sana_lab.nowhere",
+        "from .nowhere import load",
+        "from . import nowhere",
+        "from .ground import _kept",  # a method
+    ],
+)
+def test_imports_of_what_is_not_there_are_refused(build, line):
+    (problem,) = build(middle=f'"""It."""\n{line}').broken()
+    assert problem.startswith("src/sana_lab/middle.py:")
+
+
 def test_imports_for_types_alone_are_free(build):
     typed = '"""It."""\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .top import roof\n'
     assert build(ground=typed).upward() == []
@@ -140,7 +156,7 @@ def test_an_arrow_that_others_imply_is_left_out():
 
 def test_the_house_and_its_page():
     house = House()
-    assert house.private() == house.upward() == []
+    assert house.private() == house.upward() == house.broken() == []
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert house.page(page) == page, "run python tools/architecture.py write"
 

@@ -1,7 +1,8 @@
 """Draw the house from its code, and hold the code to the drawing.
 
     python tools/architecture.py write      renew the parts of ARCHITECTURE.md that are made from the code
-    python tools/architecture.py check      say what is stale, and which private names cross rooms; change nothing
+    python tools/architecture.py check      say what is stale, which imports lead up or nowhere, and which private names
+                                            cross rooms; change nothing
 
 A *room* is a file or a folder directly below `src/sana_lab`. Its floor is the line of pyproject.toml's layers contract
 that names it. import-linter holds the floors for imports of modules; here are the things that it does not see: names
@@ -116,6 +117,21 @@ class File:
         return frozenset(filter(is_private, found))
 
     @cached_property
+    def given(self) -> frozenset[str]:
+        """What another file may import from it: all that is bound outside of functions and classes."""
+        found, nodes = set(self.where), list(self.tree.body)
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+                continue
+            found |= {bound for _, _, bound in self._imported(node)}
+            if _stored(node, ast.Name):
+                found.add(node.id)
+            nodes += ast.iter_child_nodes(node)
+        return frozenset(found)
+
+    @cached_property
     def strangers(self) -> frozenset[str]:
         """What its imports of other packages are bound to."""
         ours = {found.bound for found in self.imports}
@@ -188,6 +204,17 @@ class House:
             for found in file.imports
             for other in [self.room_of(self.module_of(found))]
             if not found.typing_only and file.room in height and height.get(other, -99) > height[file.room]
+        ]
+
+    def broken(self) -> list[str]:
+        """Imports of what is not there, a line each. Many are inside functions, where only a run would find them."""
+        return [
+            f"{file.path.relative_to(self.root)}:{found.line}: {found.module} has no {found.name or 'such module'}."
+            for file in [*self.files.values(), *self.tools]
+            for found in file.imports
+            if found.module not in self.files
+            or (found.name and f"{found.module}.{found.name}" not in self.files)
+            and found.name not in self.files[found.module].given | {"*", "__version__"}
         ]
 
     def private(self) -> list[str]:
@@ -349,7 +376,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.action == "write":
         page.write_text(made, encoding="utf-8")
         return 0
-    problems = house.upward() + house.private()
+    problems = house.broken() + house.upward() + house.private()
     if made != stored:
         problems.append(f"{PAGE} is stale: run `python tools/architecture.py write`, and read what has changed.")
     for problem in problems:
