@@ -6,13 +6,16 @@ export PYTHONUTF8 := 1
 # Threads that wait sleep: on a busy machine, spinning ones stall each other.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: book test lab serve refresh check bench
+.PHONY: book test helper lab serve refresh check bench
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
 
 test: book  ## the helper's tests, the chapters' outputs (nbval), the built site in a browser
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n $(WORKERS) --dist loadscope
+
+helper: .venv/.stamp  ## the helper's tests alone, without book and chapters
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n $(WORKERS) --dist loadscope tests --ignore=tests/site
 
 lab: .venv/.stamp  ## JupyterLab on the chapters
 	$(BIN)/jupyter lab notebooks
