@@ -75,7 +75,7 @@ def runs(workflow):
         "python tools/chapter.py check",
         ".ci/runs",
         "sana-lab docter",
-        "make chek x",
+        "make everything x",
     ],
 )
 def test_what_is_not_there_is_seen(command):
