@@ -14,7 +14,7 @@ from PIL import Image
 from test_sana import folder  # noqa: F401  (the small pipeline)
 from typer.testing import CliRunner
 
-from sana_lab import bench, cli, sana, use_accelerator
+from sana_lab import bench, checkpoints, cli, sana, use_accelerator
 from sana_lab.generate import few
 from sana_lab.shapes import manifest
 
@@ -24,7 +24,7 @@ def shapes(folder, tmp_path, monkeypatch):  # noqa: F811
     """The small pipeline in the place of the trained model, and a virtual GPU whatever the machine."""
     model = shutil.copytree(folder, tmp_path / "model")
     manifest.write_manifest(model)
-    monkeypatch.setattr(sana, "SHAPES_FOLDER", model)
+    monkeypatch.setattr(checkpoints, "SHAPES_FOLDER", model)
     with use_accelerator(virtual=True):
         yield model
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy import stats as scipy_stats
 from test_sana import build_folder
 
-from sana_lab import evidence, use_accelerator
+from sana_lab import checkpoints, evidence, use_accelerator
 from sana_lab.evaluate import cli, conditions, runner, statistics
 from sana_lab.evaluate.distance import psnr, ssim
 from sana_lab.evaluate.runner import Plan, Run
@@ -407,7 +407,7 @@ def test_which_gpu_is_left_to_use_accelerator(tmp_path, monkeypatch):
     [
         (["-n", "0"], "n = 0 scenes"),
         (["--conditions", "bf16,int7"], "condition 'int7' is unknown"),
-        (["--model", "nowhere"], "nowhere holds no weights"),
+        (["--model", "nowhere"], "model 'nowhere' is unknown: choose from shapes, 600M-512"),
         (["--out", "file/below"], "cannot be written"),
     ],
 )
@@ -501,7 +501,7 @@ def test_the_shapes_model_is_checked(tmp_path, monkeypatch, model):
     copy = shutil.copytree(model, tmp_path / "shapes")
     write_manifest(copy)
     (copy / "vae" / "config.json").unlink()
-    monkeypatch.setattr(conditions, "SHAPES_FOLDER", copy)
+    monkeypatch.setattr(checkpoints, "SHAPES_FOLDER", copy)
     with pytest.raises(OSError, match="is missing"):
         Run(Plan("shapes", **SMALL), tmp_path / "out", "cuda")
 

@@ -23,7 +23,7 @@ from sana_lab.shapes import SHAPES_FOLDER
 
 
 def test_methods_name_known_ways_and_precisions():
-    from sana_lab.sana import PRECISIONS
+    from sana_lab.checkpoints import PRECISIONS
 
     for method in METHODS.values():
         assert set(method.ways) <= set(WAYS)
@@ -406,7 +406,7 @@ def test_quality_does_not_go_on_with_other_settings_versions_weights_or_machines
     if versions := other.pop("versions", None):
         monkeypatch.setattr(evidence, "installed_versions", lambda: versions)
     if weights := other.pop("weights", None):
-        monkeypatch.setattr("sana_lab.evaluate.statistics.weights_digest", lambda folder: weights)
+        monkeypatch.setattr("sana_lab.digests.weights_digest", lambda folder: weights)
     if machine := other.pop("machine", None):
         monkeypatch.setattr(evidence, "this_machine", lambda: {"device": machine, "count": 1})
     with pytest.raises(ValueError, match=said):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sana_lab import accounting, random_checkpoint, sana, use_accelerator
+from sana_lab.checkpoints import resolve, variant_of
 from sana_lab.random_checkpoint import make
 from sana_lab.shapes import SHAPES_FOLDER
 
@@ -101,7 +102,7 @@ def test_weights_have_the_scale_of_the_libraries_own_initialization(folder):
 def test_every_released_configuration_has_a_pipeline_class(name, tmp_path):
     sprint = accounting.CHECKPOINTS[name].get("guidance_embeds", False)
     random_checkpoint._write_small_files(tmp_path / "p", sprint=sprint)
-    assert sana.pipeline_class_of(tmp_path / "p").__name__ == ("SanaSprintPipeline" if sprint else "SanaPipeline")
+    assert resolve(tmp_path / "p").pipeline_class.__name__ == ("SanaSprintPipeline" if sprint else "SanaPipeline")
 
 
 def test_sprint_draws(sizes, tmp_path):
@@ -134,7 +135,7 @@ def test_shards(sizes, folder, tmp_path, monkeypatch):
         sharded = make(sizes, tmp_path / dtype, dtype=dtype)
         assert len(list((sharded / "transformer").glob("*-of-*"))) > 1
         with use_accelerator(virtual=True):
-            for variant in {None, sana.variant_of(sharded)}:
+            for variant in {None, variant_of(sharded)}:
                 options = {"subfolder": "transformer", "variant": variant}
                 loaded = SanaTransformer2DModel.from_pretrained(sharded, **options).state_dict()
                 encoder = Gemma2Model.from_pretrained(sharded, **options | {"subfolder": "text_encoder"})
@@ -168,7 +169,7 @@ def test_parts_that_do_not_fit_are_refused(sizes, folder, tmp_path):
 
 
 def test_bad_input_is_one_line_with_the_way_out(sizes, folder, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="unknown checkpoint '700M': choose from 600M-512"):
+    with pytest.raises(ValueError, match="model '700M' is unknown: choose from shapes, 600M-512"):
         make("700M", tmp_path / "no")
     with pytest.raises(ValueError, match="dtype 'int8' is unknown: choose from bf16, fp16"):
         make(sizes, tmp_path / "no", dtype="int8")

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from sana_lab import sana, use_accelerator
-from sana_lab.sana import CHECKPOINTS, PRECISIONS, load_sana
+from sana_lab import checkpoints, digests, libraries, use_accelerator
+from sana_lab.checkpoints import CHECKPOINTS, PRECISIONS
+from sana_lab.sana import load_sana
 from sana_lab.shapes import manifest
 
 PARTS = ("text_encoder", "transformer", "vae")
@@ -363,7 +364,7 @@ def damage(file, kept):
 def shapes(copy, monkeypatch):
     """A copy in the place of the trained model."""
     manifest.write_manifest(copy)
-    monkeypatch.setattr(sana, "SHAPES_FOLDER", copy)
+    monkeypatch.setattr(checkpoints, "SHAPES_FOLDER", copy)
     return copy
 
 
@@ -410,7 +411,7 @@ def test_a_folder_that_has_a_manifest_is_held_to_it(shapes):
 
 def test_sha256_is_the_published_one(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    assert manifest.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digests.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 # ---- quiet
@@ -463,10 +464,10 @@ def test_first_load_of_a_process_says_nothing(folder):
     ],
 )  # fmt: skip
 def test_name_of_the_type_by_version(library, version, expected):
-    assert sana.dtype_argument(SimpleNamespace(__name__=library, __version__=version)) == expected
+    assert libraries.dtype_argument(SimpleNamespace(__name__=library, __version__=version)) == expected
 
 
 def test_without_any_weights_the_way_out_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(sana, "SHAPES_FOLDER", tmp_path / "weights")
+    monkeypatch.setattr(checkpoints, "SHAPES_FOLDER", tmp_path / "weights")
     with pytest.raises(OSError, match="git checkout.*sana-lab train"):
         load_sana("shapes", "bf16")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from sana_lab import accounting, sana, slim, use_accelerator
+from sana_lab import accounting, slim, use_accelerator
 from sana_lab.evaluate import conditions
+from sana_lab.libraries import DTYPES
 from sana_lab.sana import load_sana
 from sana_lab.shapes import SHAPES_FOLDER
 from sana_lab.slim import Pointwise, Pointwise4bit, Pointwise8bit, ScaledEmbedding8bit
@@ -348,7 +349,7 @@ def test_load_sana_slims_what_is_named():
     assert list(kinds.values()) == [[True, False], [False, True], [True, True], [False, False]]
 
 
-@pytest.mark.parametrize("precision", sana.DTYPES)
+@pytest.mark.parametrize("precision", DTYPES)
 def test_16_bits_cannot_be_slim(precision):
     with pytest.raises(ValueError, match=f"slim is for int8 and nf4; {precision} quantizes nothing: leave slim out"):
         load_sana("shapes", precision, slim=True)

@@ -7,54 +7,28 @@ say what loading would hold. `components` and `count` look at models that are re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from . import checkpoints
+from .checkpoints import PRECISIONS, Source, resolve
 from .layers import holding
+from .libraries import DTYPES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 COMPONENTS = ("text_encoder", "transformer", "vae")
 
-# Transformers: scripts/convert_sana_to_diffusers.py of diffusers at commit 58eb52c0 (model_kwargs, transformer_kwargs).
-_600M = {
-    "num_layers": 28,
-    "num_attention_heads": 36,
-    "attention_head_dim": 32,
-    "num_cross_attention_heads": 16,
-    "cross_attention_head_dim": 72,
-    "cross_attention_dim": 1152,
+CHECKPOINTS: dict[str, Mapping[str, Any]] = {
+    c.name: c.transformer for c in checkpoints.CHECKPOINTS.values() if c.like == c.name
 }
-_1600M = {
-    "num_layers": 20,
-    "num_attention_heads": 70,
-    "attention_head_dim": 32,
-    "num_cross_attention_heads": 20,
-    "cross_attention_head_dim": 112,
-    "cross_attention_dim": 2240,
-}
-_V15 = {"qk_norm": "rms_norm_across_heads"}
-_SPRINT = {"qk_norm": "rms_norm_across_heads", "guidance_embeds": True}
-
-CHECKPOINTS: dict[str, dict[str, Any]] = {
-    "600M-512": _600M | {"sample_size": 16},
-    "600M-1024": _600M | {"sample_size": 32},
-    "1600M-512": _1600M | {"sample_size": 16},
-    "1600M-1024": _1600M | {"sample_size": 32},
-    "1600M-2K": _1600M | {"sample_size": 64, "interpolation_scale": 1.0},
-    "1600M-4K": _1600M | {"sample_size": 128, "interpolation_scale": 2.0},
-    "1.5-1.6B": _1600M | _V15 | {"sample_size": 32},
-    "1.5-4.8B": _1600M | _V15 | {"sample_size": 32, "num_layers": 60},
-    "sprint-0.6B": _600M | _SPRINT | {"sample_size": 32},
-    "sprint-1.6B": _1600M | _SPRINT | {"sample_size": 32},
-}
-"""What the released transformers differ in, as arguments of `SanaTransformer2DModel`. Chapter 4."""
+"""What the released transformers differ in, as arguments of `SanaTransformer2DModel`: one name for each that differs,
+where `sana_lab.checkpoints` has them all. Chapter 4."""
 
 _TRANSFORMER = {
     "in_channels": 32,
@@ -199,11 +173,12 @@ def quantized(tensors: Iterator[Stored], module: nn.Module, precision: str) -> I
             yield _stored(*beside, "code", torch.float32, 16, 0)
 
 
-def build(checkpoint: str | Path, dtype: torch.dtype = torch.bfloat16) -> dict[str, nn.Module]:
+def build(checkpoint: str | Path | Source, dtype: torch.dtype = torch.bfloat16) -> dict[str, nn.Module]:
     """The components of a checkpoint on the meta device: real classes, real shapes, no data and no download.
 
     Args:
-        checkpoint: A name in `CHECKPOINTS`, or a folder in diffusers' pipeline format.
+        checkpoint: What `load_sana` takes: a name, a folder in diffusers' pipeline format, or a `Source`. Of a released
+            one nothing is downloaded.
         dtype: As in `from_pretrained`, which builds a model with `dtype` for torch's default. Buffers that ask for
             float32 keep it: the position embedding of the 2K and 4K checkpoints, the encoder's rotary frequencies.
 
@@ -211,24 +186,24 @@ def build(checkpoint: str | Path, dtype: torch.dtype = torch.bfloat16) -> dict[s
         Models by the names that a pipeline gives them: "text_encoder", "transformer", "vae".
 
     Raises:
-        ValueError: if the checkpoint is neither; the text names the choices.
+        ValueError: if there is no such checkpoint; the text names the choices.
 
     Chapter 4.
     """
     from diffusers import AutoencoderDC, SanaTransformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
-    folder = Path(checkpoint)
-    if str(checkpoint) in CHECKPOINTS:
-        transformer, vae = _TRANSFORMER | CHECKPOINTS[str(checkpoint)], _VAE
+    source = resolve(checkpoint)
+    if source.checkpoint:
+        transformer, vae = _TRANSFORMER | source.checkpoint.transformer, _VAE
         text_encoder = Gemma2Config(**_TEXT_ENCODER)
-    elif all((folder / component / "config.json").is_file() for component in COMPONENTS):
-        transformer = SanaTransformer2DModel.load_config(folder / "transformer")
-        vae = AutoencoderDC.load_config(folder / "vae")
-        text_encoder = Gemma2Config.from_pretrained(folder / "text_encoder")
+    elif all((source.folder / component / "config.json").is_file() for component in COMPONENTS):
+        transformer = SanaTransformer2DModel.load_config(source.folder / "transformer")
+        vae = AutoencoderDC.load_config(source.folder / "vae")
+        text_encoder = Gemma2Config.from_pretrained(source.folder / "text_encoder")
     else:
         raise ValueError(
-            f"unknown checkpoint {str(checkpoint)!r}: choose from {', '.join(CHECKPOINTS)}, or pass a folder that "
+            f"{source.folder} is no pipeline: choose from {', '.join(checkpoints.CHECKPOINTS)}, or give a folder that "
             "holds text_encoder, transformer and vae, each with its config.json"
         )
     with default_dtype(dtype), torch.device("meta"):
@@ -256,7 +231,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def plan(checkpoint: str | Path, precision: str | Mapping[str, str] = "bf16") -> "pd.DataFrame":
+def plan(checkpoint: str | Path | Source, precision: str | Mapping[str, str] = "bf16") -> "pd.DataFrame":
     """Every tensor that loading a checkpoint will hold, a row each: `component` and the fields of `Stored`.
 
     Args:
@@ -273,8 +248,9 @@ def plan(checkpoint: str | Path, precision: str | Mapping[str, str] = "bf16") ->
     import pandas as pd
 
     by_component = _by_component(precision)
-    known = _build_once if checkpoint in CHECKPOINTS else build
-    built = {dtype: known(checkpoint, dtype) for dtype in {*map(_dtype, by_component.values())}}
+    source = resolve(checkpoint)
+    known = partial(_build_once, source.checkpoint.like) if source.checkpoint else partial(build, source)
+    built = {dtype: known(dtype) for dtype in {*map(_dtype, by_component.values())}}
     rows = []
     for component, chosen in by_component.items():
         module = built[_dtype(chosen)][component]
@@ -297,10 +273,10 @@ def _by_component(precision: str | Mapping[str, str]) -> dict[str, str]:
 
 
 def _dtype(precision: str) -> torch.dtype:
-    return {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    return DTYPES.get(precision, torch.bfloat16)
 
 
-def predict(checkpoint: str | Path, precision: str | Mapping[str, str] = "bf16", *, granule: int = 1) -> dict[str, int]:
+def predict(checkpoint: str | Path | Source, precision: str | Mapping[str, str] = "bf16", *, granule: int = 1) -> dict[str, int]:
     """Bytes that each component of a checkpoint will hold once loaded: weights and buffers, no activations.
 
     Args:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import isolated
+from .checkpoints import Source, resolve
 from .generate import drawing
 from .layers import contiguous_inputs_
 from .planted import plant_in_encoder_
@@ -88,7 +89,7 @@ def draw(
 
 
 def measure(
-    folder: str | Path,
+    model: str | Path | Source,
     scenes: Sequence[Scene],
     *,
     factors: Iterable[float] = FACTORS,
@@ -105,7 +106,7 @@ def measure(
     Only the text encoder changes; transformer and autoencoder compute in bfloat16 throughout.
 
     Args:
-        folder: of a Shapes pipeline.
+        model: what `load_sana` takes, with the tokenizer of the Shapes model.
         scenes: to draw, the same with the same noise each time.
         factors: sizes of the planted outliers.
         channels: where to plant them.
@@ -128,10 +129,12 @@ def measure(
     from tqdm import tqdm
     from transformers import AutoModel
 
-    from .sana import load_sana, quiet
+    from .libraries import quiet
+    from .sana import load_sana
     from .shapes import reader
 
-    encoder_folder = Path(folder) / "text_encoder"
+    source = resolve(model)
+    encoder_folder = source.folder / "text_encoder"
     found = {way: dict((done or {}).get(way, {})) for way in WAYS}
     todo = {factor: [way for way in WAYS if f"{factor:g}" not in found[way]] for factor in factors}
     if not any(todo.values()):
@@ -142,7 +145,7 @@ def measure(
         tempfile.TemporaryDirectory() as scratch,
         tqdm(total=sum(map(len, todo.values())) * len(scenes), unit="picture") as bar,
     ):
-        pipe = load_sana(folder, "bf16", "cuda")
+        pipe = load_sana(source, "bf16", "cuda")
         pipe.set_progress_bar_config(disable=True)
         exact = _embeddings(AutoModel.from_pretrained(encoder_folder, dtype=torch.float32).to("cuda"), pipe, scenes)
         for factor, ways in todo.items():
@@ -173,7 +176,7 @@ def measure(
 def record(
     n: int = 500,
     *,
-    model: str | Path | None = None,
+    model: str | Path | Source | None = None,
     factors: Sequence[float] = FACTORS,
     steps: int = 20,
     batch: int = 50,
@@ -187,7 +190,7 @@ def record(
 
     Args:
         n: how many scenes.
-        model: folder of a pipeline; the trained Shapes model by default.
+        model: what `load_sana` takes; the trained Shapes model by default.
         factors: sizes of the planted outliers.
         steps: of denoising.
         batch: pictures drawn at once.
@@ -206,13 +209,13 @@ def record(
     Chapter 3.
     """
     from . import evidence, use_accelerator
-    from .evaluate.statistics import weights_digest
     from .evidence.journal import Journal
-    from .shapes import SHAPES_FOLDER, sample_scenes
+    from .shapes import sample_scenes
 
-    pipeline = Path(model) if model is not None else SHAPES_FOLDER
-    if not (pipeline / "model_index.json").is_file():
-        raise FileNotFoundError(f"no pipeline in {pipeline.name}: `sana-lab train` makes one, or give --model FOLDER")
+    source = resolve("shapes" if model is None else model)
+    source.check()
+    if not (source.folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"no pipeline in {source.name}: `sana-lab train` makes one, or give --model FOLDER")
     factors = [float(factor) for factor in factors]
     if len(set(factors)) < len(factors):
         raise ValueError("factors: give each once")
@@ -220,11 +223,11 @@ def record(
     folder = folder or evidence.FOLDER
     command = f"python -m sana_lab.outliers -n {n} --steps {steps} --batch {batch} --seed {seed}"
     if model is not None:
-        command += f" --model {pipeline.name}"
+        command += f" --model {source.name}"
     command += f" --factors {' '.join(f'{factor:g}' for factor in factors)}"
     settings = {
         "command": command,
-        "weights": weights_digest(pipeline),
+        "weights": source.digest,
         "machine": evidence.this_machine()["device"],
         "versions": evidence.installed_versions(),
     }
@@ -236,7 +239,7 @@ def record(
         notes.keep()
 
     ways = measure(
-        pipeline,
+        source,
         scenes,
         factors=factors,
         steps=steps,
@@ -286,7 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=50, help="pictures drawn at once (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and noise (default: 0)")
     parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="sizes of the outlier")
-    parser.add_argument("--model", type=Path, help="folder of a pipeline (default: the trained Shapes model)")
+    parser.add_argument("--model", help="a Hub name or a folder (default: the trained Shapes model)")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="for the record and what is finished of it (default: the package)"
     )

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .checkpoints import Source, resolve
+
 if TYPE_CHECKING:
     from diffusers import SanaTransformer2DModel
     from transformers import Gemma2Model
@@ -101,12 +103,12 @@ def plant_in_transformer_(
 
 
 def copy_with_outliers(
-    source: str | Path, folder: str | Path, factor: float, channels: Sequence[int] = (CHANNEL,)
+    source: str | Path | Source, folder: str | Path, factor: float, channels: Sequence[int] = (CHANNEL,)
 ) -> Path:
     """Write a copy of a checkpoint whose transformer has outliers. Its other parts are links to those of `source`.
 
     Args:
-        source: a folder in diffusers' pipeline format.
+        source: what `load_sana` takes.
         folder: where to write; must not exist yet.
         factor: as in `plant_in_transformer_`.
         channels: likewise.
@@ -116,7 +118,7 @@ def copy_with_outliers(
 
     Raises:
         FileExistsError: it exists already.
-        ValueError: as `plant_in_transformer_`.
+        ValueError: as `plant_in_transformer_`, or `source` names nothing.
         OSError: weights of the transformer are missing: a copy would have random ones in their place.
 
     Chapter 7.
@@ -126,26 +128,26 @@ def copy_with_outliers(
 
     from diffusers import SanaTransformer2DModel
 
+    from .libraries import DTYPES, dtype_argument, quiet
     from .random_checkpoint import link_or_copy
-    from .sana import dtype_argument, quiet, variant_of
     from .weights import finite, fit
 
-    source, folder = Path(source), Path(folder)
+    found, folder = resolve(source), Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: give another folder, or remove that one first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    variant = variant_of(source)
-    finite("transformer", fit(source, "transformer", variant))
+    variant = found.variant
+    finite("transformer", fit(found.folder, "transformer", variant))
     import diffusers
 
     with tempfile.TemporaryDirectory(prefix=".sana-lab-", dir=folder.parent) as scratch, quiet():
         partial = Path(scratch) / folder.name
         # Hashes, where there are any, are those of the original.
         ignored = shutil.ignore_patterns("transformer", "manifest.json")
-        shutil.copytree(source, partial, copy_function=link_or_copy, ignore=ignored)
-        dtype = {"fp16": torch.float16}.get(variant, torch.bfloat16)
+        shutil.copytree(found.folder, partial, copy_function=link_or_copy, ignore=ignored)
+        dtype = DTYPES[found.trained or "bf16"]
         transformer = SanaTransformer2DModel.from_pretrained(
-            source, subfolder="transformer", variant=variant, **{dtype_argument(diffusers): dtype}
+            found.folder, subfolder="transformer", variant=variant, **{dtype_argument(diffusers): dtype}
         )
         plant_in_transformer_(transformer, channels, factor).save_pretrained(partial / "transformer", variant=variant)
         partial.rename(folder)

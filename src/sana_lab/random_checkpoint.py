@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .checkpoints import Source, resolve
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -23,13 +25,14 @@ if TYPE_CHECKING:
 NAME = "RANDOM.json"
 """The file that marks such a folder, and says what is in it."""
 
-DTYPES = ("bf16", "fp16")
+OF_FILES = ("bf16", "fp16")
+"""The types that such files may have."""
 SHARED = ("text_encoder", "vae")
 """What is the same in every checkpoint, and can be shared."""
 
 
 def make(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Source,
     folder: str | Path,
     *,
     seed: int = 0,
@@ -50,7 +53,7 @@ def make(
     in it do, and a second name without it.
 
     Args:
-        checkpoint: A name in `accounting.CHECKPOINTS`, or a folder whose configurations to take.
+        checkpoint: A name of a released one or a folder, whose configurations to take, or a `Source`.
         folder: Where to write; must not exist yet.
         seed: Of the weights.
         dtype: "bf16" or "fp16", of all weights.
@@ -71,21 +74,21 @@ def make(
     from tqdm import tqdm
 
     from .accounting import build, components
-    from .sana import DTYPES as TYPES
-    from .sana import quiet
+    from .libraries import DTYPES, quiet
 
     folder = Path(folder)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}.")
+    if dtype not in OF_FILES:
+        raise ValueError(f"dtype {dtype!r} is unknown: choose from {', '.join(OF_FILES)}.")
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed!r}: give a whole number from 0 up to 2**63 - 1.")
     if os.path.lexists(folder):
         raise FileExistsError(f"{folder} exists already: give another FOLDER, or remove that one first.")
     with quiet():
-        sized = build(checkpoint, TYPES[dtype])
+        source = resolve(checkpoint)
+        sized = build(source, DTYPES[dtype])
         shared = _shared(Path(parts_from), sized, dtype) if parts_from is not None else {}
     sizes = {name: size for name, size in components(sized).items() if name not in shared}
-    _check_room(folder, sum(sizes.values()), checkpoint)
+    _check_room(folder, sum(sizes.values()), source)
 
     where = device or _device()
     parts = {name: {"seed": seed, "dtype": dtype, "drawn_on": where} for name in sizes} | shared
@@ -106,18 +109,18 @@ def make(
                 if dtype == "fp16":
                     _name_without_variant(partial / name)
                 bar.update(size)
-        (partial / NAME).write_text(json.dumps(_mark(checkpoint, parts), indent=1) + "\n", encoding="utf-8")
+        (partial / NAME).write_text(json.dumps(_mark(source, parts), indent=1) + "\n", encoding="utf-8")
         partial.rename(folder)
     return folder
 
 
-def _mark(checkpoint: str | Path, parts: Mapping[str, dict]) -> dict:
+def _mark(source: Source, parts: Mapping[str, dict]) -> dict:
     import torch
 
     return {
         "what": "Seeded random weights: the sizes of a checkpoint, and nothing learned.",
         "made_by": "sana-lab make-random",
-        "checkpoint": Path(checkpoint).name,
+        "checkpoint": source.name,
         "torch": torch.__version__,
         "parts": dict(sorted(parts.items())),
     }
@@ -149,14 +152,14 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
 
 
-def _check_room(folder: Path, needed: int, checkpoint: str | Path) -> None:
+def _check_room(folder: Path, needed: int, source: Source) -> None:
     """Make the parent folder, and raise OSError if `needed` bytes and a little more do not fit there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed += 16 * 2**20  # configurations, headers, tokenizer
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise OSError(
-            f"{checkpoint} takes {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: give a FOLDER "
+            f"{source} takes {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: give a FOLDER "
             "on a larger disk, or share the large parts of another such checkpoint (--parts-from)."
         )
 
@@ -224,7 +227,7 @@ def mount(parent: typer.Typer) -> None:
 
 
 def _command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help='A released size, such as "600M-512" or "1.5-4.8B".')],
+    name: Annotated[str, typer.Argument(metavar="NAME", help='A released one, such as "600M-512" or "1.5-4.8B".')],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; must not exist yet.")],
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
     dtype: Annotated[str, typer.Option(help="bf16 or fp16, of all weights.")] = "bf16",

@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 
+from .checkpoints import PRECISIONS, Source, resolve, variant_of
 from .layers import contiguous_inputs_
-from .shapes import SHAPES_FOLDER, manifest
-from .weights import COMPONENTS, finite, fit, regular, whole
+from .libraries import DTYPES, dtype_argument, quiet
+from .weights import COMPONENTS, finite, fit, whole
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A pipeline on the Hugging Face Hub.
-
-    Args:
-        repo: its name there.
-        trained: the 16-bit type its transformer was trained in, `"fp16"` or `"bf16"`, and works in.
-        variants: whether the repository keeps 16-bit files beside 32-bit ones (`variant="fp16"`). Where it does not,
-            asking for a variant is an error (NVlabs/Sana issue 203).
-    """
-
-    repo: str
-    trained: str
-    variants: bool
-
-
-# Names and types: NVlabs/Sana, asset/docs/model_zoo.md; huggingface/diffusers, docs/source/en/api/pipelines/sana.md and
-# sana_sprint.md ("recommended dtype"). Variants: the same pages, for 1.5 and Sprint NVlabs/Sana issue 203.
-CHECKPOINTS = {
-    "600M-512": Checkpoint("Efficient-Large-Model/Sana_600M_512px_diffusers", "fp16", True),
-    "600M-1024": Checkpoint("Efficient-Large-Model/Sana_600M_1024px_diffusers", "fp16", True),
-    "1600M-512": Checkpoint("Efficient-Large-Model/Sana_1600M_512px_diffusers", "fp16", True),
-    "1600M-1024": Checkpoint("Efficient-Large-Model/Sana_1600M_1024px_diffusers", "fp16", True),
-    "1600M-1024-bf16": Checkpoint("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", "bf16", True),
-    "1600M-2K": Checkpoint("Efficient-Large-Model/Sana_1600M_2Kpx_BF16_diffusers", "bf16", True),
-    "1600M-4K": Checkpoint("Efficient-Large-Model/Sana_1600M_4Kpx_BF16_diffusers", "bf16", True),
-    "1.5-1.6B-1024": Checkpoint("Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers", "bf16", False),
-    "1.5-4.8B-1024": Checkpoint("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers", "bf16", False),
-    "sprint-0.6B-1024": Checkpoint("Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers", "bf16", False),
-    "sprint-1.6B-1024": Checkpoint("Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers", "bf16", False),
-}
-
-
 def load_sana(
-    model: str | Path,
+    model: str | Path | Source,
     precision: str,
     device: str | torch.device | None = None,
     *,
@@ -82,8 +43,8 @@ def load_sana(
     (diffusers issue 10336): a precision that does not fit the checkpoint is a `UserWarning`.
 
     Args:
-        model: `"shapes"`, a key of `CHECKPOINTS` or its Hub name, or a folder in diffusers' pipeline format. Where a
-            folder has files such as `diffusion_pytorch_model.fp16.safetensors`, these are used and tell the trained
+        model: `"shapes"`, a key of `sana_lab.checkpoints.CHECKPOINTS` or its Hub name, a folder in diffusers' pipeline
+            format, or what `sana_lab.checkpoints.resolve` returned. Where a folder has files such as `diffusion_pytorch_model.fp16.safetensors`, these are used and tell the trained
             type, which is bf16 otherwise. Only safetensors files are read.
         precision: one of `PRECISIONS`.
         device: where to put it: by default `"cuda"` where there is a GPU, real or virtual, else `"cpu"`.
@@ -113,25 +74,24 @@ def load_sana(
         raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}.")
     if slim and precision in DTYPES:
         raise ValueError(f"slim is for int8 and nf4; {precision} quantizes nothing: leave slim out, or ask for those.")
-    checkpoint = checkpoint_of(model)
+    source = resolve(model)
     device = _place(device, quantized=precision not in DTYPES)
     with quiet():
         parts = _parts(slim)
-        folder = download(model, checkpoint) if checkpoint else SHAPES_FOLDER if model == "shapes" else Path(model)
-        if model == "shapes" or (folder / manifest.NAME).exists():
-            manifest.check(folder)
-        pipeline_class = pipeline_class_of(folder)
-    variant = variant_of(folder)
-    trained = checkpoint.trained if checkpoint else variant
+        source.check()
+        pipeline_class = source.pipeline_class
+    trained = source.trained
     if precision in DTYPES and trained and (precision == "fp16") != (trained == "fp16"):
-        advice = f"{model} was trained in {trained} and does not draw well in {precision}: use {trained}, int8 or nf4."
+        advice = f"{source} was trained in {trained} and does not draw well in {precision}: use {trained}, int8 or nf4."
         warnings.warn(f"{advice} (diffusers issue 10336)", stacklevel=2)
     try:
         with quiet():
-            return _load(pipeline_class, folder, variant, precision, DTYPES[trained or "bf16"], device, parts)
+            return _load(pipeline_class, source.folder, source.variant, precision, DTYPES[trained or "bf16"], device, parts)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        how = f"download it again: `hf download {checkpoint.repo}`" if checkpoint else "get the folder again"
-        raise OSError(f"{folder}: files are missing or damaged ({_first_line(error)}); {how}.") from error
+        how = "get the folder again"
+        if source.checkpoint:
+            how = f"download it again: `hf download {source.checkpoint.repo}`"
+        raise OSError(f"{source.folder}: files are missing or damaged ({_first_line(error)}); {how}.") from error
 
 
 def _parts(slim: bool | Collection[str]) -> tuple[str, ...]:
@@ -204,20 +164,6 @@ def _load(
     return pipe
 
 
-def checkpoint_of(model: str | Path) -> Checkpoint | None:
-    """The checkpoint that `model` names; None for "shapes" and folders.
-
-    Raises:
-        ValueError: it names nothing.
-    """
-    named = {**CHECKPOINTS, **{c.repo: c for c in CHECKPOINTS.values()}}
-    if isinstance(model, str) and model in named:
-        return named[model]
-    if not isinstance(model, str | Path) or model == "" or (model != "shapes" and not Path(model).is_dir()):
-        raise ValueError(f"model {model!r} is unknown: choose from shapes, {', '.join(CHECKPOINTS)}, or give a folder.")
-    return None
-
-
 def _place(device: str | torch.device | None, quantized: bool) -> torch.device:
     """The device to load on.
 
@@ -238,106 +184,5 @@ def _place(device: str | torch.device | None, quantized: bool) -> torch.device:
     return place
 
 
-def download(model: str | Path, checkpoint: Checkpoint) -> Path:
-    """The folder of a Hub checkpoint in the local cache, downloaded if need be.
-
-    Raises:
-        OSError: neither cached nor within reach.
-    """
-    from diffusers import DiffusionPipeline
-
-    variant = checkpoint.trained if checkpoint.variants else None
-    try:
-        return Path(DiffusionPipeline.download(checkpoint.repo, variant=variant, use_safetensors=True))
-    except (OSError, ValueError) as error:
-        raise OSError(
-            f"{model} is {checkpoint.repo} on the Hugging Face Hub, which is not in this machine's cache and cannot be "
-            "had now: connect to a network, unset HF_HUB_OFFLINE if it is set, and run "
-            f'`hf download {checkpoint.repo}`; or use model="shapes", which needs no network.'
-        ) from error
-
-
-def pipeline_class_of(folder: Path) -> type:
-    """The class of pipeline that `folder` holds.
-
-    Raises:
-        ValueError: it holds none, another than Sana's, or one that the installed diffusers does not have.
-        OSError: there is something in it that is no file.
-    """
-    import diffusers
-
-    regular(folder)
-    index = folder / "model_index.json"
-    try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-        name = parts["_class_name"]
-        sound = all(isinstance(of, list) and len(of) == 2 for part, of in parts.items() if not part.startswith("_"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is no pipeline: it has no model_index.json. Give a folder that has.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{index} is damaged: it names no pipeline. Get the folder again.") from None
-    if name not in ("SanaPipeline", "SanaSprintPipeline"):
-        raise ValueError(f"{folder} holds a {name}, not a SanaPipeline or SanaSprintPipeline.")
-    if not sound:
-        raise ValueError(f"{index} is damaged: a component is a library and a class. Get the folder again.")
-    if not hasattr(diffusers, name):
-        raise ValueError(f"{name} needs a newer diffusers than {diffusers.__version__}: pip install -U diffusers.")
-    return getattr(diffusers, name)
-
-
-def variant_of(folder: Path, component: str = "transformer") -> str | None:
-    """Which 16-bit files of a component there are beside, or in place of, the plain ones."""
-    for variant in ("fp16", "bf16"):
-        if any((folder / component).glob(f"*.{variant}*.safetensors")):
-            return variant
-    return None
-
-
-def dtype_argument(library: ModuleType) -> str:
-    """What `from_pretrained` calls the type of the weights: `torch_dtype` until diffusers 0.40 and transformers 5.
-
-    Args:
-        library: the module `diffusers` or `transformers`.
-    """
-    version = tuple(int(part) for part in library.__version__.split(".")[:2])
-    renamed = {"diffusers": (0, 40), "transformers": (5, 0)}[library.__name__]
-    return "dtype" if version >= renamed else "torch_dtype"
-
-
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back loading bars and log lines, for the length of the block. Errors are exceptions; download bars stay."""
-    with hushed("bitsandbytes", "accelerate"):
-        # bitsandbytes, imported with diffusers' classes, logs that it lacks `kernels` (0.50.2, backends/cpu/ops.py)
-        import diffusers.utils.logging
-        import transformers.utils.logging
-
-        # Not transformers' disable_progress_bar(), which also turns off download bars (5.23.0, utils/logging.py).
-        bars = (diffusers.utils.logging, transformers.utils.logging)
-        before = [bar._tqdm_active for bar in bars]
-        try:
-            for bar in bars:
-                bar._tqdm_active = False
-            with hushed("diffusers", "transformers", "huggingface_hub"):  # these set their levels while imported
-                yield
-        finally:
-            for bar, active in zip(bars, before, strict=True):
-                bar._tqdm_active = active
-
-
-@contextmanager
-def hushed(*names: str) -> Iterator[None]:
-    """Switch the loggers of these libraries off, for the length of the block."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from . import accounting
+from .checkpoints import Source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -345,12 +346,12 @@ def drop_text_encoder_(pipe: SanaPipeline) -> int:
 
 
 def predict(
-    checkpoint: str | Path, precision: str = "int8", slim: bool | Collection[str] = True, *, granule: int = 1
+    checkpoint: str | Path | Source, precision: str = "int8", slim: bool | Collection[str] = True, *, granule: int = 1
 ) -> dict[str, int]:
     """Bytes that each component will hold after `load_sana(..., precision, slim=slim)`: weights, no activations.
 
     Args:
-        checkpoint: A name in `accounting.CHECKPOINTS`, or a folder in diffusers' pipeline format.
+        checkpoint: As in `accounting.build`.
         precision: "int8" or "nf4".
         slim: As in `load_sana`.
         granule: As in `accounting.predict`.
@@ -386,7 +387,7 @@ def _with_embedding_quantized(tensors: Iterator[accounting.Stored], model: Gemma
         yield replace(stored, tensor="SCB", dtype="float32", parameters=0, bytes=4 * rows)
 
 
-def savings(checkpoint: str | Path, precision: str = "int8") -> pd.DataFrame:
+def savings(checkpoint: str | Path | Source, precision: str = "int8") -> pd.DataFrame:
     """What each part saves, one after the other, counted on the meta device.
 
     Args:

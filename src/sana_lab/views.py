@@ -91,7 +91,7 @@ def _shapes(*names: str) -> dict[str, Any]:
     """Parts of the Shapes model."""
     from diffusers import SanaPipeline
 
-    from .sana import quiet
+    from .libraries import quiet
     from .shapes import SHAPES_FOLDER
 
     with quiet():

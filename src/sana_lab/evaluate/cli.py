@@ -38,7 +38,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--out", required=True, type=Path, metavar="FOLDER", help="for partial results and the record")
-    add("--model", default=plan.model, help='"shapes" or the folder of a pipeline; default: %(default)s')
+    add("--model", default=plan.model, help='"shapes", a name such as "600M-512", or a folder; default: %(default)s')
     add("--conditions", default=",".join(plan.conditions), help="names with commas; default: %(default)s")
     add("-n", "--n", type=int, default=plan.n, help="scenes of each number of objects; default: %(default)s")
     add("--n-of", type=_number_of, action="append", default=[], metavar="NAME=N", help="another n for one condition")

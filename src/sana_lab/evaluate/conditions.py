@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..checkpoints import Source, resolve
 from ..int8 import fake_quantize_, quantize, sqnr_db
 from ..layers import contiguous_inputs_
-from ..sana import dtype_argument, load_sana, quiet
-from ..shapes import SHAPES_FOLDER
+from ..libraries import DTYPES, dtype_argument, quiet
+from ..sana import load_sana
 from ..slim import quantize_embedding_, quantize_pointwise_
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ CONDITIONS = {
 REFERENCE = "bf16"
 
 
-def folder_of(model: str | Path) -> Path:
-    """The folder of "shapes", or the folder that was given."""
-    return SHAPES_FOLDER if model == "shapes" else Path(model)
-
-
-def load(model: str | Path, condition: Condition, device: str) -> SanaPipeline:
+def load(model: str | Path | Source, condition: Condition, device: str) -> SanaPipeline:
     """A pipeline under a condition, on a device, silent.
 
     Raises:
@@ -89,27 +85,29 @@ def load(model: str | Path, condition: Condition, device: str) -> SanaPipeline:
     return pipe
 
 
-def _partly_int8(model: str | Path, condition: Condition, device: str) -> SanaPipeline:
+def _partly_int8(model: str | Path | Source, condition: Condition, device: str) -> SanaPipeline:
     """The bf16 pipeline with some of its components loaded again in 8 bits, as chapter 5 loads them."""
     import diffusers
     import transformers
 
-    pipe = load_sana(model, "bf16", device)
+    source = resolve(model)
+    pipe = load_sana(source, "bf16", device)
     classes = {
-        "text_encoder": (transformers, transformers.AutoModel),
-        "transformer": (diffusers, diffusers.SanaTransformer2DModel),
+        "text_encoder": (transformers, transformers.AutoModel, torch.bfloat16),
+        "transformer": (diffusers, diffusers.SanaTransformer2DModel, DTYPES[source.trained or "bf16"]),
     }
     with quiet(), torch.cuda.device(device):  # quantized weights go to the current device
         for component in condition.components:
-            library, loader = classes[component]
+            library, loader, dtype = classes[component]
             quantized = loader.from_pretrained(
-                folder_of(model),
+                source.folder,
                 subfolder=component,
+                variant=source.variant,
                 quantization_config=library.BitsAndBytesConfig(
                     load_in_8bit=True, llm_int8_threshold=condition.threshold
                 ),
                 use_safetensors=True,
-                **{dtype_argument(library): torch.bfloat16},
+                **{dtype_argument(library): dtype},
             )
             setattr(pipe, component, contiguous_inputs_(quantized.eval()))
         if condition.slim and "transformer" in condition.components:

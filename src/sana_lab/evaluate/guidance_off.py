@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import evidence
+from ..digests import weights_digest
 from ..evidence import journal
 from ..shapes import SHAPES_FOLDER, caption, manifest
 from ..shapes.scenes import Scene
@@ -271,7 +272,7 @@ class Plan:
         """What partial results of a folder must have in common; `ways` and `n` may grow."""
         return {
             "format": FORMAT,
-            "weights": s.weights_digest(SHAPES_FOLDER),
+            "weights": weights_digest(SHAPES_FOLDER),
             "scenes": s.scenes_digest(self.seed),
             "steps": self.steps,
             "sprint_steps": SPRINT_STEPS,
@@ -504,7 +505,7 @@ def load(*, folder: Path = evidence.FOLDER) -> Record:
         raise ValueError(f"record {RECORD!r} has format {settings.get('format')}, this code reads {FORMAT}; {again}")
     if settings["scenes"] != s.scenes_digest(settings["seed"]):
         raise ValueError(f"record {RECORD!r} is of other scenes than this code draws; {again}")
-    if settings["weights"] != (here := s.weights_digest(SHAPES_FOLDER)):
+    if settings["weights"] != (here := weights_digest(SHAPES_FOLDER)):
         raise ValueError(f"record {RECORD!r} is of weights {settings['weights']}, the model here has {here}; {again}")
     return Record(found)
 

@@ -23,9 +23,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import evidence, isolated
+from ..checkpoints import Source, resolve
 from ..evidence import journal
 from ..generate import drawing
-from ..shapes import caption, manifest
+from ..shapes import caption
 from ..shapes.scenes import Scene
 from ..shapes.scoring import ALL_RIGHT
 from . import conditions as c
@@ -50,7 +51,7 @@ class Plan:
     """What a run does.
 
     Args:
-        model: "shapes" or a pipeline's folder.
+        model: what `load_sana` takes.
         conditions: names from `conditions.CONDITIONS`; the reference is always drawn.
         n: paired scenes of each number of objects.
         n_of: another number for some conditions.
@@ -69,7 +70,7 @@ class Plan:
     Chapter 6.
     """
 
-    model: str = "shapes"
+    model: str | Path | Source = "shapes"
     conditions: tuple[str, ...] = tuple(c.CONDITIONS)
     n: int = 500
     n_of: tuple[tuple[str, int], ...] = ()
@@ -400,14 +401,14 @@ def settings(plan: Plan) -> dict[str, Any]:
     """What all partial results of a folder must have in common, as plain JSON.
 
     Raises:
-        ValueError: the model's folder holds no weights.
-        OSError: "shapes" is not there or damaged.
+        ValueError: the model is unknown, or its folder holds no weights.
+        OSError: its files are missing or damaged.
     """
-    if plan.model == "shapes":
-        manifest.check(c.folder_of(plan.model))
+    source = resolve(plan.model)
+    source.check()
     return {
         "format": s.FORMAT,
-        "weights": s.weights_digest(c.folder_of(plan.model)),
+        "weights": source.digest,
         "scenes": s.scenes_digest(plan.seed),
         "objects": list(plan.objects),
         "steps": plan.steps,
@@ -423,7 +424,7 @@ def command(plan: Plan, world: int = 1) -> str:
     usual = Plan()
     words = ["sana-lab evaluate"] if world == 1 else [f"accelerate launch --num_processes {world} -m sana_lab.evaluate"]
     if plan.model != usual.model:
-        words.append(f"--model {Path(plan.model).name}")
+        words.append(f"--model {resolve(plan.model).name}")
     if plan.conditions != usual.conditions:
         words.append(f"--conditions {','.join(plan.conditions)}")
     words.append(f"-n {plan.n}")

@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from .. import evidence
+from ..checkpoints import Source, resolve
 from ..shapes import SHAPES_FOLDER, caption, sample_scenes
 from ..shapes.scenes import Scene
 from ..shapes.scoring import ALL_RIGHT, ATTRIBUTES, Z_95, Rate, adherence
@@ -288,12 +289,14 @@ class Evaluation:
         )
 
 
-def load_evaluation(name: str = RECORD, *, model: Path = SHAPES_FOLDER, folder: Path = evidence.FOLDER) -> Evaluation:
+def load_evaluation(
+    name: str = RECORD, *, model: str | Path | Source = SHAPES_FOLDER, folder: Path = evidence.FOLDER
+) -> Evaluation:
     """Read a record of `sana-lab evaluate`, if it belongs to today's scenes, reader and weights.
 
     Args:
         name: of the record.
-        model: the folder of the weights that it should be of.
+        model: whose weights it should be of: what `load_sana` takes.
         folder: where records lie.
 
     Raises:
@@ -309,7 +312,7 @@ def load_evaluation(name: str = RECORD, *, model: Path = SHAPES_FOLDER, folder: 
         raise ValueError(f"record {name!r} has format {settings.get('format')}, this code reads {FORMAT}; {again}")
     if settings["scenes"] != scenes_digest(settings["seed"]):
         raise ValueError(f"record {name!r} is of other scenes than this code draws; {again}")
-    if settings["weights"] != (found := weights_digest(model)):
+    if settings["weights"] != (found := resolve(model).digest):
         raise ValueError(f"record {name!r} is of weights {settings['weights']}, the model here has {found}; {again}")
     for example in record["results"]["examples"]:
         scene = paired_scenes(example["i"] + 1, example["objects"], settings["seed"])[-1]
@@ -328,16 +331,3 @@ def scenes_digest(seed: int) -> str:
     """Sixteen hexadecimal digits that change when any of the paired scenes does."""
     captions = [caption(scene) for objects in (1, 2) for scene in paired_scenes(SCENES, objects, seed)]
     return hashlib.sha256("\n".join(captions).encode()).hexdigest()[:16]
-
-
-def weights_digest(model: Path) -> str:
-    """Sixteen hexadecimal digits that change when any weight or configuration in a pipeline's folder does.
-
-    Raises:
-        ValueError: there are no weights.
-    """
-    files = sorted(p for p in Path(model).rglob("*") if p.suffix in (".safetensors", ".json") and p.parent != model)
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise ValueError(f"{model} holds no weights (*.safetensors): give the folder of a pipeline")
-    lines = [f"{p.relative_to(model).as_posix()} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

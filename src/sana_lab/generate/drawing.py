@@ -7,10 +7,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
+
+    from ..checkpoints import Source
 
 
 def check(steps: int | None, guidance: float, seed: int, size: int | None) -> None:
@@ -29,16 +32,16 @@ def check(steps: int | None, guidance: float, seed: int, size: int | None) -> No
         raise ValueError(f"--size {size}: give a multiple of 32, such as 512.")
 
 
-def warn_of_unknown_words(model: str, prompts: Sequence[str], say: Callable[[str], None]) -> None:
+def warn_of_unknown_words(source: Source, prompts: Sequence[str], say: Callable[[str], None]) -> None:
     """Name the words that the Shapes model never saw."""
     from ..shapes import describe_unknown_words
 
-    unknown = dict.fromkeys(w for p in prompts for w in describe_unknown_words(p)) if model == "shapes" else ()
+    unknown = dict.fromkeys(w for p in prompts for w in describe_unknown_words(p)) if source.model == "shapes" else ()
     if unknown:
         say(f"warning: the Shapes model never saw these words and will guess: {', '.join(unknown)}")
 
 
-def load(model: str, precision: str, say: Callable[[str], None], device: str | None = None) -> SanaPipeline:
+def load(model: str | Path | Source, precision: str, say: Callable[[str], None], device: str | None = None) -> SanaPipeline:
     """A pipeline, its warnings said in a line each. Draw with it in `hushed`.
 
     Raises:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ..checkpoints import Source, resolve
 from . import drawing
 from .prompts import slug
 
@@ -15,7 +16,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 def run(
     prompts: list[str],
     *,
-    model: str,
+    model: str | Path | Source,
     precision: str,
     steps: int | None,
     guidance: float,
@@ -61,8 +62,9 @@ def run(
     from .. import use_accelerator
 
     use_accelerator(gpus=gpus, vram=vram, virtual=virtual)
-    pipe = drawing.load(model, precision, say)
-    drawing.warn_of_unknown_words(model, prompts, say)
+    source = resolve(model)
+    pipe = drawing.load(source, precision, say)
+    drawing.warn_of_unknown_words(source, prompts, say)
     pipe.set_progress_bar_config(desc="drawing", unit="step", leave=False)
     seeds = range(seed, seed + len(prompts))
     with drawing.hushed():

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..checkpoints import PRECISIONS, Source, resolve
 from ..evidence import journal
 from ..launched import FEWER, Place, fewer_than_asked
 from ..machine import processor
@@ -57,7 +58,7 @@ def batches(wanted: list[Wanted], batch: int) -> list[list[Wanted]]:
 def run(
     file: Path,
     *,
-    model: str,
+    model: str | Path | Source,
     precision: str,
     steps: int | None,
     guidance: float,
@@ -112,7 +113,8 @@ def run(
         tell(f"warning: {warning}")
     device, device_name = _gpu(place, vram, virtual)
 
-    settings = _settings(model, precision, steps, guidance, size, batch)
+    source = resolve(model)
+    settings = _settings(source, precision, steps, guidance, size, batch)
     made_by = {"device": device_name, **evidence.installed_versions()}
     out.mkdir(parents=True, exist_ok=True)
     parts = batches(wanted, batch)
@@ -125,10 +127,10 @@ def run(
     share: dict[str, Any] = {"pictures": 0, "seconds": 0.0, "load_seconds": 0.0}
     share |= {"first_batch_pictures": 0, "first_batch_seconds": 0.0, "device": device_name}
     if place.rank == 0:
-        drawing.warn_of_unknown_words(model, [w.prompt for w in wanted], say)
+        drawing.warn_of_unknown_words(source, [w.prompt for w in wanted], say)
     if mine:
         start = time.perf_counter()
-        pipe = drawing.load(model, precision, tell, device)
+        pipe = drawing.load(source, precision, tell, device)
         pipe.set_progress_bar_config(disable=True)
         share["load_seconds"] = time.perf_counter() - start
         _warn_of_long_prompts(pipe.tokenizer, wanted, tell)
@@ -270,7 +272,7 @@ def _gpu(place: Place, vram: str, virtual: bool | None) -> tuple[str | None, str
 
 
 def _settings(
-    model: str, precision: str, steps: int | None, guidance: float, size: int | None, batch: int
+    model: str | Path | Source, precision: str, steps: int | None, guidance: float, size: int | None, batch: int
 ) -> dict[str, Any]:
     """What decides how every picture looks, found out without loading anything.
 
@@ -278,57 +280,20 @@ def _settings(
         ValueError: unknown model or precision, or a folder that holds no pipeline.
         OSError: the model's files are missing.
     """
-    import inspect
-
-    from .. import sana
-    from ..shapes import manifest
-
-    if precision not in sana.PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(sana.PRECISIONS)}.")
-    checkpoint = sana.checkpoint_of(model)
-    with sana.quiet():
-        folder = sana.download(model, checkpoint) if checkpoint else Path(model)
-        folder = sana.SHAPES_FOLDER if model == "shapes" else folder
-        if model == "shapes":
-            manifest.check(folder)
-        own_steps = inspect.signature(sana.pipeline_class_of(folder).__call__).parameters["num_inference_steps"].default
-    try:
-        side = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))["sample_size"]
-        blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["encoder_block_out_channels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise OSError(f"{folder}: files are missing or damaged ({error}); get the folder again.") from None
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}.")
+    source = resolve(model)
+    source.check()
+    own_steps = source.steps  # which refuses a folder that holds no pipeline, before a hash is taken of it
     return {
-        "model": model if checkpoint or model == "shapes" else folder.resolve().name,
-        # A folder of the Hub's cache is named by its commit.
-        "weights": folder.name if checkpoint else fingerprint(folder),
+        "model": source.name,
+        "weights": source.digest,
         "precision": precision,
         "steps": steps or own_steps,
         "guidance": float(guidance),
-        "size": size or side * 2 ** (len(blocks) - 1),
+        "size": size or source.side,
         "batch": batch,
     }
-
-
-def fingerprint(folder: Path, leave_out: Path | None = None) -> str:
-    """Sixteen hexadecimal digits that tell one training from another, of samples and not of gigabytes.
-
-    Of each file of weights and each configuration: its name, its size, and 16 evenly spaced blocks of 64 KiB.
-
-    Args:
-        folder: of a pipeline.
-        leave_out: a folder whose files do not count, wherever it is.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.parent != folder):
-        if leave_out is not None and path.resolve().is_relative_to(leave_out.resolve()):
-            continue
-        length = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()} {length}\n".encode())
-        with path.open("rb") as file:
-            for k in range(16):
-                file.seek(length * k // 16)
-                digest.update(file.read(2**16))
-    return digest.hexdigest()[:16]
 
 
 def _notes(part: list[Wanted], settings: dict[str, Any]) -> list[tuple[Wanted, dict[str, str]]]:

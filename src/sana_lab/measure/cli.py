@@ -20,7 +20,7 @@ def mount(parent: typer.Typer) -> None:
 
 
 def _command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint; `make-random` makes one.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help='A checkpoint, or a Hub name such as "600M-512"; `make-random` makes one.')],
     methods: Annotated[
         list[str] | None,
         typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated.  [default: all that are installed]"),
@@ -45,9 +45,10 @@ def _command(
         if match is None or int(match[1]) < 32 or int(match[1]) % 32 or int(match[2]) < 1:
             raise ValueError(f"--size {size}: give pixels and pictures, such as 512x1; pixels a multiple of 32.")
         pairs.append((int(match[1]), int(match[2])))
-    out = out or folder.with_name(f"{folder.name}-measured")
     installed = find_spec("torchao") is not None
-    jobs = jobs_for(folder, methods or [m for m, how in METHODS.items() if installed or not how.torchao], pairs)
+    jobs = jobs_for(folder if folder.is_dir() else str(folder), methods or [m for m, how in METHODS.items() if installed or not how.torchao], pairs)
+    beside = folder if folder.is_dir() else Path(jobs[0].checkpoint)
+    out = out or beside.with_name(f"{beside.name}-measured")
     real = on_real_gpu()
     if pairs and not real:
         typer.echo("sana-lab: no real GPU here: bytes are counted on the virtual one, and nothing is timed.", err=True)

@@ -85,12 +85,12 @@ def record(
     from tqdm import tqdm
 
     from .. import use_accelerator
-    from ..evaluate.statistics import weights_digest
+    from ..digests import weights_digest
     from ..evidence.journal import Journal
     from ..fast import ENOUGH_DB, rounding
+    from ..libraries import hushed
     from ..outliers import draw
     from ..planted import copy_with_outliers
-    from ..sana import hushed
     from ..shapes import SHAPES_FOLDER, caption, reader, sample_scenes
 
     scenes = sample_scenes(n, 2, seed)

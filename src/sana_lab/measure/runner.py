@@ -14,8 +14,9 @@ from queue import Empty, Queue
 from typing import Any
 
 from .. import evidence, isolated, machine
+from ..checkpoints import Source, resolve
+from ..digests import weights_digest
 from ..evidence import journal
-from ..generate.many import fingerprint
 from .methods import LIMIT, METHODS, find
 
 RECORD = "measured"
@@ -51,15 +52,28 @@ class Job:
         return f"{self.checkpoint}--{self.method}"
 
 
-def jobs_for(folder: Path, methods: Iterable[str] = tuple(METHODS), sizes: Sequence[tuple[int, int]] = ()) -> list[Job]:
+def jobs_for(
+    model: str | Path | Source, methods: Iterable[str] = tuple(METHODS), sizes: Sequence[tuple[int, int]] = ()
+) -> list[Job]:
     """The jobs of one checkpoint.
 
+    Args:
+        model: what `load_sana` takes.
+        methods: keys of `METHODS`.
+        sizes: see `Job`.
+
     Raises:
-        ValueError: an unknown method, or a folder that is no checkpoint.
+        ValueError: an unknown method, or something that is no checkpoint.
+        OSError: one of the Hub that cannot be had.
     """
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} is no checkpoint: `sana-lab make-random 600M-512 {folder}` makes one to measure.")
-    return [Job(folder, name, tuple(sizes)) for name in methods if find(name)]
+    try:
+        source = resolve(model)
+        there = (source.folder / "model_index.json").is_file()
+    except ValueError:
+        there = False
+    if not there:
+        raise ValueError(f"{model} is no checkpoint: `sana-lab make-random 600M-512 {model}` makes one to measure.")
+    return [Job(source.folder, name, tuple(sizes), source.name) for name in methods if find(name)]
 
 
 def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, progress: bool = True) -> list[Job]:
@@ -120,7 +134,7 @@ def hold(jobs: Sequence[Job], out: Path) -> None:
     made_by = {"machine": evidence.this_machine()["device"], "versions": evidence.installed_versions()}
     for checkpoint, folder in {job.checkpoint: job.folder for job in jobs}.items():
         files = [out / f"{job.name}.json" for job in jobs if job.checkpoint == checkpoint]
-        settings = {"weights": fingerprint(folder, out), **made_by}
+        settings = {"weights": weights_digest(folder, out), **made_by}
         there = [file for file in files if file.exists()]
         journal.hold(out / f"{checkpoint}--settings.json", settings, place=out, results=there)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..accelerator import on_real_gpu
+from ..checkpoints import Source, resolve
 from ..evidence import journal
 from ..machine import clocks
 from .methods import Method, find
@@ -35,7 +36,7 @@ COMPILED_SIZES = 2
 """How many of the sizes are drawn in the ways that compile: each is compiled anew."""
 
 
-def load(folder: Path, method: Method) -> SanaPipeline:
+def load(model: str | Path | Source, method: Method) -> SanaPipeline:
     """The pipeline that a method asks for, with its weights where the method wants them.
 
     Raises:
@@ -44,10 +45,11 @@ def load(folder: Path, method: Method) -> SanaPipeline:
     """
     from ..sana import load_sana
 
+    source = resolve(model)
     precision = method.precision
     if precision == "16-bit":
-        precision = "fp16" if (folder / "transformer/diffusion_pytorch_model.fp16.safetensors").exists() else "bf16"
-    pipe = load_sana(folder, precision, "cpu" if method.offload else "cuda", slim=method.slim)
+        precision = source.trained or "bf16"
+    pipe = load_sana(source, precision, "cpu" if method.offload else "cuda", slim=method.slim)
     pipe.set_progress_bar_config(disable=True)
     if method.threshold != 6 and precision == "int8":
         set_threshold_(pipe, method.threshold)
@@ -79,11 +81,13 @@ def set_threshold_(pipe: SanaPipeline, threshold: float) -> None:
                 layer.state.threshold = threshold
 
 
-def measure(folder: Path, name: str, sizes: Sequence[tuple[int, int]], keep: Callable[[dict], None]) -> dict[str, Any]:
+def measure(
+    model: str | Path | Source, name: str, sizes: Sequence[tuple[int, int]], keep: Callable[[dict], None]
+) -> dict[str, Any]:
     """Load, count, and on a real GPU draw and time.
 
     Args:
-        folder: of a checkpoint.
+        model: what `load_sana` takes.
         name: of a method.
         sizes: (pixels a side, pictures at once) to draw and time.
         keep: called with what is known so far, whenever there is more.
@@ -103,7 +107,7 @@ def measure(folder: Path, name: str, sizes: Sequence[tuple[int, int]], keep: Cal
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    pipe = load(folder, method)
+    pipe = load(model, method)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     gc.collect()

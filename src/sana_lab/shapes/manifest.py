@@ -5,18 +5,12 @@ The list is `manifest.json` in the model's folder: `{"files": {"transformer/conf
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+from ..digests import sha256
 from ..evidence import journal
 
 NAME = "manifest.json"
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: str | Path) -> Path:

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 from .. import use_accelerator
-from ..sana import quiet
+from ..libraries import quiet
 from .faults import Fault
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, files, requires, version
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -21,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from .. import evidence
+from ..checkpoints import Source, resolve
 from . import sizes
 from .here import installed, nearest
 from .stacks import BOOK, LIBRARIES
@@ -116,11 +118,11 @@ class Diagnosis:
     __repr__ = __str__
 
 
-def doctor(model: str = "shapes", precision: str = "int8") -> Diagnosis:
+def doctor(model: str | Path | Source = "shapes", precision: str = "int8") -> Diagnosis:
     """Look at this environment.
 
     Args:
-        model: `"shapes"`, or a name that `sana_lab.accounting` knows, such as `"1600M-1024"`.
+        model: what `load_sana` takes, such as `"1600M-1024"`. Of a released one nothing is downloaded.
         precision: fp32, bf16, fp16, int8 or nf4.
 
     Raises:
@@ -128,7 +130,8 @@ def doctor(model: str = "shapes", precision: str = "int8") -> Diagnosis:
 
     Chapter 10.
     """
-    return diagnose(look(sizes.recorded(model, precision)), model, precision)
+    source = resolve(model)
+    return diagnose(look(sizes.recorded(source, precision)), source.name, precision)
 
 
 # ---- facts ------------------------------------------------------------------------------------------------------

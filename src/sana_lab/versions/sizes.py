@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .. import evidence
+from ..checkpoints import PRECISIONS, Source, resolve
 
 NAME = "model_bytes"
 COMMAND = "python -m sana_lab.versions.sizes"
@@ -15,14 +18,14 @@ def main() -> None:
     """Count, and write the record."""
     from tqdm import tqdm
 
-    from ..accounting import CHECKPOINTS, PRECISIONS
+    from ..accounting import CHECKPOINTS
 
     results = {name: {p: counted(name, p) for p in PRECISIONS} for name in tqdm(("shapes", *CHECKPOINTS), unit="model")}
     what = "Bytes that the text encoder, the transformer and the autoencoder of a checkpoint hold, without activations."
     evidence.save(NAME, what=what, command=COMMAND, results=results)
 
 
-def counted(model: str, precision: str) -> int:
+def counted(model: str | Path | Source, precision: str) -> int:
     """Bytes of all three networks, each tensor in blocks of 512 bytes as CUDA's allocator counts."""
     from ..accounting import predict
     from .folder import source
@@ -30,18 +33,22 @@ def counted(model: str, precision: str) -> int:
     return sum(predict(source()[0] if model == "shapes" else model, precision, granule=512).values())
 
 
-def recorded(model: str, precision: str) -> int:
-    """The same from the record.
+def recorded(model: str | Path | Source, precision: str) -> int | None:
+    """The same from the record. A folder of which there is none is counted, if the libraries can be imported.
 
     Raises:
         ValueError: no such model or precision; the text lists what there is.
     """
-    table = evidence.load(NAME)["results"]
-    if model not in table:
-        raise ValueError(f"model {model!r} is unknown: choose from {', '.join(table)}.")
-    if precision not in table[model]:
-        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(table[model])}.")
-    return table[model][precision]
+    source = resolve(model)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}.")
+    if source.checkpoint or source.model == "shapes":
+        name = source.checkpoint.like if source.checkpoint else "shapes"
+        return evidence.load(NAME)["results"][name][precision]
+    try:
+        return counted(source, precision)
+    except ImportError:
+        return None
 
 
 if __name__ == "__main__":
