@@ -276,7 +276,9 @@ def _dtype(precision: str) -> torch.dtype:
     return DTYPES.get(precision, torch.bfloat16)
 
 
-def predict(checkpoint: str | Path | Source, precision: str | Mapping[str, str] = "bf16", *, granule: int = 1) -> dict[str, int]:
+def predict(
+    checkpoint: str | Path | Source, precision: str | Mapping[str, str] = "bf16", *, granule: int = 1
+) -> dict[str, int]:
     """Bytes that each component of a checkpoint will hold once loaded: weights and buffers, no activations.
 
     Args:

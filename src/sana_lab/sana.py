@@ -20,6 +20,7 @@ from .weights import COMPONENTS, finite, fit, whole
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
 
+
 def load_sana(
     model: str | Path | Source,
     precision: str,
@@ -44,8 +45,9 @@ def load_sana(
 
     Args:
         model: `"shapes"`, a key of `sana_lab.checkpoints.CHECKPOINTS` or its Hub name, a folder in diffusers' pipeline
-            format, or what `sana_lab.checkpoints.resolve` returned. Where a folder has files such as `diffusion_pytorch_model.fp16.safetensors`, these are used and tell the trained
-            type, which is bf16 otherwise. Only safetensors files are read.
+            format, or what `sana_lab.checkpoints.resolve` made of one of these. Where a folder has files such as
+            `diffusion_pytorch_model.fp16.safetensors`, these are used and tell the trained type, which is bf16
+            otherwise. Only safetensors files are read.
         precision: one of `PRECISIONS`.
         device: where to put it: by default `"cuda"` where there is a GPU, real or virtual, else `"cpu"`.
         slim: quantize also what the recipe leaves in 16 bits: `"pointwise"`, the 1x1 convolutions of the transformer's
@@ -80,18 +82,18 @@ def load_sana(
         parts = _parts(slim)
         source.check()
         pipeline_class = source.pipeline_class
-    trained = source.trained
+    folder, trained = source.folder, source.trained
     if precision in DTYPES and trained and (precision == "fp16") != (trained == "fp16"):
         advice = f"{source} was trained in {trained} and does not draw well in {precision}: use {trained}, int8 or nf4."
         warnings.warn(f"{advice} (diffusers issue 10336)", stacklevel=2)
     try:
         with quiet():
-            return _load(pipeline_class, source.folder, source.variant, precision, DTYPES[trained or "bf16"], device, parts)
+            return _load(pipeline_class, folder, source.variant, precision, DTYPES[trained or "bf16"], device, parts)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         how = "get the folder again"
         if source.checkpoint:
             how = f"download it again: `hf download {source.checkpoint.repo}`"
-        raise OSError(f"{source.folder}: files are missing or damaged ({_first_line(error)}); {how}.") from error
+        raise OSError(f"{folder}: files are missing or damaged ({_first_line(error)}); {how}.") from error
 
 
 def _parts(slim: bool | Collection[str]) -> tuple[str, ...]:
@@ -147,9 +149,7 @@ def _load(
         return whole(name, kind.from_pretrained(folder, subfolder=name, output_loading_info=True, **options))
 
     with torch.cuda.device(device) if quantized else nullcontext():  # quantized weights go to the current device
-        transformer = load(
-            diffusers.SanaTransformer2DModel, "transformer", **options(diffusers, wanted["transformer"])
-        )
+        transformer = load(diffusers.SanaTransformer2DModel, "transformer", **options(diffusers, wanted["transformer"]))
         if "pointwise" in parts:
             slim.quantize_pointwise_(transformer, precision)
         text_encoder = load(transformers.AutoModel, "text_encoder", **options(transformers, wanted["text_encoder"]))

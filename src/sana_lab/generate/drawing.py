@@ -41,7 +41,9 @@ def warn_of_unknown_words(source: Source, prompts: Sequence[str], say: Callable[
         say(f"warning: the Shapes model never saw these words and will guess: {', '.join(unknown)}")
 
 
-def load(model: str | Path | Source, precision: str, say: Callable[[str], None], device: str | None = None) -> SanaPipeline:
+def load(
+    model: str | Path | Source, precision: str, say: Callable[[str], None], device: str | None = None
+) -> SanaPipeline:
     """A pipeline, its warnings said in a line each. Draw with it in `hushed`.
 
     Raises:

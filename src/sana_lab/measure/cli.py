@@ -20,7 +20,10 @@ def mount(parent: typer.Typer) -> None:
 
 
 def _command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help='A checkpoint, or a Hub name such as "600M-512"; `make-random` makes one.')],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help='A folder, as `make-random` makes one, or a name such as "600M-512".'),
+    ],
     methods: Annotated[
         list[str] | None,
         typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated.  [default: all that are installed]"),
@@ -29,7 +32,7 @@ def _command(
         list[str] | None, typer.Option("--size", help='Such as "1024x4": pixels, pictures at once; may be repeated.')
     ] = None,
     limit: Annotated[float, typer.Option(help="Seconds for one method.")] = LIMIT,
-    out: Annotated[Path | None, typer.Option(help="Folder for results.  [default: FOLDER-measured]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results.  [default: MODEL-measured]")] = None,
 ) -> None:
     """Measure a checkpoint, each method in a process of its own: bytes, and on a real GPU times.
 
@@ -46,7 +49,8 @@ def _command(
             raise ValueError(f"--size {size}: give pixels and pictures, such as 512x1; pixels a multiple of 32.")
         pairs.append((int(match[1]), int(match[2])))
     installed = find_spec("torchao") is not None
-    jobs = jobs_for(folder if folder.is_dir() else str(folder), methods or [m for m, how in METHODS.items() if installed or not how.torchao], pairs)
+    methods_here = [name for name, how in METHODS.items() if installed or not how.torchao]
+    jobs = jobs_for(folder if folder.is_dir() else str(folder), methods or methods_here, pairs)
     beside = folder if folder.is_dir() else Path(jobs[0].checkpoint)
     out = out or beside.with_name(f"{beside.name}-measured")
     real = on_real_gpu()
