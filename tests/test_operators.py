@@ -144,13 +144,19 @@ def refusal(call):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("torch.ones(3, 2, dtype=torch.int64, device=D) @ torch.ones(2, dtype=torch.int64, device=D)", "addmv_impl_cuda"),
+        (
+            "torch.ones(3, 2, dtype=torch.int64, device=D) @ torch.ones(2, dtype=torch.int64, device=D)",
+            "addmv_impl_cuda",
+        ),
         ("torch.nn.functional.linear(torch.ones(2, 3, 2).int().to(D), torch.ones(2, 2).int().to(D))", "addmm_cuda"),
         ("torch.ones(4, 4, dtype=torch.int32, device=D).matrix_power(3)", "addmm_cuda"),
         ("torch._int_mm(torch.ones(16, 8).char().to(D), torch.ones(8, 8).char().to(D))", "greater than 16, but got 16"),
         ("torch.fft.rfft(torch.ones(12, device=D).half())", "powers of two"),
         ("torch.histogram(torch.ones(4, device=D), 3)", "aten::histogram.bin_ct"),
-        ("torch.nn.functional.layer_norm(torch.ones(2, 4, device=D).half(), (4,), torch.ones(4, device=D))", "Half but"),
+        (
+            "torch.nn.functional.layer_norm(torch.ones(2, 4, device=D).half(), (4,), torch.ones(4, device=D))",
+            "Half but",
+        ),
         ("torch.ones(3, device=D).tensor_split(torch.tensor([1], device=D))", "to be on cpu"),
         ("torch.ones(3, device=D).map_(torch.ones(3, device=D), lambda a, b: a)", "only implemented on CPU"),
         ("torch.nn.LSTM(4, 3).to(D)(torch.ones(2, 1, 4))", "found input tensor at cpu and parameter tensor at cuda:0"),

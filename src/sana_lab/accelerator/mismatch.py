@@ -57,7 +57,6 @@ KERNELS: dict[str, tuple[str, str]] = {
     "dropout": ("_native_dropout", "input"),
     "_nested_tensor_from_tensor_list": ("cat", "tensors=list"),
     "_sparse_mm": ("addmm", "self=dense mat1=sparse mat2=dense"),  # into a result that is made where `dense` is
-    "sparse_coo_tensor": ("__sparse_coo_tensor_with_dims_and_tensors", "indices values"),
 }
 """Python function -> the CUDA kernel that first compares devices, and its arguments in the order it does: `self=bias`
 reads "the kernel's `self` is the Python function's `bias`", `a|b` "whichever the function has"."""
