@@ -56,7 +56,6 @@ KERNELS: dict[str, tuple[str, str]] = {
     "sparse_coo_tensor": ("__sparse_coo_tensor_with_dims_and_tensors", "indices values"),
     "dropout": ("_native_dropout", "input"),
     "_nested_tensor_from_tensor_list": ("cat", "tensors=list"),
-    "_sparse_mm": ("addmm", "self=dense mat1=sparse mat2=dense"),  # into a result that is made where `dense` is
 }
 """Python function -> the CUDA kernel that first compares devices, and its arguments in the order it does: `self=bias`
 reads "the kernel's `self` is the Python function's `bias`", `a|b` "whichever the function has"."""
@@ -180,7 +179,7 @@ def _same_device(given: list[Given], kernel: str, backend: str = "") -> None:
     for g in given:
         if g.device != given[0].device:
             sparse = next((SPARSE[g.tensor.layout] for g in given if g.tensor.layout in SPARSE), "")
-            if sparse and not kernel.startswith("_"):
+            if sparse and not kernel.startswith(("_", "out_")):
                 kernel = f"_{kernel}"
             raise words.wrong_argument(g.name, g.device, given[0].device, kernel, backend or sparse or "CUDA")
 
@@ -232,9 +231,18 @@ def _linear(given: list[Given]) -> None:
 
 def _matrix_vector(given: list[Given]) -> None:
     """`mv`: `addmv` into its `out=`, or into a new vector like `vec`."""
+    if given[0].tensor.layout == torch.sparse_coo:
+        _same_device(_ordered(given, "self|input vec"), "_mv")
     out = any(g.name == "out" for g in given)
     order = "self=out mat=self|input vec" if out else "self=vec mat=self|input vec"
     _same_device(_ordered(given, order), "addmv_out_out" if out else "addmv_")
+
+
+def _sparse_product(given: list[Given]) -> None:
+    """`torch.sparse.mm`: of two sparse tensors, or `addmm` into a result that is made where the dense one is."""
+    if all(g.tensor.layout == torch.sparse_coo for g in given):
+        _same_device(_renamed(given, "self other"), "__sparse_sparse_matmul")
+    _same_device(_ordered(given, "self=dense mat1=sparse mat2=dense"), "addmm")
 
 
 def _einsum(given: list[Given]) -> None:
@@ -362,6 +370,7 @@ FAMILIES: dict[str, Callable[[list[Given]], None]] = {
     "mv": _matrix_vector,
     **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], _recurrent),
     "matmul": _product,
+    "_sparse_mm": _sparse_product,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(CONVOLUTIONS[:3], _convolution),
