@@ -64,8 +64,8 @@ def test_case(name, record):
 
 def whole(message):
     """A message without what tells where PyTorch is installed, and without its advice, which grows with PyTorch."""
-    message = message.partition("\n\nTip: ")[0]
-    return re.sub(r"(Original Traceback[^\n]*\n).*\n(?=\S)", r"\1", message, flags=re.DOTALL)
+    message = message.partition("\n\nTip: ")[0].rstrip()
+    return re.sub(r"(Original Traceback|Traceback of TorchScript).*\n(?=\S)", r"\1\n", message, flags=re.DOTALL)
 
 
 def test_what_of_a_whole_message_is_compared():
