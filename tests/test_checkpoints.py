@@ -10,11 +10,23 @@ import torch
 from test_sana import build_folder
 from typer.testing import CliRunner
 
-from sana_lab import accounting, checkpoints, cli, digests, libraries, load_sana, random_checkpoint, slim
+from sana_lab import (
+    accounting,
+    checkpoints,
+    cli,
+    digests,
+    libraries,
+    load_sana,
+    random_checkpoint,
+    slim,
+    use_accelerator,
+)
 from sana_lab.checkpoints import CHECKPOINTS, Source, resolve
+from sana_lab.evaluate import conditions
 from sana_lab.evaluate import runner as evaluate
 from sana_lab.generate import many
 from sana_lab.measure import runner as measure
+from sana_lab.planted import copy_with_outliers
 from sana_lab.shapes import SHAPES_FOLDER
 from sana_lab.versions import doctor, sizes
 
@@ -160,7 +172,24 @@ def test_a_folder_and_its_source_are_the_same_everywhere(model):
     assert many._settings(source, "bf16", None, 4.5, None, 1) == many._settings(str(model), "bf16", None, 4.5, None, 1)
 
 
-def test_shapes_by_its_name(monkeypatch):
+def test_a_source_is_made_again_and_planted_in(model, tmp_path):
+    made = random_checkpoint.make(resolve(model), tmp_path / "made")
+    assert json.loads((made / random_checkpoint.NAME).read_text())["checkpoint"] == "0123abc"
+    planted = copy_with_outliers(resolve("shapes"), tmp_path / "planted", 10.0)
+    assert resolve(planted).pipeline_class is resolve("shapes").pipeline_class
+    assert resolve(planted).digest != resolve("shapes").digest
+
+
+def test_parts_of_16_bit_files_keep_the_type_they_were_trained_in(tmp_path):
+    """No plain files stand beside them."""
+    source = resolve(build_folder(tmp_path / "fp16", variant="fp16"))
+    assert not (source.folder / "transformer" / "diffusion_pytorch_model.safetensors").exists()
+    with use_accelerator(virtual=True), pytest.warns(UserWarning, match="trained in fp16"):
+        pipe = conditions.load(source, conditions.CONDITIONS["int8-transformer"], "cuda")
+    assert type(pipe.transformer.proj_out).__name__ == "Linear8bitLt" and pipe.transformer.dtype == torch.float16
+
+
+def test_shapes_by_its_name():
     source = resolve("shapes")
     assert (source.name, source.folder, source.checkpoint) == ("shapes", SHAPES_FOLDER, None)
     assert source.digest == resolve(SHAPES_FOLDER).digest == resolve(str(SHAPES_FOLDER)).digest

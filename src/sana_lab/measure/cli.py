@@ -58,7 +58,11 @@ def _command(
         typer.echo("sana-lab: no real GPU here: bytes are counted on the virtual one, and nothing is timed.", err=True)
     failed = run(jobs, out, gpus=int(real), limit=limit)
     command = " ".join(
-        ["sana-lab measure FOLDER", *(f"--method {m}" for m in methods or ()), *(f"--size {s}" for s in sizes or ())]
+        [
+            f"sana-lab measure {'FOLDER' if folder.is_dir() else beside}",
+            *(f"--method {m}" for m in methods or ()),
+            *(f"--size {s}" for s in sizes or ()),
+        ]
     )
     file = save(jobs, out, command, folder=out)
     for line in table(collect(jobs, out)):
