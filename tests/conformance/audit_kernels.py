@@ -193,7 +193,8 @@ def _write(path: pathlib.Path, version: str, found: dict[str, dict[str, Outcome]
         with contextlib.suppress(ValueError):
             results = evidence.load(path.stem, folder=path.parent)["results"]
     results[version] = found
-    evidence.save(path.stem, what=WHAT, command=COMMAND, results=results, folder=path.parent)
+    versions = {**evidence.installed_versions(), "bitsandbytes": ", ".join(sorted(results, reverse=True))}
+    evidence.save(path.stem, what=WHAT, command=COMMAND, results=results, versions=versions, folder=path.parent)
 
 
 def _print(version: str, found: dict[str, dict[str, Outcome]], seconds: float) -> None:
