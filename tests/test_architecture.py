@@ -40,7 +40,8 @@ def build(tmp_path):
 
     def build(**other):
         for name, text in (FILES | {name.replace("__", "/") + ".py": text for name, text in other.items()}).items():
-            path = tmp_path / (name if name in FILES or name.startswith("tools") else f"src/sana_lab/{name}")
+            whole = name in FILES or name.startswith(("tools", "tests"))
+            path = tmp_path / (name if whole else f"src/sana_lab/{name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         return House(tmp_path)
@@ -124,6 +125,11 @@ def test_imports_from_above_are_refused(build, room, line):
 def test_imports_of_what_is_not_there_are_refused(build, line):
     (problem,) = build(middle=f'"""It."""\n{line}').broken()
     assert problem.startswith("src/sana_lab/middle.py:")
+
+
+def test_tests_import_what_is_there_and_may_know_private_names(build):
+    house = build(**{"tests/test_it": "from sana_lab.beside._inner import _help\nfrom sana_lab import lost\n"})
+    assert house.broken() == ["tests/test_it.py:2: sana_lab has no lost."] and house.private() == []
 
 
 def test_imports_for_types_alone_are_free(build):

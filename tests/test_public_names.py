@@ -97,6 +97,8 @@ def copied(tmp_path):
         ("shapes/__init__.py", "    from .scoring import Rate as Rate\n", ""),
         ("placements.py", "def placement(pipe: Any) -> Placement:", "def placement(pipe: Any):"),
         ("int8.py", "    bits: int = 8,\n", "    bits: int,\n"),
+        ("../../tests/typed/public_names.py", "    read_scene,\n", "    read_scene,\n    read_scenes,\n"),
+        ("../../tests/typed/public_names.py", "import Rate, Scene", "import Rate, Scene, Scenery"),
     ],
 )
 def test_a_name_that_editors_cannot_resolve_is_seen(copied, file, before, after):

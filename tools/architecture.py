@@ -164,6 +164,7 @@ class House:
             module = ".".join(parts[:-1] if is_package else parts)
             self.files[module] = File(path, module, is_package)
         self.tools = [File(path, f"tools.{path.stem}") for path in sorted((root / "tools").glob("*.py"))]
+        self.tests = [File(path, f"tests.{path.stem}") for path in sorted((root / "tests").rglob("*.py"))]
         config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
         (contract,) = (c for c in config["importlinter"]["contracts"] if c["type"] == "layers")
         self.floors = [re.split(r"\s*[:|]\s*", layer) for layer in contract["layers"]]
@@ -210,7 +211,7 @@ class House:
         """Imports of what is not there, a line each. Many are inside functions, where only a run would find them."""
         return [
             f"{file.path.relative_to(self.root)}:{found.line}: {found.module} has no {found.name or 'such module'}."
-            for file in [*self.files.values(), *self.tools]
+            for file in [*self.files.values(), *self.tools, *self.tests]
             for found in file.imports
             if found.module not in self.files
             or (found.name and f"{found.module}.{found.name}" not in self.files)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     from .shapes import sample_scenes as sample_scenes
     from .versions.doctor import doctor as doctor
 
+    __version__: str
+
 _WHERE = {
     "use_accelerator": "accelerator",
     "load_sana": "sana",
@@ -42,16 +44,17 @@ _WHERE = {
 
 __all__ = sorted(_WHERE)
 
+if not TYPE_CHECKING:  # or else a type checker would take every name for one that is there
 
-def __getattr__(name: str) -> object:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    if name == "__version__":  # pyproject.toml has it, once
-        try:
-            return version("sana-lab")
-        except PackageNotFoundError:
-            return "0+not.installed"
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name in _WHERE:
+            return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+        if name == "__version__":  # pyproject.toml has it, once
+            try:
+                return version("sana-lab")
+            except PackageNotFoundError:
+                return "0+not.installed"
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -37,11 +37,12 @@ _WHERE = {
 
 __all__ = sorted([*_WHERE, "SHAPES_FOLDER"])
 
+if not TYPE_CHECKING:  # or else a type checker would take every name for one that is there
 
-def __getattr__(name: str) -> object:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name in _WHERE:
+            return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
