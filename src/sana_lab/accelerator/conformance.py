@@ -36,7 +36,6 @@ GROUPS = {
 """Group of a case (the file it stands in) -> heading."""
 
 KNOWN_DIFFERENCES: dict[str, str] = {
-    "assert_division": "the CPU's kernel refuses whole numbers divided by zero, CUDA's returns some number",
     "kernel_product_input_on_cpu": "CUDA queues the product and meets the CPU's memory later, here at its own line",
     "backward_hook_thread": "CUDA's gradients have a thread of their own, here hooks run in the thread that asked",
     "scripted_moves": "TorchScript moves tensors in C++, which asks the CUDA library: refused in words",

@@ -44,6 +44,7 @@ class VirtualGPUMode(TorchFunctionMode):
         except RuntimeError as error:
             result = kernels.explain(self.ledger, bare_name(func), func, args, kwargs or {}, error)
             if result is error:
+                result = None  # a frame that keeps its own exception is a circle, and keeps tensors alive
                 raise
             return result
 
