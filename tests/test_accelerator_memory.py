@@ -284,3 +284,32 @@ def test_an_error_tells_the_segment_that_was_asked_for(asked, told):
     torch.cuda.set_per_process_memory_fraction(0.0)
     with pytest.raises(torch.cuda.OutOfMemoryError, match=f"Tried to allocate {told}[.] GPU 0"):
         torch.empty(asked, dtype=torch.uint8, device="cuda")
+
+
+def test_what_ran_out_of_memory_is_free_at_once():
+    """An exception that was dealt with keeps no tensor alive until the next collection of circles."""
+
+    def fill():
+        held = []
+        try:
+            while True:
+                held.append(torch.empty(8 << 20, dtype=torch.uint8, device="cuda"))
+        except torch.cuda.OutOfMemoryError:
+            return len(held)
+
+    def product(x):
+        try:
+            return x @ x[:3]
+        except RuntimeError:
+            return None
+
+    gc.collect()
+    gc.disable()
+    try:
+        with use_accelerator(vram="64MiB", virtual=True):
+            assert fill() == 8
+            assert torch.cuda.memory_allocated() == 0
+            product(torch.empty(1000, 1000, device="cuda"))
+            assert torch.cuda.memory_allocated() == 0
+    finally:
+        gc.enable()
