@@ -28,6 +28,7 @@ refresh: .venv/.stamp  ## re-execute chapters, store outputs in canonical form; 
 
 check: .venv/.stamp  ## lint, the house's rules, public names, spelling, stored form of the chapters
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python tools/architecture.py check
 	$(BIN)/ty check --python .venv --error-on-warning tests/typed
