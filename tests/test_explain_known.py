@@ -95,7 +95,9 @@ def stored():
                     found[place] = "\n".join(output["traceback"])
                 text = "".join(output.get("text", "")) or "".join(output.get("data", {}).get("text/plain", ""))
                 for error in errors(clean(text)):
-                    found[f"{place}, line {error.line + 1}"] = error.message if error.name else f"Error: {error.message}"
+                    found[f"{place}, line {error.line + 1}"] = (
+                        error.message if error.name else f"Error: {error.message}"
+                    )
     return found
 
 
@@ -205,7 +207,9 @@ GENERIC = {
 @pytest.mark.parametrize("text", GENERIC)
 def test_a_generic_message_yields_the_general_entry_or_none(text):
     assert ids(text) == ([GENERIC[text]] if GENERIC[text] else [])
-    elsewhere = f'Traceback (most recent call last):\n  File "/home/me/train.py", line 8, in step\n    return net(x)\n{text}'
+    elsewhere = (
+        f'Traceback (most recent call last):\n  File "/home/me/train.py", line 8, in step\n    return net(x)\n{text}'
+    )
     assert ids(elsewhere) == ([GENERIC[text]] if GENERIC[text] else [])
 
 

@@ -322,7 +322,9 @@ PROGRAM = "import sys; from sana_lab.cli import main; sys.exit(main())"
 
 
 def command(*arguments, data=b""):
-    done = subprocess.run([sys.executable, "-c", PROGRAM, "explain", *arguments], input=data, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "explain", *arguments], input=data, capture_output=True, timeout=120
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -373,7 +375,7 @@ def test_every_entry_says_its_evidence_in_a_sentence():
     from sana_lab.failures.search import describe
 
     for id in ("gpu-tensor-to-numpy", "8bit-model-cannot-move", "black-picture", "lora-loader-moves-8bit"):
-        (sentence,) = [line.strip() for line in describe(get(id), OURS).splitlines() if line.strip().startswith("This entry")]
+        (sentence,) = [
+            line.strip() for line in describe(get(id), OURS).splitlines() if line.strip().startswith("This entry")
+        ]
         assert sentence.split()[2] in ("runs", "was", "comes")
-
-

@@ -49,6 +49,7 @@ WAYS = {"16 bits": None, "8 bits, plain": 0.0, "8 bits, split": 6.0}
 FOUND = {str: {str: {"right": str, "encoder_db": (float, int, type(None)), "seconds": (float, int)}}}
 """What `measure` returns, as a stopped run keeps it: see `journal.Shape`."""
 
+
 def load_encoder(folder: str | Path, threshold: float | None, device: str | torch.device = "cuda") -> Gemma2Model:
     """The text encoder in `folder`, in bfloat16 or by LLM.int8() with this threshold, as the chapter loads it.
 

@@ -120,9 +120,7 @@ def _video(name: str) -> Any:
     if "Image" in name:
         parts["scheduler"] = diffusers.FlowMatchEulerDiscreteScheduler()
     down = [False, True, True]
-    vae = diffusers.AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=down
-    )
+    vae = diffusers.AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=down)
     transformer = diffusers.SanaVideoTransformer3DModel(**BLOCKS, in_channels=16, out_channels=16, rope_max_seq_len=32)
     return getattr(diffusers, name)(vae=vae, transformer=transformer, **parts)
 

@@ -66,7 +66,7 @@ def whole(message):
 
 
 def test_what_of_a_whole_message_is_compared():
-    caught = "Caught.\nOriginal Traceback (most recent call last):\n  File \"{}\"\n    x + y\nRuntimeError: {}\n"
+    caught = 'Caught.\nOriginal Traceback (most recent call last):\n  File "{}"\n    x + y\nRuntimeError: {}\n'
     assert whole(caught.format("/here", "no")) == whole(caught.format("/there", "no"))
     assert whole(caught.format("/here", "no")) != whole(caught.format("/here", "yes"))
     assert whole("a\nb\n\nTip: c") == whole("a\nb\n\nTip: d") != whole("a\nc")

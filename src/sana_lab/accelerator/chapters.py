@@ -75,20 +75,29 @@ def chapters_table(notebooks: Path | str) -> pandas.DataFrame:
     return table.sort_index()
 
 
-def blocks_table() -> pandas.DataFrame:
+def blocks_table(notebooks: Path | str) -> pandas.DataFrame:
     """What became of the code in the prose: a row for each block, with its first line and what it came to.
+
+    Args:
+        notebooks: the folder of the chapters.
+
+    Returns:
+        `begins`, `it`, and `since then`: "gone" where the chapter no longer prints such a block to be run by itself.
 
     Raises:
         ValueError: the record is missing or damaged.
     """
     import pandas
 
-    rows = [
-        {"chapter": name, "begins": found["first line"], "it": found.get("raised", found["outcome"])}
-        for name, blocks in evidence.load(RECORD)["results"]["blocks"].items()
-        for found in blocks.values()
-    ]
-    return pandas.DataFrame(rows, columns=["chapter", "begins", "it"]).set_index("chapter")
+    rows = []
+    for name, blocks in evidence.load(RECORD)["results"]["blocks"].items():
+        chapter = json.loads((Path(notebooks) / f"{name}.ipynb").read_text(encoding="utf-8"))
+        prose = "\n".join(_joined(cell["source"]) for cell in chapter["cells"] if cell["cell_type"] == "markdown")
+        for found in blocks.values():
+            gone = "" if f"```python\n{found['first line']}\n" in prose else "gone"
+            came = found.get("raised", found["outcome"])
+            rows.append({"chapter": name, "begins": found["first line"], "it": came, "since then": gone})
+    return pandas.DataFrame(rows, columns=["chapter", "begins", "it", "since then"]).set_index("chapter")
 
 
 def reasons(chapter: str, failed: list[dict[str, Any]]) -> list[str]:

@@ -278,8 +278,10 @@ entry = FAMILY.failure(
     "that is not installed a placeholder stands in its place, and the pipeline does not know what to do with it.",
     affects={"transformers": "<5"},
     elsewhere="transformers 4 without sentencepiece",
-    references=["transformers 4.47.1: models/gemma/tokenization_gemma.py", "transformers 4.53.2: "
-    "utils/import_utils.py"],
+    references=[
+        "transformers 4.47.1: models/gemma/tokenization_gemma.py",
+        "transformers 4.53.2: utils/import_utils.py",
+    ],
     evidence="source",
 )
 entry.fix("Install it.", command="pip install sentencepiece")

@@ -122,8 +122,9 @@ entry = FAMILY.failure(
     references=["transformers 4.57.6: dependency_versions_check.py", "diffusers 0.40.0: METADATA"],
     evidence="source",
 )
-entry.fix("Take both from one side: transformers 5, or diffusers before 0.40.", command="pip install -U "
-"'transformers>=5'")
+entry.fix(
+    "Take both from one side: transformers 5, or diffusers before 0.40.", command="pip install -U 'transformers>=5'"
+)
 
 entry = FAMILY.failure(
     id="name-not-in-huggingface-hub",

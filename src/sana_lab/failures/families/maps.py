@@ -222,12 +222,12 @@ entry = FAMILY.failure(
     alike=["convolution-on-two-devices", "autoencoder-left-on-cpu", "tensors-on-two-devices"],
     chinese=["传入的组件没有移到GPU", "设备不匹配"],
     messages={
-        "diffusers#9450": '    pipe = FluxPipeline.from_pretrained(repo, transformer=transformer, '
+        "diffusers#9450": "    pipe = FluxPipeline.from_pretrained(repo, transformer=transformer, "
         'device_map="balanced")\n'
         "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cuda:1 and "
         "cuda:0! (when checking argument for argument mat1 in method wrapper_CUDA_addmm)",
         "torch 2.13.0": '    SanaPipeline.from_pretrained(FOLDER, vae=vae, device_map="balanced")("a red star")\n'
-        "  File \"diffusers/models/autoencoders/autoencoder_dc.py\", line 573, in decode\nRuntimeError: Input type "
+        '  File "diffusers/models/autoencoders/autoencoder_dc.py", line 573, in decode\nRuntimeError: Input type '
         "(CUDABFloat16Type) and weight type (CPUBFloat16Type) should be the "
         "same",
     },

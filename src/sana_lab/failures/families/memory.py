@@ -24,7 +24,7 @@ entry = FAMILY.failure(
     alike=["out-of-memory-while-moved"],
     messages={
         "torch 2.13.0, in its example": '    pipe.to("cuda")\n  File "torch/nn/modules/module.py", line 1339, in '
-        'convert\n'
+        "convert\n"
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.25 MiB. GPU 0 has a total capacity of "
         "32.00 MiB "
         "of which 0 bytes is free.",

@@ -38,8 +38,13 @@ entry = FAMILY.failure(
     section="two-devices-words",
     title="The model is on the GPU, its input is on the CPU",
     chinese=[
-        "设备不匹配", "张量不在同一设备", "张量不在同一个设备上", "两个设备",
-        "模型在GPU输入在CPU", "张量都在同一设备", "张量都位于同一设备",
+        "设备不匹配",
+        "张量不在同一设备",
+        "张量不在同一个设备上",
+        "两个设备",
+        "模型在GPU输入在CPU",
+        "张量都在同一设备",
+        "张量都位于同一设备",
     ],  # fmt: skip
     error="RuntimeError",
     pattern=_SAME_DEVICE,
@@ -99,8 +104,12 @@ entry = FAMILY.failure(
     "hook on the 8-bit model (accelerate < 1.13 or bitsandbytes < 0.48). In between the ids stay on the CPU, and "
     "another line fails.",
     affects=[{"diffusers": ">=0.40"}, {"accelerate": "<1.13"}, {"bitsandbytes": "<0.48"}],
-    references=["diffusers#10500", "diffusers#10653", "diffusers#14383", "diffusers 0.42.1: "
-    "pipelines/pipeline_utils.py, device"],
+    references=[
+        "diffusers#10500",
+        "diffusers#10653",
+        "diffusers#14383",
+        "diffusers 0.42.1: pipelines/pipeline_utils.py, device",
+    ],
 )
 
 

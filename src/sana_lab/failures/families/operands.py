@@ -130,8 +130,10 @@ entry = FAMILY.failure(
     },
     cause="A generator draws on the device on which it was made. `torch.randn` refuses another one outright; diffusers "
     "helps out in one direction only, and draws on the CPU for a pipeline on the GPU.",
-    references=["pytorch 2.13.0: aten/src/ATen/core/Generator.h", "diffusers 0.42.1: utils/torch_utils.py, "
-    "randn_tensor"],
+    references=[
+        "pytorch 2.13.0: aten/src/ATen/core/Generator.h",
+        "diffusers 0.42.1: utils/torch_utils.py, randn_tensor",
+    ],
 )
 
 

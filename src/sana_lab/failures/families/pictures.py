@@ -93,8 +93,7 @@ entry = FAMILY.failure(
     chinese=["概率出现NaN", "采样报错"],
     gpus=0,
     messages={
-        "oobabooga/textgen#200": "RuntimeError: probability tensor contains either `inf`, `nan` or "
-        "element < 0",
+        "oobabooga/textgen#200": "RuntimeError: probability tensor contains either `inf`, `nan` or element < 0",
         "torch 2.13.0": "RuntimeError: probability tensor contains either `inf`, `nan` or element < 0",
     },
     cause="A language model that draws its next token got NaN for a probability. The logits overflowed float16: the "
