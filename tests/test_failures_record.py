@@ -175,6 +175,8 @@ def test_a_fix_that_leaves_the_symptom_is_not_said_to_work(monkeypatch, id):
 def test_no_path_of_the_machine_is_kept():
     text = "/home/me/.venv/lib/python3.11/site-packages/torch/x.py:3: in /tmp/sana-lab-untrained-1-0-torch2.13.0/vae"
     assert record._clean(text) == "torch/x.py:3: in FOLDER/vae"
+    text = "(/opt/torch/.venv/lib/python3.12/site-packages/huggingface_hub/__init__.py)"
+    assert record._clean(text) == "(huggingface_hub/__init__.py)"
     assert record._clean("/opt/libs/diffusers/utils/y.py:2: F") == "diffusers/utils/y.py:2: F"
     link = "see https://github.com/huggingface/diffusers/issues/3"
     assert record._clean(link) == link

@@ -9,6 +9,7 @@ from .entry import Failure, Family
 from .families import (
     bits,
     bitsandbytes_setup,
+    checks,
     configs,
     dtypes,
     eightbit,
@@ -35,7 +36,7 @@ FAMILIES: tuple[Family, ...] = tuple(
     )
 )  # fmt: skip
 
-MORE = (operands, bits, memory_where, bitsandbytes_setup, imports)
+MORE = (operands, bits, memory_where, bitsandbytes_setup, imports, checks)
 """Modules that add to the families of others."""
 
 

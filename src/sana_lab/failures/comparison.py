@@ -18,10 +18,10 @@ VIRTUAL, REAL = "failures_virtual", "failures_real"
 """Names of the records in `sana_lab.evidence`."""
 
 DIFFERENCES = {
-    "reset-device-map-leaves-cpu": "The record of real cards is older than the call in the example, which says that it "
-    "fails; there the pipeline was on the CPU after the reset as well.",
-    "device-map-contradicts-reality": "Which GPU is dealt to first depends on which has more memory free at that "
-    "moment. Here it was GPU 0, on which the transformer already was, and the plan came true by luck.",
+    "reset-device-map-leaves-cpu": (
+        "The call fails there too, and takes CUDA with it: what the example prints afterwards never comes, the process "
+        "ends in an illegal memory access."
+    ),
     "torch-without-cuda": "PyTorch built for CPUs says the one; built for CUDA, with all GPUs hidden, the other.",
 }
 """Entry -> why the records differ. The tests want every difference explained, and no explanation without one."""

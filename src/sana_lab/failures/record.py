@@ -247,6 +247,7 @@ def _words(failure: Failure, outcome: Outcome) -> str:
 
 def _clean(text: str) -> str:
     """Without folders of the machine: libraries' files are named from the library on."""
+    text = re.sub(r"[^\s(]*/(?:site|dist)-packages/", "", text)
     text = re.sub(rf"[^\s(]*?/((?:{'|'.join(LIBRARIES)}|huggingface_hub|sana_lab)/\S+\.py)", r"\1", text)
     text = re.sub(r"\S*/sana-lab-untrained[^\s/]*", "FOLDER", text)
     return text[:LONGEST]

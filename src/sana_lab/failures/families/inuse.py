@@ -244,10 +244,12 @@ entry = FAMILY.failure(
     title="An 8-bit pipeline moved to the second GPU ends in an illegal memory access",
     error="AcceleratorError",
     pattern=r"CUDA error: an illegal memory access was encountered",
+    wants=r"cuda:[1-9]|bitsandbytes/",
+    alike=["illegal-memory-access"],
     gpus=2,
     messages={
-        "torch 2.11.0": "AcceleratorError: CUDA error: an illegal memory access was encountered",
-        "torch 2.13.0": "AcceleratorError: CUDA error: an illegal memory access was encountered",
+        "torch 2.13.0": '  File "bitsandbytes/autograd/_functions.py", line 162, in forward\n'
+        "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
     },
     cause='`.to("cuda:1")` moves the weights; the codes and scales that bitsandbytes keeps beside them (`CB`, `SCB`) '
     "stay on the first GPU. The 8-bit kernels check no devices and follow an address into the other card's memory. "
