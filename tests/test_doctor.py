@@ -226,14 +226,14 @@ def test_the_command_s_exit_status_is_1_if_a_check_fails(monkeypatch, capsys, se
 
 
 def test_this_environment_in_earnest():
-    """The real thing, once: the libraries are the pinned ones, one layer is multiplied right, in less than 10 s."""
+    """The real thing, once: the libraries are the pinned ones, one layer is multiplied right, in less than 15 s of the processor."""
     started = _processor_seconds()
     diagnosis = doctor.doctor()
     took = _processor_seconds() - started  # not by the clock: this machine may have other work to do
     status = {check.name: check.status for check in diagnosis.checks}
     assert status["8-bit product"] == status["requirements"] == status["memory"] == "OK", str(diagnosis)
     assert all(status[library] == "OK" for library in LIBRARIES)
-    assert 0 < took < 10
+    assert 0 < took < 15
 
 
 def _processor_seconds():
