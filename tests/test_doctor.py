@@ -226,7 +226,7 @@ def test_the_command_s_exit_status_is_1_if_a_check_fails(monkeypatch, capsys, se
 
 
 def test_this_environment_in_earnest():
-    """The real thing, once: the libraries are the pinned ones, one layer is multiplied right, in less than 15 s of the processor."""
+    """The real thing, once: the libraries are the pinned ones, one layer is multiplied right, in less than 15 s."""
     started = _processor_seconds()
     diagnosis = doctor.doctor()
     took = _processor_seconds() - started  # not by the clock: this machine may have other work to do
