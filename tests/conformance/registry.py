@@ -49,12 +49,18 @@ def outcome_of(run: Callable[[], Outcome]) -> Outcome:
         return {"returns": run()}
     except Exception as error:
         # which class of the hierarchy is part of the outcome; the module that defines it is not
-        return {"raises": type(error).__name__, "words": leading_words(str(error)), "message": str(error)}
+        message = without_folders(str(error))
+        return {"raises": type(error).__name__, "words": leading_words(message), "message": message}
 
 
 def comparable(outcome: Outcome) -> Outcome:
     """The part of an outcome that real and virtual GPU must agree on: all of it, but of messages the leading words."""
     return {key: value for key, value in outcome.items() if key != "message"}
+
+
+def without_folders(message: str) -> str:
+    """A message with the files of libraries named from the library on: where they are installed is the machine's."""
+    return re.sub(r"[^\s\"'(]*[/\\](?:site|dist)-packages[/\\]", "", message)
 
 
 def leading_words(message: str) -> str:
