@@ -112,13 +112,8 @@ def _mixed_scaled_mm(
     Returns:
         The product, (rows, n), and the outlier columns of `A`.
     """
-    ops = torch.ops.bitsandbytes
-    product = ops.int8_scaled_mm.default(CA, CB, SCA, SCB, bias=bias, dtype=A.dtype)
-    if outlier_cols is None or not outlier_cols.numel():
-        return product, A.new_empty(0)
-    chosen = A[:, outlier_cols].contiguous()
-    weights = ops.int8_vectorwise_dequant.default(CB[:, outlier_cols].contiguous(), SCB).to(A.dtype).t()
-    return _in_float32(torch.addmm, A.dtype)(product, chosen, weights), chosen
+    product = torch.ops.bitsandbytes.int8_scaled_mm.default(CA, CB, SCA, SCB, bias=bias, dtype=A.dtype)
+    return raw_memory.with_outliers(product, A, CB, SCB, outlier_cols)
 
 
 def _narrow(ledger: Ledger, values: Any) -> torch.dtype | None:

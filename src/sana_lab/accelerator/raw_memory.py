@@ -336,11 +336,28 @@ def _int8_mixed_scaled_mm(
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     product = _int8_scaled_mm(kernel, CA, CB, SCA, SCB, bias, A.dtype)
-    if outlier_cols is None or not outlier_cols.numel():
+    return with_outliers(product, A, CB, SCB, outlier_cols)
+
+
+def with_outliers(
+    product: torch.Tensor, A: torch.Tensor, CB: torch.Tensor, SCB: torch.Tensor, columns: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the product of the outlier columns, which is PyTorch's own: in float32, rounded to 16 bits at the end.
+
+    Args:
+        product: of the codes, (rows, n).
+        A: activations, (rows, k).
+        CB: codes of the weight, int8, (n, k).
+        SCB: largest magnitude of each row of the weight, float32.
+        columns: numbers of the outlier columns, or None.
+
+    Returns:
+        The sum, in the type of `A`, and the outlier columns of `A` (0.50.2, backends/default/ops.py).
+    """
+    if columns is None or not columns.numel():
         return product, A.new_empty(0)
-    chosen = A[:, outlier_cols].contiguous()
-    weights = torch.ops.bitsandbytes.int8_vectorwise_dequant.default(CB[:, outlier_cols].contiguous(), SCB)
-    weights = weights.to(A.dtype).t()
+    chosen = A[:, columns].contiguous()
+    weights = torch.ops.bitsandbytes.int8_vectorwise_dequant.default(CB[:, columns].contiguous(), SCB).to(A.dtype).t()
     return torch.addmm(product.float(), chosen.float(), weights.float()).to(A.dtype), chosen
 
 
