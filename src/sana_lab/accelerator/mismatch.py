@@ -29,7 +29,7 @@ class Given(NamedTuple):
 
 FREE = frozenset(
     """
-    _copy_from reshape_as set_ set_data broadcast_tensors pack_padded_sequence _pack_padded_sequence ctc_loss
+    _copy_from reshape_as set_ set_data broadcast_tensors pack_padded_sequence ctc_loss
     _assert_tensor_metadata _foreach_copy_ vector_to_parameters
     """.split()
 )
