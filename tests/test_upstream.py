@@ -42,6 +42,19 @@ def dequantize_blockwise_of_a_view(patch):
     first_argument_contiguous(functional, "dequantize_blockwise", patch)
 
 
+def weight_gradient(patch):
+    from bitsandbytes import functional
+
+    before = functional.int8_double_quant
+
+    def int8_double_quant(A, **forward):
+        rows, columns, *rest = before(A, **forward)
+        # so that `.t()` is contiguous, and the codes of the gradient are those that its scales belong to
+        return rows if forward else columns, columns.t().contiguous().t(), *rest
+
+    patch.setattr(functional, "int8_double_quant", int8_double_quant)
+
+
 def codes_left_behind(patch):
     import bitsandbytes
     import torch
@@ -193,6 +206,7 @@ def test_the_line_is_where_it_says(fault):
     words = {
         "transposed_input": "A.data_ptr()",
         "dequantize_blockwise_of_a_view": "torch.empty_like(A, dtype=dtype)",
+        "weight_gradient": "CAt.t()",
         "codes_left_behind": "def to(self",
         "embedding_loses_its_scales": "class Embedding8bit",
         "one_over_127_squared": "6.200124e-05",

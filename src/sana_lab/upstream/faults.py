@@ -92,6 +92,22 @@ FAULTS = (
         "No report found. It is what bitsandbytes#1859 left; the CPU twin (#1996) makes `A` contiguous first.",
     ),
     Fault(
+        "weight_gradient",
+        "Linear8bitLt computes a wrong gradient for its weight where the weight is in 16 bits",
+        "bitsandbytes",
+        "Training a layer with `has_fp16_weights=True`, the default of the class, follows a gradient that is noise, "
+        "without a word, on CUDA only. The gradient of the input is right.",
+        "Two slips in `MatMul8bitLt.backward`. It passes `CAt.t()`, a transposed view, to `int8_scaled_mm`, which "
+        "reads memory as it lies. And it multiplies the codes that were rounded by row (`Cgrad`) with the scales of "
+        "the columns (`SCgradt`). Mending the first alone is not enough.",
+        "autograd/_functions.py, line 226",
+        r"AssertionError: the gradient of a 16-bit weight has nothing to do with its inputs",
+        "The gradient that the CPU gives, up to the rounding to 8 bits.",
+        "`_, Cgradt, _, SCgradt, _ = F.int8_double_quant(...)`, and `Cgradt.t().contiguous(), CAt.t().contiguous()`.",
+        "No report found on 2026-11-30.",
+        "Run on an H200 with 0.48.2, 0.49.2 and 0.50.2: the same in all three.",
+    ),
+    Fault(
         "codes_left_behind",
         "Moving a model leaves the codes of its Linear8bitLt layers on the GPU",
         "bitsandbytes",
