@@ -37,18 +37,32 @@ class NotYet(Exception):
 def exercise(check: Callable[..., str]) -> Callable[..., Verdict]:
     """Turn a function that returns praise or raises `NotYet` into one that returns a `Verdict`.
 
-    Any other exception is the reader's function failing on a case, and the verdict names it.
+    An exception of the reader's function is named in the verdict. One that the check itself runs into, with what that
+    function returned, is not laid at its door.
     """
 
     @wraps(check)
     def verdict(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Verdict:
         if not callable(answer):
             return Verdict(False, f"pass the function itself, without calling it; this is {type(answer).__name__}")
+        raised: list[Exception] = []
+
+        @wraps(answer, updated=())
+        def noted(*given: Any, **named: Any) -> Any:
+            try:
+                return answer(*given, **named)
+            except Exception as error:
+                raised.append(error)
+                raise
+
         try:
-            return Verdict(True, check(answer, *args, **kwargs))
+            return Verdict(True, check(noted, *args, **kwargs))
         except NotYet as hint:
             return Verdict(False, str(hint))
         except Exception as error:
-            return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+            said = f"{type(error).__name__}: {error}"
+            if any(error is one for one in raised):
+                return Verdict(False, f"your function raised {said}")
+            return Verdict(False, f"the check cannot read what your function returned. It ran into {said}")
 
     return verdict
