@@ -3,8 +3,11 @@
 import json
 import math
 import re
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,13 +18,54 @@ CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "02_eight_bits_
 TINY = 1e-38
 
 
-def rows(x, *, dim=1, highest=127, rounding=torch.round, tiny=TINY, keepdim=True, returned=None):
+def rows(x, *, dim=1, highest=127, rounding=torch.round, tiny=TINY, keepdim=True, returned=None, dtype=None):
     """The right answer of exercise 1, with one thing changed at a time."""
+    x = x if dtype is None else x.to(dtype)
     absmax = x.abs().amax(dim=dim, keepdim=True) if dim is not None else x.abs().max().expand(x.shape[0], 1)
     step = (absmax / highest).clamp(min=tiny)
     codes = rounding(x / step).to(torch.int8)
     step = absmax if returned == "absmax" else step
     return codes, step if keepdim else step.flatten()
+
+
+def infinite(x):
+    """A row of zeros gets an infinite step: its codes are 0, and 0 times infinity is NaN."""
+    absmax = x.abs().amax(dim=1, keepdim=True)
+    step = torch.where(absmax > 0, absmax / 127, torch.inf)
+    return torch.round(x / step).to(torch.int8), step
+
+
+def as_one(x):
+    """Zeros' step is 1: as good as any."""
+    absmax = x.abs().amax(dim=1, keepdim=True)
+    step = torch.where(absmax > 0, absmax / 127, 1.0)
+    return torch.round(x / step).to(torch.int8), step
+
+
+def coarse(x, dtype):
+    codes, step = rows(x)
+    return codes, step.to(dtype)
+
+
+def in_place(x):
+    step = (x.abs().amax(dim=1, keepdim=True) / 127).clamp(min=TINY)
+    return x.div_(step).round_().to(torch.int8), step
+
+
+def centered(x):
+    x -= x.mean()
+    return uneven(x)
+
+
+def seen(answer, known):
+    """Hard-coded: right for the first of the check's cases, and a guess after it."""
+    calls = []
+
+    def function(*given):
+        calls.append(given)
+        return answer(*given) if len(calls) == 1 else known(*given)
+
+    return function
 
 
 def away(x):
@@ -54,7 +98,7 @@ WRONG = {
     "rows: stub": (check_absmax_rows, lambda x: None, "return 2 things"),
     "rows: floats": (check_absmax_rows, lambda x: (rows(x)[0].float(), rows(x)[1]), "torch.int8"),
     "rows: one step for all": (check_absmax_rows, lambda x: rows(x, dim=None), "lost .* each row's own"),
-    "rows: columns": (check_absmax_rows, lambda x: rows(x, dim=0), "five steps in a column"),
+    "rows: columns": (check_absmax_rows, lambda x: rows(x, dim=0), "5 rows need as many steps in a column"),
     "rows: flat steps": (check_absmax_rows, lambda x: rows(x, keepdim=False), "keepdim=True"),
     "rows: cut off": (check_absmax_rows, lambda x: rows(x, rounding=torch.trunc), "cuts off"),
     "rows: floor": (check_absmax_rows, lambda x: rows(x, rounding=torch.floor), "lost (0.9|1.0)"),
@@ -63,6 +107,25 @@ WRONG = {
     "rows: absmax returned": (check_absmax_rows, lambda x: rows(x, returned="absmax"), "the step is absmax / 127"),
     "rows: ties away": (check_absmax_rows, lambda x: rows(x, rounding=away), "even code"),
     "rows: zeros": (check_absmax_rows, lambda x: rows(x, tiny=0), "row of zeros"),
+    "rows: an infinite step": (check_absmax_rows, infinite, "yours is inf"),
+    "rows: a wide floor": (check_absmax_rows, lambda x: rows(x, tiny=7e-6), "9e-31 reads back as zeros"),
+    "rows: a floor of 1e-8": (check_absmax_rows, lambda x: rows(x, tiny=1e-8), "far too wide"),
+    "rows: nothing against zero but a bit more": (
+        check_absmax_rows,
+        lambda x: (rows(x)[0], rows(x)[1] + 1e-3),
+        "half a step|far too wide|reads back",
+    ),
+    "rows: steps in bfloat16": (check_absmax_rows, lambda x: coarse(x, torch.bfloat16), "keep the steps in float32"),
+    "rows: steps in float16": (check_absmax_rows, lambda x: coarse(x, torch.float16), "keep the steps in float32"),
+    "rows: in place": (check_absmax_rows, in_place, "your function changes `x`"),
+    "rows: sorted in place": (
+        check_absmax_rows,
+        lambda x: (rows(x), x.copy_(x.sort(dim=1).values))[0],
+        "your function changes `x`",
+    ),
+    "rows: hard-coded": (check_absmax_rows, seen(rows, lambda x: rows(torch.ones(5, 40))), "shape \\(1, 1\\)"),
+    "rows: one thing": (check_absmax_rows, lambda x: rows(x)[0], "return 2 things"),
+    "rows: text": (check_absmax_rows, lambda x: (rows(x)[0], "step"), "a tensor as `step`; this is str"),
     "rows: raises": (check_absmax_rows, lambda x: x.nonsense(), "raised AttributeError"),
     "affine: stub": (check_affine, lambda x: None, "return 3 things"),
     "affine: unsigned": (check_affine, lambda x: uneven(x, start=0, wrap=torch.uint8), "torch.int8"),
@@ -77,6 +140,14 @@ WRONG = {
         lambda x: (uneven(x)[0], torch.ones(2), torch.zeros(1)),
         "one step and one zero",
     ),
+    "affine: in place": (check_affine, lambda x: uneven(x.sub_(0.5)), "your function changes `x`"),
+    "affine: centered": (check_affine, centered, "your function changes `x`"),
+    "affine: step in bfloat16": (
+        check_affine,
+        lambda x: (uneven(x)[0], uneven(x)[1].bfloat16(), uneven(x)[2]),
+        "itself rounded|larger? than|times as large",
+    ),
+    "affine: hard-coded": (check_affine, seen(uneven, lambda x: uneven(torch.arange(200.0))), "values from -1 to 3"),
     "bits: stub": (check_bits_per_value, lambda values, bits, block: None, "return a number"),
     "bits: no scales": (check_bits_per_value, lambda values, bits, block: bits, "brings a scale of 32 bits"),
     "bits: bytes": (check_bits_per_value, lambda v, b, n: block_bits(v, b, n) / 8, "that is bytes"),
@@ -84,6 +155,21 @@ WRONG = {
     "bits: 4 for 32": (check_bits_per_value, lambda v, b, n: b + 4 * math.ceil(v / n) / v, "4 bytes, which are 32"),
     "bits: blocks rounded down": (check_bits_per_value, lambda v, b, n: b + 32 * (v // n) / v, "round the number of"),
     "bits: 32 / block": (check_bits_per_value, lambda v, b, n: b + 32 / n, "short last block"),
+    "bits: rounded to nearest": (
+        check_bits_per_value,
+        lambda v, b, n: b + 32 * round(v / n) / v,
+        "1,040 values .* round the number of blocks up",
+    ),
+    "bits: nearest, one at least": (
+        check_bits_per_value,
+        lambda v, b, n: b + 32 * max(1, round(v / n)) / v,
+        "round the number of blocks up",
+    ),
+    "bits: scales of 16": (check_bits_per_value, lambda v, b, n: b + 16 * math.ceil(v / n) / v, "32 bits each"),
+    "bits: one block too many": (check_bits_per_value, lambda v, b, n: b + 32 * (v // n + 1) / v, "you say"),
+    "bits: hard-coded": (check_bits_per_value, seen(block_bits, lambda v, b, n: 4.5), "8 bits .* cost 8.5"),
+    "bits: a truth": (check_bits_per_value, lambda v, b, n: True, "this is bool"),
+    "bits: a word": (check_bits_per_value, lambda v, b, n: "4.5", "this is str"),
     "bits: upside down": (check_bits_per_value, lambda v, b, n: b + n / 32, "cost 4.5 bits each, you say 6"),
     "bits: not called": (check_bits_per_value, 4.5, "without calling it; this is float"),
 }
@@ -98,18 +184,34 @@ def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
     assert re.search(hint, verdict.text), verdict.text
 
 
-@pytest.mark.parametrize(
-    ("check", "answer"), [(check_absmax_rows, rows), (check_affine, uneven), (check_bits_per_value, block_bits)]
-)
+RIGHT = {
+    "rows": (check_absmax_rows, rows),
+    "rows: in float64": (check_absmax_rows, lambda x: rows(x, dtype=torch.float64)),
+    "rows: another step for zeros": (check_absmax_rows, as_one),
+    "rows: the smallest normal": (check_absmax_rows, lambda x: rows(x, tiny=torch.finfo(torch.float32).tiny)),
+    "rows: a list": (check_absmax_rows, lambda x: list(rows(x))),
+    "rows: of NumPy": (check_absmax_rows, lambda x: tuple(part.numpy() for part in rows(x))),
+    "rows: with a gradient": (check_absmax_rows, lambda x: (rows(x)[0], rows(x)[1].requires_grad_())),
+    "rows: a copy changed": (check_absmax_rows, lambda x: in_place(x.clone())),
+    "affine": (check_affine, uneven),
+    "affine: in float64": (check_affine, lambda x: uneven(x.double())),
+    "affine: zero point in int32": (check_affine, lambda x: (*uneven(x)[:2], uneven(x)[2].int())),
+    "affine: plain numbers": (check_affine, lambda x: (uneven(x)[0], uneven(x)[1].item(), int(uneven(x)[2]))),
+    "affine: of shape 1": (check_affine, lambda x: (uneven(x)[0], *(part.reshape(1) for part in uneven(x)[1:]))),
+    "bits": (check_bits_per_value, block_bits),
+    "bits: np.float32": (check_bits_per_value, lambda v, b, n: np.float32(block_bits(v, b, n))),
+    "bits: np.float64": (check_bits_per_value, lambda v, b, n: b + 32 * np.ceil(v / n) / v),
+    "bits: Fraction": (check_bits_per_value, lambda v, b, n: b + Fraction(32 * math.ceil(v / n), v)),
+    "bits: a tensor": (check_bits_per_value, lambda v, b, n: torch.tensor(block_bits(v, b, n))),
+    "bits: Decimal": (check_bits_per_value, lambda v, b, n: Decimal(block_bits(v, b, n))),
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT.values(), ids=RIGHT)
 def test_a_right_answer_passes(check, answer):
     verdict = check(answer)
     assert verdict.passed, verdict
     assert repr(verdict).startswith("Right: ")
-
-
-def test_the_answer_may_change_its_argument():
-    assert check_absmax_rows(lambda x: rows(x.mul_(1))).passed
-    assert not check_absmax_rows(lambda x: rows(x.mul_(2))).passed
 
 
 def test_the_chapters_stubs_are_refused_and_its_solutions_pass():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import NotYet, exercise
+from .answers import ask, near, number, tensors
 
 HALF = 0.5 + 1e-3  # half a step, and what float32 division and multiplication may add to it
+
+# Values, bits, block: even blocks, last blocks of more and of less than half, one that is all there is, single values.
+CASES = ((4096, 4, 64), (4096, 8, 64), (4096, 4, 4096), (4096, 2, 1), (1000, 4, 64), (1040, 4, 64), (30, 4, 64))
+CASES += ((65, 3, 16), (7, 8, 5))
 
 
 @exercise
@@ -24,37 +28,56 @@ def check_absmax_rows(answer: Callable[[Tensor], tuple[Tensor, Tensor]]) -> str:
     Chapter 2, exercise 1.
     """
     generator = torch.Generator().manual_seed(2)
-    x = (torch.rand(5, 40, generator=generator) * 2 - 1) * torch.tensor([[1e-3], [0.1], [1.0], [7.0], [300.0]])
-    codes, step = _tensors(answer(x.clone()), "codes, step")
-    _int8(codes, x)
-    if step.shape != (5, 1):
-        raise NotYet(
-            f"five rows need five steps in a column, shape (5, 1), so that they broadcast; yours is "
-            f"{tuple(step.shape)}. `amax(dim=1, keepdim=True)` keeps the column"
-        )
-    absmax = x.abs().amax(dim=1, keepdim=True)
-    if torch.allclose(step, absmax):
-        raise NotYet("the second result is absmax; the step is absmax / 127, the distance between neighboring codes")
-    if torch.allclose(step, absmax / 128):
-        raise NotYet("a step of absmax / 128 gives the largest value code 128, which int8 does not have: divide by 127")
-    moved = ((x - codes * step).abs() / (absmax / 127)).max().item()
-    if moved > HALF:
-        raise NotYet(
-            f"a round trip may lose at most half a step of the row: yours lost {moved:.2f}. "
-            "Round to the nearest code (`.to(torch.int8)` alone cuts off), with each row's own absmax"
-        )
-    codes, step = _tensors(answer(torch.tensor([[0.5, 1.5, 2.5, -3.5, 127.0]])), "codes, step")
+    for sizes, columns in (((1e-3, 0.1, 1.0, 7.0, 300.0), 40), ((2.0,), 1), ((5e4, 1e-30, 0.3), 17)):
+        x = (torch.rand(len(sizes), columns, generator=generator) * 2 - 1) * torch.tensor(sizes)[:, None]
+        codes, step = tensors(ask(answer, x), "codes, step")
+        _int8(codes, x)
+        if step.shape != (len(sizes), 1):
+            raise NotYet(
+                f"{len(sizes)} rows need as many steps in a column, shape ({len(sizes)}, 1), so that they broadcast; "
+                f"yours is {tuple(step.shape)}. `amax(dim=1, keepdim=True)` keeps the column"
+            )
+        absmax = x.abs().amax(dim=1, keepdim=True).double()
+        if near(step / absmax, torch.ones_like(absmax)):
+            raise NotYet(
+                "the second result is absmax; the step is absmax / 127, the distance between neighboring codes"
+            )
+        if near(step / absmax, torch.full_like(absmax, 1 / 128)):
+            raise NotYet(
+                "a step of absmax / 128 gives the largest value code 128, which int8 does not have: divide by 127"
+            )
+        moved = (x - codes * step.double()).abs() / (absmax / 127)
+        if moved.max() > HALF:
+            if _half(step):
+                raise NotYet(
+                    f"steps in {step.dtype} are themselves rounded, to three digits or fewer, and a code of 127 "
+                    "multiplies that error: keep the steps in float32"
+                )
+            worst = absmax[moved.amax(dim=1).argmax()].item()
+            if (codes == 0).all(dim=1).any() and (step != step[0]).any():
+                raise NotYet(
+                    f"a row whose largest number is {worst:.0e} reads back as zeros: its step is far too wide. Only a "
+                    "row of zeros needs a step from elsewhere, and the smallest positive one will do"
+                )
+            raise NotYet(
+                f"a round trip may lose at most half a step of the row: yours lost {moved.max().item():.2f}. "
+                "Round to the nearest code (`.to(torch.int8)` alone cuts off), with each row's own absmax"
+            )
+    codes, step = tensors(ask(answer, torch.tensor([[0.5, 1.5, 2.5, -3.5, 127.0]])), "codes, step")
     if codes.tolist() != [[0, 2, 2, -4, 127]]:
         raise NotYet(
             f"with step 1 the ties 0.5, 1.5, 2.5, -3.5 go to the even code, 0, 2, 2, -4: yours are "
-            f"{codes[0, :4].tolist()}. `torch.round` does that"
+            f"{codes.flatten()[:4].tolist()}. `torch.round` does that"
         )
-    codes, step = _tensors(answer(torch.tensor([[0.0, 0.0], [1.0, -2.0]])), "codes, step")
-    if not (step[0] > 0).all() or (codes[0] != 0).any():
-        raise NotYet(
-            "a row of zeros has absmax 0, and 0 / 0 is NaN; which integer NaN becomes is left to the processor. "
-            "`clamp` the step to a tiny positive number"
-        )
+    for at in (0, 1, 2):
+        x = torch.tensor([[1.0, -2.0], [3.0, 0.5], [-1.0, 0.0]])
+        x[at] = 0.0
+        codes, step = tensors(ask(answer, x), "codes, step")
+        if not (step[at] > 0).all() or not step.isfinite().all() or (codes[at] != 0).any():
+            raise NotYet(
+                "a row of zeros has absmax 0, and 0 / 0 is NaN; which integer NaN becomes is left to the processor. "
+                f"`clamp` the step to a tiny positive number; yours is {step[at].flatten()[0].item():g}"
+            )
     return "each row has its own step, loses at most half of it, and a row of zeros survives."
 
 
@@ -77,7 +100,7 @@ def check_affine(answer: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> s
     }
     for name, x in cases.items():
         x[0] = 0.0 if name in ("from 0 to 6", "from -1 to 3") else x[0]
-        codes, step, zero_point = _tensors(answer(x.clone()), "codes, step, zero_point")
+        codes, step, zero_point = tensors(ask(answer, x), "codes, step, zero_point")
         _int8(codes, x)
         if step.numel() != 1 or zero_point.numel() != 1:
             raise NotYet("the whole tensor shares one step and one zero point")
@@ -91,7 +114,7 @@ def check_affine(answer: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> s
                 f"values {name}: the zero point {zero_point.item():.0f} is outside -128 … 127, so 0 has no code. "
                 "Widen the range to hold 0 before you divide it into steps"
             )
-        back = (codes.float() - zero_point) * step
+        back = ((codes.double() - zero_point) * step.double()).reshape(x.shape)
         if (back[x == 0] != 0).any():
             raise NotYet(f"values {name}: 0 reads back as {back[x == 0][0].item():.3f}. Zero must stay exactly zero")
         span = (x.max().clamp(min=0) - x.min().clamp(max=0)).item()
@@ -101,6 +124,8 @@ def check_affine(answer: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> s
                 "256 codes have 255 steps between them, and the range need not be symmetric"
             )
         moved = ((x - back).abs() / (span / 255)).max().item()
+        if moved > HALF and _half(step):
+            raise NotYet(f"values {name}: a step in {step.dtype} is itself rounded, to three digits or fewer: float32")
         if moved > HALF:
             raise NotYet(
                 f"values {name}: a round trip may lose at most half a step, yours lost {moved:.2f}. The lowest value "
@@ -115,35 +140,35 @@ def check_bits_per_value(answer: Callable[..., float]) -> str:
 
     Chapter 2, exercise 3.
     """
-    for values, bits, block in ((4096, 4, 64), (4096, 8, 64), (4096, 4, 4096), (4096, 2, 1), (1000, 4, 64)):
+    for values, bits, block in CASES:
         right = bits + 32 * math.ceil(values / block) / values
-        got = answer(values, bits, block)
-        if not isinstance(got, int | float):
-            raise NotYet(f"return a number of bits; this is {type(got).__name__}")
-        if math.isclose(got, right, rel_tol=1e-9):
+        given = ask(answer, values, bits, block)
+        got = number(given, "a number of bits")
+        if near(given, right):
             continue
         case = f"{values:,} values of {bits} bits in blocks of {block}"
-        if math.isclose(got, bits):
+        if near(given, bits):
             raise NotYet(f"{case}: every block brings a scale of 32 bits, and its values share that cost")
-        if math.isclose(got * 8, right):
+        if near(got * 8, right):
             raise NotYet(f"{case}: that is bytes; a byte has 8 bits")
-        if math.isclose(got, right * values):
+        if near(got, right * values):
             raise NotYet(f"{case}: that is the whole tensor; divide by the number of values")
-        if math.isclose(got, bits + 4 * math.ceil(values / block) / values):
+        if near(got, bits + 4 * math.ceil(values / block) / values):
             raise NotYet(f"{case}: a float32 scale has 4 bytes, which are 32 bits")
-        if values % block and math.isclose(got, bits + 32 * (values // block) / values):
-            raise NotYet(f"{case}: the last block is shorter and needs a scale too: round the number of blocks up")
-        if values % block and math.isclose(got, bits + 32 / block):
+        if near(got, bits + 16 * math.ceil(values / block) / values):
+            raise NotYet(f"{case}: the scales are float32, 32 bits each")
+        if near(got, bits + 32 / block):
             raise NotYet(f"{case}: a short last block brings a whole scale; count the blocks instead")
+        if near(got, bits + 32 * (values // block) / values):
+            raise NotYet(f"{case}: the last block is shorter and needs a scale too: round the number of blocks up")
+        if near(got, bits + 32 * round(values / block) / values):
+            raise NotYet(f"{case}: a last block is a block however short it is: round their number up, not to nearest")
         raise NotYet(f"{case} cost {right:g} bits each, you say {got:g}. Count codes and scales, divide by the values")
     return "4 bits in blocks of 64 are really 4.5, and blocks of one value save nothing."
 
 
-def _tensors(result: Any, names: str) -> tuple[Tensor, ...]:
-    count = names.count(",") + 1
-    if not isinstance(result, tuple | list) or len(result) != count:
-        raise NotYet(f"return {count} things: `return {names}`")
-    return tuple(torch.as_tensor(thing) for thing in result)
+def _half(x: Tensor) -> bool:
+    return x.is_floating_point() and torch.finfo(x.dtype).bits < 32
 
 
 def _int8(codes: Tensor, x: Tensor) -> None:
