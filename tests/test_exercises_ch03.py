@@ -2,8 +2,11 @@
 
 import json
 import re
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,9 +29,10 @@ def split(
     square=127**2,
     fixed=None,
     by_row=False,
+    off=True,
 ):
     """The right answer of exercise 1, with one thing changed at a time."""
-    mask = large(x, fixed or threshold)
+    mask = large(x, fixed or threshold) & (threshold > 0 or not off)
     if by_row:
         rows = mask.any(dim=1)
         y = split(x, w_codes, w_absmax, threshold=1e9)
@@ -40,6 +44,53 @@ def split(
         codes[:, columns] = 0
     y = int8.int8_matmul(codes, w_codes) * (absmax[:, None] * w_absmax) / square
     return y + x[:, columns] @ (w_codes[:, columns] * (w_absmax[:, None] / 127)).T if add else y
+
+
+def in_type(x, w_codes, w_absmax, threshold=6.0, *, dtype, handed=None):
+    """The right answer with activations and outliers' weights in another type."""
+    x = x.to(dtype)
+    large = (x.abs() >= threshold) & (threshold > 0)
+    columns = large.any(dim=0)
+    codes, absmax, _ = int8.int8_vectorwise_quant(x.masked_fill(large, 0))
+    codes[:, columns] = 0
+    y = (int8.int8_matmul(codes, w_codes) * (absmax[:, None] * w_absmax) / 127**2).to(dtype)
+    return (y + x[:, columns] @ (w_codes[:, columns] * (w_absmax[:, None] / 127)).to(dtype).T).to(handed or dtype)
+
+
+def values_alone(x, w_codes, w_absmax, threshold=6.0):
+    """Only the large values leave, not their columns: one sparse product, as exact."""
+    large = (x.abs() >= threshold) & (threshold > 0)
+    rest = int8.llm_int8_linear(x.masked_fill(large, 0), w_codes, w_absmax, threshold=0.0)
+    return rest + x.masked_fill(~large, 0) @ (w_codes * (w_absmax[:, None] / 127)).T
+
+
+def hides_in_place(x, w_codes, w_absmax, threshold=6.0):
+    y = split(x, w_codes, w_absmax, threshold)
+    x[x.abs() >= 6] = 0
+    return y
+
+
+def clears_the_weight(x, w_codes, w_absmax, threshold=6.0):
+    y = split(x, w_codes, w_absmax, threshold)
+    w_codes[:, (x.abs() >= 6).any(dim=0)] = 0
+    return y
+
+
+def seen(answer, known):
+    """Hard-coded: right for the first of the check's cases, and a guess after it."""
+    calls = []
+
+    def function(*given, **named):
+        calls.append(given)
+        return answer(*given, **named) if len(calls) == 1 else known(*given, **named)
+
+    return function
+
+
+def in_place(x, norm, weight):
+    s = (x.abs().amax(dim=0) / weight.abs().amax(dim=0)).sqrt()
+    weight *= s
+    return norm.add_(1).div_(s).sub_(1), weight
 
 
 def plain(x, w_codes, w_absmax, threshold=6.0):
@@ -84,6 +135,32 @@ WRONG = {
         part(large=lambda x, t: (x.abs() >= t) & (torch.arange(40) > 15)),
         "off by .* %",
     ),
+    "split: threshold 0 marks all": (check_llm_int8, part(off=False), "threshold 0 turns the search off"),
+    "split: all in 16 bits": (
+        check_llm_int8,
+        lambda x, p, m, threshold=6.0: plain(x, p, m) if x.max() < 6 else x @ (p * (m[:, None] / 127)).T,
+        "all in 16 bits",
+    ),
+    "split: hides in place": (check_llm_int8, hides_in_place, "your function changes `x`"),
+    "split: clears the weight": (check_llm_int8, clears_the_weight, "your function changes `w_codes`"),
+    "split: scales in place": (
+        check_llm_int8,
+        lambda x, p, m, threshold=6.0: split(x, p, m.div_(127).mul_(64), threshold),
+        "your function changes `m`",
+    ),
+    "split: hard-coded": (check_llm_int8, seen(split, lambda *a, **k: torch.ones(16, 24)), "off by"),
+    "split: one shape": (
+        check_llm_int8,
+        lambda x, p, m, threshold=6.0: split(x, p, m, threshold) if len(x) == 16 else x @ p.float().T,
+        "product of chapter 2",
+    ),
+    "split: NaN": (check_llm_int8, lambda x, p, m, threshold=6.0: split(x, p, m) * torch.nan, "product of chapter 2"),
+    "split: NaN beside outliers": (
+        check_llm_int8,
+        lambda x, p, m, threshold=6.0: split(x, p, m) * (1 if x.max() < 6 else torch.nan),
+        "off by nan",
+    ),
+    "split: a list": (check_llm_int8, lambda x, p, m, threshold=6.0: split(x, p, m).tolist(), "this is list"),
     "split: raises": (check_llm_int8, lambda x, p, m, threshold=6.0: x @ p.T, "raised RuntimeError"),
     "smooth: stub": (check_smooth, lambda x, norm, weight: (norm, weight), "nothing has changed"),
     "smooth: one thing": (check_smooth, lambda x, norm, weight: weight, "return 2 things"),
@@ -100,6 +177,22 @@ WRONG = {
         "one factor for all",
     ),
     "smooth: something else": (check_smooth, smoothed(factor=lambda x, w: 1 / w), "is not sqrt"),
+    "smooth: in place": (check_smooth, in_place, "your function changes `norm`"),
+    "smooth: the weight in place": (
+        check_smooth,
+        lambda x, norm, weight: (smooth(x, norm, weight)[0], weight.copy_(smooth(x, norm, weight)[1])),
+        "your function changes `weight`",
+    ),
+    "smooth: hard-coded": (
+        check_smooth,
+        seen(smooth, lambda *given: (torch.ones(20), torch.ones(12, 20))),
+        "\\(33,\\)",
+    ),
+    "smooth: mean": (
+        check_smooth,
+        lambda x, n, w: ((1 + n) / x.abs().mean(dim=0).sqrt() - 1, w * x.abs().mean(dim=0).sqrt()),
+        "is not sqrt",
+    ),
     "share: stub": (check_share, lambda x, t: (x >= t).float().mean().item(), "takes its whole column along"),
     "share: None": (check_share, lambda x, t: None, "return a number"),
     "share: values": (check_share, lambda x, t: (x.abs() >= t).float().mean().item(), "count columns, not values"),
@@ -111,6 +204,21 @@ WRONG = {
     "share: strictly above": (check_share, lambda x, t: share(x, t, compare=torch.gt), "exactly 6"),
     "share: threshold fixed": (check_share, lambda x, t: share(x, 6.0), "threshold is an argument"),
     "share: half": (check_share, lambda x, t: 0.45, "3 of 16 columns"),
+    "share: sixteen": (
+        check_share,
+        lambda x, t: (x.abs() >= t).any(dim=0).sum().item() / 16,
+        "number of columns that this x has",
+    ),
+    "share: by rows' number": (
+        check_share,
+        lambda x, t: (x.abs() >= t).any(dim=0).sum().item() / len(x),
+        "not of rows",
+    ),
+    "share: hard-coded": (check_share, lambda x, t: 3 / 16, "columns that this x has"),
+    "share: zeroed": (check_share, lambda x, t: (share(x, t), x.zero_())[0], "your function changes `x`"),
+    "share: at least one": (check_share, lambda x, t: max(share(x, t), 1 / x.shape[1]), "the share is 0"),
+    "share: a list": (check_share, lambda x, t: [share(x, t)], "this is list"),
+    "share: a mask": (check_share, lambda x, t: (x.abs() >= t).any(dim=0), "a tensor of shape \\(16,\\)"),
 }
 
 
@@ -122,7 +230,32 @@ def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
     assert re.search(hint, verdict.text), verdict.text
 
 
-@pytest.mark.parametrize(("check", "answer"), [(check_llm_int8, split), (check_smooth, smooth), (check_share, share)])
+RIGHT = {
+    "split": (check_llm_int8, split),
+    "split: float64": (check_llm_int8, partial(in_type, dtype=torch.float64)),
+    "split: float16": (check_llm_int8, partial(in_type, dtype=torch.float16)),
+    "split: bfloat16": (check_llm_int8, partial(in_type, dtype=torch.bfloat16)),
+    "split: in float16, handed over in float32": (
+        check_llm_int8,
+        partial(in_type, dtype=torch.float16, handed=torch.float32),
+    ),
+    "split: large values alone": (check_llm_int8, values_alone),
+    "split: with a gradient": (check_llm_int8, lambda *a, **k: split(*a, **k).requires_grad_()),
+    "smooth": (check_smooth, smooth),
+    "smooth: float64": (check_smooth, lambda x, n, w: smooth(x.double(), n.double(), w.double())),
+    "smooth: float16": (check_smooth, lambda x, n, w: smooth(x.half(), n.half(), w.half())),
+    "smooth: a list": (check_smooth, lambda *given: list(smooth(*given))),
+    "smooth: copies changed": (check_smooth, lambda *given: in_place(*(one.clone() for one in given))),
+    "share": (check_share, share),
+    "share: np.float32": (check_share, lambda x, t: np.float32(share(x, t))),
+    "share: a tensor": (check_share, lambda x, t: (x.abs() >= t).any(dim=0).float().mean()),
+    "share: float16": (check_share, lambda x, t: (x.abs() >= t).any(dim=0).half().mean()),
+    "share: Fraction": (check_share, lambda x, t: Fraction(int((x.abs() >= t).any(dim=0).sum()), x.shape[1])),
+    "share: np.mean": (check_share, lambda x, t: np.mean((x.abs() >= t).any(dim=0).numpy())),
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT.values(), ids=RIGHT)
 def test_a_right_answer_passes(check, answer):
     verdict = check(answer)
     assert verdict.passed, verdict
