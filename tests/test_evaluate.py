@@ -180,6 +180,24 @@ def test_simulated_bits_round_what_bitsandbytes_replaces(model, gpu):
         assert all(len(after[f"{name}.weight"][0].unique()) <= 7 for name in replaced)
 
 
+def test_simulated_bits_round_the_kinds_of_layers_that_are_named(model, gpu):
+    """What a ladder rounds is what its title says, in both components, and no embedding, norm, bias or autoencoder."""
+    kinds = {"w3": ("Linear",), "c3": ("Conv2d",), "wc3": ("Linear", "Conv2d")}
+    plain = conditions.load(model, conditions.CONDITIONS["bf16"], "cuda")
+    layers = [layer for layer in conditions.layers(plain) if layer.weights > 32]  # a small weight may be on the grid
+    for name, wanted in kinds.items():
+        condition = conditions.CONDITIONS[name]
+        assert condition.title == f"3-bit {' and '.join(wanted)}"
+        pipe = conditions.load(model, condition, "cuda")
+        for component in (*conditions.COMPONENTS, "vae"):
+            before, after = getattr(plain, component).state_dict(), getattr(pipe, component).state_dict()
+            changed = {key for key in before if not torch.equal(before[key], after[key])}
+            named = {f"{x.name}.weight" for x in layers if x.component == component and x.kind in wanted}
+            assert named <= changed, (name, component)
+            assert all(key in named or before[key].numel() <= 32 for key in changed), (name, component)
+            assert all(len(channel.unique()) <= 7 for key in named for channel in after[key].flatten(1))
+
+
 @pytest.mark.parametrize("name", ["int8-t0", "int8-transformer", "int8-encoder"])
 def test_parts_and_threshold_of_int8(model, gpu, name):
     from bitsandbytes.nn import Linear8bitLt
@@ -267,6 +285,18 @@ def test_more_scenes_and_conditions_keep_what_is_there(model, gpu, tmp_path, mon
     assert before.items() <= after.items() and len(after) == 12
 
 
+def test_a_record_has_the_name_that_is_asked(model, gpu, tmp_path):
+    plan = Plan(str(model), **SMALL, record="another")
+    assert Run(plan, tmp_path, "cuda").go(progress=False) == tmp_path / "another.json"
+    record = evidence.load("another", folder=tmp_path)
+    assert record["command"].endswith("--record another") and "--record" not in runner.command(
+        Plan(str(model), **SMALL)
+    )
+    assert Run(Plan(str(model), **SMALL), tmp_path, "cuda").go(progress=False).stem == statistics.RECORD
+    assert results(tmp_path) == record["results"]
+    assert statistics.load_evaluation("another", model=model, folder=tmp_path).record == record
+
+
 def test_reading_in_other_processes_changes_nothing(model, gpu, tmp_path):
     plan = Plan(str(model), **{**SMALL, "conditions": ("w2",)})
     Run(plan, tmp_path / "here", "cuda").go(progress=False)
@@ -335,6 +365,7 @@ def test_pictures_are_read_as_large_ones_are():
         ({"sweep": -1}, "sweep = -1"),
         ({"sweep_bits": 1}, "sweep bits 1"),
         ({"guidance": math.nan}, "guidance = nan"),
+        ({"record": "Not a.name"}, "is not a record's name"),
     ],
 )
 def test_bad_plans_are_refused(given, said):

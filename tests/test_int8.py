@@ -286,6 +286,11 @@ BAD = {
     "weight 1-D": (ValueError, r"codes \(n, k\)", lambda: int8.weight_only_linear(X, X[0].char(), X[:, 0])),
     "absmax 2-D": (ValueError, r"absmax \(n\)", lambda: int8.weight_only_linear(X, X.char(), X[:, :1])),
     "no Linear": (ValueError, "Conv2d has no nn.Linear", lambda: int8.fake_quantize_(nn.Conv2d(1, 1, 1), 8)),
+    "no convolution": (
+        ValueError,
+        "has no nn.Conv2d or nn.Conv1d to quantize",
+        lambda: int8.fake_quantize_(nn.Linear(1, 1), 8, kinds=(nn.Conv2d, nn.Conv1d)),
+    ),
     "already 8 bits": (TypeError, "got torch.int8", lambda: int8.fake_quantize_(quantized_linear(8, 8, 0.0), 4)),
 }  # fmt: skip
 
@@ -526,6 +531,29 @@ def test_fake_quantize_rounds_linear_weights_in_place_and_nothing_else(options):
         assert torch.equal(parameter, expected) and parameter.dtype == expected.dtype, name
         assert parameter.requires_grad
     assert model["out"].weight.data_ptr() == storage
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names"),
+    [
+        ((nn.Conv2d,), ["conv"]),
+        ((nn.Linear, nn.Conv2d), ["block.0", "block.2", "conv", "out"]),
+        ((nn.Embedding,), ["embed"]),
+    ],
+)
+def test_fake_quantize_rounds_other_kinds_of_layers_if_asked(kinds, names):
+    model, original = small_model(), small_model()
+    model["conv"], original["conv"] = (nn.Conv2d(6, 4, (3, 1), groups=2) for _ in range(2))
+    original["conv"].load_state_dict(model["conv"].state_dict())
+    assert int8.fake_quantize_(model, 3, kinds=kinds) == names
+    changed = [n for n, p in model.named_parameters() if not torch.equal(p, original.get_parameter(n))]
+    assert changed == [f"{name}.weight" for name in names]
+    for name in names:  # one scale for each output channel: seven levels in each
+        weight = model.get_submodule(name).weight
+        assert all(len(row.unique()) <= 7 for row in weight.flatten(1))
+        assert torch.allclose(
+            weight.abs().flatten(1).amax(1), original.get_submodule(name).weight.abs().flatten(1).amax(1)
+        )
 
 
 def test_fake_quantize_loses_more_with_fewer_bits_and_takes_one_layer_alone():

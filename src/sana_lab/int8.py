@@ -343,25 +343,29 @@ def fake_quantize_(
     axis: int | None = 0,
     block: int | None = None,
     clip: float = 1.0,
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear,),
 ) -> list[str]:
     """Round the weight of every `nn.Linear` in `module` to `bits` bits, in place; the dtype stays.
 
     Simulated quantization (Nagel et al., arXiv 2106.08295, section 2.3): the error of `bits`-bit weights without their
     saving in memory. Activations are untouched. Arguments are those of `quantize`; pass ``axis=None, block=64`` for
-    blocks. For one layer alone: ``fake_quantize_(model.get_submodule(name), bits)``.
+    blocks. For one layer alone: ``fake_quantize_(model.get_submodule(name), bits)``. Other layers with a `weight` are
+    rounded if `kinds` names them: ``kinds=(nn.Linear, nn.Conv2d)``. The weight of a convolution is (out, in / groups,
+    height, width), so that ``axis=0`` gives one scale for each output channel, as it does for each output of a Linear.
 
     Returns:
         Names of the layers, in the order of `named_modules`.
 
     Raises:
         TypeError: if a layer's weight is not floating point: load the model in 16 or 32 bits for this.
-        ValueError: if there is no `nn.Linear`, or as in `quantize`.
+        ValueError: if there is no layer of these kinds, or as in `quantize`.
 
     Chapter 6.
     """
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, kinds)}
     if not layers:
-        raise ValueError(f"{type(module).__name__} has no nn.Linear to quantize: pass a model, or one Linear of it")
+        wanted = " or ".join(f"nn.{kind.__name__}" for kind in kinds)
+        raise ValueError(f"{type(module).__name__} has no {wanted} to quantize: pass a model, or one such layer of it")
     rounded = {
         name: quantize(layer.weight.detach(), bits, scheme=scheme, axis=axis, block=block, clip=clip)
         for name, layer in layers.items()

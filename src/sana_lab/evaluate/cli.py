@@ -31,8 +31,8 @@ def parser(program: str) -> argparse.ArgumentParser:
     plan = Plan()
     made = argparse.ArgumentParser(
         prog=program,
-        description="Draw the same scenes from the same noise under several conditions, read them back, and write the "
-        "record evaluation_shapes.json. A stopped run goes on where it stood.",
+        description="Draw the same scenes from the same noise under several conditions, read them back, and write a "
+        "record. A stopped run goes on where it stood.",
         epilog="Several GPUs: accelerate launch --num_processes 2 -m sana_lab.evaluate --out FOLDER ... The results "
         "do not depend on the number of processes. With fewer than two GPUs add --multi_gpu, or accelerate starts one.",
     )
@@ -50,6 +50,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     add("--threads", type=int, default=plan.threads, help="a process has without a real GPU; default: %(default)s")
     add("--sweep", type=int, default=plan.sweep, help="scenes of the sensitivity sweep, 0 for none; default: 64")
     add("--sweep-bits", type=int, default=plan.sweep_bits, help="bits of its one layer; default: %(default)s")
+    add("--record", default=plan.record, metavar="NAME", help="of the file that it ends with; default: %(default)s")
     add("--readers", type=int, help="processes that read pictures; default: by cores, at most 16")
     add("--virtual", action="store_true", help="use the virtual GPU where there is a real one, too")
     return made

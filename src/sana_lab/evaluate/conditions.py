@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 COMPONENTS = ("text_encoder", "transformer")
 """What the official recipe quantizes; the autoencoder stays in 16 bits."""
 
+BOTH = (nn.Linear, nn.Conv2d)
+"""What holds nearly all weights of the transformer; all but the embedding of the text encoder's are Linear."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -35,7 +38,9 @@ class Condition:
         components: which parts are in 8 bits, for int8.
         threshold: outlier threshold of LLM.int8(), for int8.
         slim: quantize also what the recipe leaves (chapter 7), for int8 and nf4.
-        bits: simulated bits of the weights of every Linear layer in both components, or None.
+        bits: simulated bits of the weights of every layer of `kinds` in both components, or None.
+        kinds: which layers `bits` rounds, one scale for each output (channel). Norms, biases, the embedding and the
+            autoencoder are never rounded.
         other_noise: start from the noise of another picture.
     """
 
@@ -45,8 +50,12 @@ class Condition:
     threshold: float = 6.0
     slim: bool = False
     bits: int | None = None
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
     other_noise: bool = False
 
+
+BITS = (8, 6, 5, 4, 3, 2)
+"""The rungs of the ladder."""
 
 CONDITIONS = {
     "bf16": Condition("bf16"),
@@ -59,7 +68,9 @@ CONDITIONS = {
     "int8-slim": Condition("int8, slim", "int8", slim=True),
     "nf4": Condition("nf4", "nf4"),
     "nf4-slim": Condition("nf4, slim", "nf4", slim=True),
-    **{f"w{bits}": Condition(f"{bits}-bit weights, simulated", bits=bits) for bits in (8, 6, 5, 4, 3, 2)},
+    **{f"w{bits}": Condition(f"{bits}-bit Linear", bits=bits) for bits in BITS},
+    **{f"c{bits}": Condition(f"{bits}-bit Conv2d", bits=bits, kinds=(nn.Conv2d,)) for bits in BITS},
+    **{f"wc{bits}": Condition(f"{bits}-bit Linear and Conv2d", bits=bits, kinds=BOTH) for bits in BITS},
 }
 """Every condition by its name. The first is what the others are compared with."""
 
@@ -80,7 +91,9 @@ def load(model: str | Path | Source, condition: Condition, device: str) -> SanaP
         pipe = load_sana(model, condition.precision, device, slim=condition.slim)
     if condition.bits is not None:
         for component in COMPONENTS:
-            fake_quantize_(getattr(pipe, component), condition.bits)
+            model = getattr(pipe, component)
+            if any(isinstance(layer, condition.kinds) for layer in model.modules()):  # the encoder has no convolution
+                fake_quantize_(model, condition.bits, kinds=condition.kinds)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -63,6 +63,7 @@ class Plan:
         threads: of the processor, for each process, where the GPU is virtual; results depend on it likewise.
         sweep: scenes of the sensitivity sweep, 0 for none.
         sweep_bits: to which a layer is rounded in it.
+        record: name of the record.
 
     Raises:
         ValueError: a number out of range or an unknown condition; the text says what would do.
@@ -82,9 +83,11 @@ class Plan:
     threads: int = 1
     sweep: int = 64
     sweep_bits: int = 2
+    record: str = s.RECORD
 
     def __post_init__(self) -> None:
         """Hold every number to its range."""
+        evidence.checked_name(self.record)
         for name in (*self.conditions, *dict(self.n_of)):
             if name not in c.CONDITIONS:
                 raise ValueError(f"condition {name!r} is unknown: choose from {', '.join(c.CONDITIONS)}")
@@ -318,7 +321,7 @@ class Run:
             "examples": self._examples(),
         }
         return evidence.save(
-            s.RECORD,
+            plan.record,
             what="How often the Shapes model draws what was asked, quantized in several ways: paired scenes, read back",
             command=command(plan, self.world),
             results=results,
@@ -431,7 +434,7 @@ def command(plan: Plan, world: int = 1) -> str:
     words += [f"--n-of {name}={n}" for name, n in plan.n_of]
     if plan.objects != usual.objects:
         words.append(f"--objects {','.join(map(str, plan.objects))}")
-    for name in ("steps", "guidance", "seed", "chunk", "threads", "sweep", "sweep_bits"):
+    for name in ("steps", "guidance", "seed", "chunk", "threads", "sweep", "sweep_bits", "record"):
         if getattr(plan, name) != getattr(usual, name):
             words.append(f"--{name.replace('_', '-')} {getattr(plan, name)}")
     return " ".join(words)
