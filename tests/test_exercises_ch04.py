@@ -3,9 +3,12 @@
 import json
 import math
 import re
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import bitsandbytes
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,17 +19,36 @@ from sana_lab.exercises.ch04 import check_first_to_quantize, check_nf4_bytes, ch
 CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "04_where_the_bytes_are.ipynb"
 
 
-def ratio(model, *, kinds=nn.Linear | nn.Conv2d, kernel=True, groups=True, bias=False, saved=False):
+def ratio(
+    model,
+    *,
+    kinds=nn.Linear | nn.Conv2d,
+    kernel=lambda size: size == (1, 1),
+    groups=True,
+    bias=(),
+    saved=False,
+    walk=nn.Module.modules,
+    counted=nn.Module.parameters,
+):
     """The right answer of exercise 1, with one thing changed at a time."""
     reached = 0
-    for layer in model.modules():
+    for layer in walk(model):
         if not isinstance(layer, kinds):
             continue
-        if isinstance(layer, nn.Conv2d) and ((kernel and layer.kernel_size != (1, 1)) or (groups and layer.groups > 1)):
+        if isinstance(layer, nn.Conv2d) and (not kernel(layer.kernel_size) or (groups and layer.groups > 1)):
             continue
-        reached += sum(p.numel() for p in layer.parameters()) if bias else layer.weight.numel()
-    share = reached / (2 * sum(p.numel() for p in model.parameters()))
+        reached += layer.weight.numel()
+        reached += layer.bias.numel() if isinstance(layer, bias) and layer.bias is not None else 0
+    share = reached / (2 * sum(p.numel() for p in counted(model)))
     return share if saved else 1 - share
+
+
+def spoiled(model):
+    """The right answer, from a function that takes the layers out of the model as it counts them."""
+    found = ratio(model)
+    for name, _ in list(model.named_children()):
+        delattr(model, name)
+    return found
 
 
 def everything(model):
@@ -57,12 +79,28 @@ WRONG = {
     "ratio: stub": (POINTWISE, lambda model: float("nan"), "return a number"),
     "ratio: Linear only": (POINTWISE, lambda m: ratio(m, kinds=nn.Linear), "1 x 1 convolution: .*one matrix"),
     "ratio: no Linear": (POINTWISE, lambda m: ratio(m, kinds=nn.Conv2d), "only the weights of the Linear layer shrink"),
-    "ratio: biases too": (POINTWISE, lambda m: ratio(m, bias=True), "the bias stays"),
-    "ratio: all convolutions": (POINTWISE, lambda m: ratio(m, kernel=False), "reads neighbors"),
+    "ratio: biases too": (POINTWISE, lambda m: ratio(m, bias=(nn.Linear, nn.Conv2d)), "the bias stays"),
+    "ratio: biases of convolutions": (POINTWISE, lambda m: ratio(m, bias=nn.Conv2d), "its bias stays in 16 bits"),
+    "ratio: all convolutions": (POINTWISE, lambda m: ratio(m, kernel=lambda size: True), "reads neighbors"),
+    "ratio: height of the kernel alone": (POINTWISE, lambda m: ratio(m, kernel=lambda k: k[0] == 1), "both numbers"),
+    "ratio: width of the kernel alone": (POINTWISE, lambda m: ratio(m, kernel=lambda k: k[1] == 1), "both numbers"),
+    "ratio: outermost layers": (
+        POINTWISE,
+        lambda m: ratio(m, walk=nn.Module.children),
+        "children\\(\\).* sees the outermost",
+    ),
+    "ratio: layers inside alone": (POINTWISE, lambda m: ratio(m, walk=lambda m: list(m.modules())[1:]), "model itself"),
+    "ratio: buffers too": (POINTWISE, lambda m: ratio(m, counted=lambda m: m.state_dict().values()), "buffers"),
+    "ratio: changes the model": (POINTWISE, spoiled, "your function changes the layers of `model`"),
+    "ratio: a truth value": (POINTWISE, lambda model: True, "return a number; this is bool True"),
     "ratio: groups": (POINTWISE, lambda m: ratio(m, groups=False), "Look at `groups`"),
     "ratio: what is saved": (POINTWISE, lambda m: ratio(m, saved=True), "share that is saved"),
     "ratio: a half": (POINTWISE, everything, "only the weights of the Linear layer shrink"),
     "nf4: stub": (NF4, lambda rows, columns: 0, "you say 0$"),
+    "nf4: one block too many": (NF4, lambda r, c: -(-r * c // 2) + 4 * (r * c // 64 + 1) + 64, "64 x 64 keep 2,048"),
+    "nf4: codes rounded to even": (NF4, lambda r, c: round(r * c / 2) + 4 * -(-r * c // 64) + 64, "one more byte"),
+    "nf4: blocks rounded to nearest": (NF4, lambda r, c: -(-r * c // 2) + 4 * round(r * c / 64) + 64, "the last block"),
+    "nf4: at least one block": (NF4, lambda r, c: -(-r * c // 2) + 4 * max(1, r * c // 64) + 64, "the last block"),
     "nf4: codes only": (NF4, lambda r, c: nf4(r, c, absmax=0, code=0), "to read the values back"),
     "nf4: no code": (NF4, lambda r, c: nf4(r, c, code=0), "sixteen levels"),
     "nf4: no absmax": (NF4, lambda r, c: nf4(r, c, absmax=0), "brings its absmax"),
@@ -76,13 +114,26 @@ WRONG = {
     "nf4: not rounded": (NF4, lambda r, c: r * c / 2 + 4 * r * c / 64 + 64, "round up"),
     "nf4: codes rounded down": (NF4, lambda r, c: r * c // 2 + 4 * -(-r * c // 64) + 64, "one more byte"),
     "nf4: blocks rounded down": (NF4, lambda r, c: -(-r * c // 2) + 4 * (r * c // 64) + 64, "the last block"),
-    "first: stub": (FIRST, lambda models: None, "return a name, one of painter, reader"),
+    "first: stub": (FIRST, lambda models: None, "return a name, one of painter, mixer, reader"),
     "first: the largest": (FIRST, first(size), "the largest model need not"),
     "first: the most linear": (FIRST, first(lambda m: weights(m) / size(m)), "a share is not a saving"),
     "first: the most layers": (
         FIRST,
         first(lambda m: sum(isinstance(layer, nn.Linear) for layer in m.modules())),
         "do not count layers",
+    ),
+    "first: convolutions of 1 x 1 too": (
+        FIRST,
+        first(lambda m: 1 - ratio(m) and (1 - ratio(m)) * size(m)),
+        "the recipe does not: count nn.Linear alone",
+    ),
+    "first: the longest name": (FIRST, lambda models: max(models, key=len), "'painter' is not it"),
+    "first: a list": (FIRST, lambda models: ["reader"], "return a name"),
+    "first: a place": (FIRST, lambda models: 2, "return a name"),
+    "first: takes models away": (
+        FIRST,
+        lambda models: (first(weights)(models), models.popitem())[0],
+        "changes the keys",
     ),
     "first: always the encoder": (
         FIRST,
@@ -108,6 +159,24 @@ def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
 @pytest.mark.parametrize(("check", "answer"), [(POINTWISE, ratio), (NF4, nf4), (FIRST, first(weights))])
 def test_a_right_answer_passes(check, answer):
     verdict = check(answer)
+    assert verdict.passed, verdict.text
+
+
+NUMBERS = {
+    "float32": np.float32,
+    "int64": lambda x: np.int64(x) if x == int(x) else np.float64(x),
+    "fraction": Fraction,
+    "decimal": Decimal,
+    "tensor": torch.tensor,
+    "tensor of one": lambda x: torch.tensor([float(x)]),
+    "array": np.array,
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+@pytest.mark.parametrize(("check", "answer"), [(POINTWISE, ratio), (NF4, nf4)])
+def test_a_number_may_be_of_any_type(check, answer, kind):
+    verdict = check(lambda *args: NUMBERS[kind](answer(*args)))
     assert verdict.passed, verdict.text
 
 
