@@ -25,6 +25,23 @@ def majority(devices, inputs):
     return next((name for name in ORDER if devices[name] != home), None)
 
 
+def moves(model):
+    model.block[0].mean = model.block[0].table
+    return devices_of(model)
+
+
+def one_level(model):
+    return {str(t.device) for leaf in model.block[:2] for t in [*leaf.parameters(), *leaf.buffers()]}
+
+
+def forgets(devices, inputs):
+    return next((name for name in ORDER if devices.pop(name) != inputs), None)
+
+
+def by(what):
+    return lambda devices, inputs: next((name for name in ORDER if what(devices[name]) != what(inputs)), None)
+
+
 WHERE, FIRST = check_devices_of, check_first_to_fail
 WRONG = {
     "devices: stub": (WHERE, lambda m: set(), "all on the CPU. It is on .'cpu'., you say ..$"),
@@ -40,6 +57,20 @@ WRONG = {
         lambda m: {str(p.device) for p in m.parameters(recurse=False)},
         "all on the CPU",
     ),
+    "devices: types": (WHERE, lambda m: {name.partition(":")[0] for name in devices_of(m)}, "name of the device"),
+    "devices: GPU or not": (
+        WHERE,
+        lambda m: {"cuda:0" if t.is_cuda else str(t.device) for t in [*m.parameters(), *m.buffers()]},
+        "two devices of one type",
+    ),
+    "devices: the first tensor of each kind": (
+        WHERE,
+        lambda m: {str(next(m.parameters()).device), *(str(b.device) for b in m.buffers())},
+        "first parameter|put together",
+    ),
+    "devices: two layers": (WHERE, one_level, "put together"),
+    "devices: changes the model": (WHERE, moves, "changes .* of `model`"),
+    "devices: numbers": (WHERE, lambda m: {t.get_device() for t in m.parameters()}, "return a set of names"),
     "first: stub": (FIRST, lambda devices, inputs: None, "the recipe: .*You say None"),
     "first: whatever is on the CPU": (
         FIRST,
@@ -63,6 +94,9 @@ WRONG = {
         lambda devices, inputs: next((n for n in ORDER if devices[n][:3] != inputs[:3]), None),
         "a second GPU is another device as well",
     ),
+    "first: the last letter": (FIRST, by(lambda name: name[-1:]), "You say|first of"),
+    "first: six letters": (FIRST, by(lambda name: name[:6]), "the first of encoder"),
+    "first: takes the devices away": (FIRST, forgets, "changes .*`devices`"),
     "first: all of them": (
         FIRST,
         lambda devices, inputs: [name for name in ORDER if devices[name] != inputs],
@@ -78,7 +112,29 @@ def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
     assert re.search(hint, verdict.text), verdict.text
 
 
-@pytest.mark.parametrize(("check", "answer"), [(WHERE, devices_of), (FIRST, first_to_fail)])
+RIGHT = {
+    "devices": (WHERE, devices_of),
+    "devices: frozen": (WHERE, lambda m: frozenset(devices_of(m))),
+    "devices: keys": (WHERE, lambda m: dict.fromkeys(devices_of(m)).keys()),
+    "devices: by name": (WHERE, lambda m: {str(t.device) for _, t in [*m.named_parameters(), *m.named_buffers()]}),
+    "devices: layer by layer": (
+        WHERE,
+        lambda m: {
+            str(t.device) for x in m.modules() for t in [*x.parameters(recurse=False), *x.buffers(recurse=False)]
+        },
+    ),
+    "devices: from type and index": (
+        WHERE,
+        lambda m: {
+            d.type if d.index is None else f"{d.type}:{d.index}"
+            for d in (t.device for t in [*m.parameters(), *m.buffers()])
+        },
+    ),
+    "first": (FIRST, first_to_fail),
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT.values(), ids=RIGHT)
 def test_a_right_answer_passes(check, answer):
     verdict = check(answer)
     assert verdict.passed, verdict.text

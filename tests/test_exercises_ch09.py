@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,6 +52,43 @@ def strays(pipe, *, buffers=True, first=False, missing=True, index=True, models_
     return found
 
 
+def next_gpu(sizes, free):
+    """Tries the other GPUs before the CPU."""
+    left, walk = dict(free), [*free, *reversed(free)]
+    found, step = {}, 0
+    for name, size in sizes.items():
+        there = [gpu for gpu in (walk[step % len(walk)], *free) if size <= left[gpu]]
+        found[name] = there[0] if there else "cpu"
+        if there:
+            left[there[0]] -= size
+            step += 1
+    return found
+
+
+def renamed(sizes, free):
+    """Calls the GPUs 0, 1, 2 in the order given, whatever their names."""
+    names = {gpu: i for i, gpu in enumerate(free)}
+    return {part: names.get(where, where) for part, where in plan(sizes, free).items()}
+
+
+def uses_up(sizes, free):
+    found = plan(sizes, free)
+    for part, where in found.items():
+        if where != "cpu":
+            free[where] -= sizes[part]
+    return found
+
+
+def by_names(pipe, names=("text_encoder", "transformer", "vae")):
+    return [name for name in strays(pipe) if name in names]
+
+
+def homes(pipe, of):
+    """Strays, where `of(model)` gives the devices."""
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    return [name for name, part in parts.items() if of(part) != {f"cuda:{pipe.hf_device_map.get(name)}"}]
+
+
 TO, PLAN, STRAYS = check_refuses_to, check_balanced, check_strays
 WRONG = {
     "to: stub": (TO, lambda m: None, "return True or False"),
@@ -61,6 +99,18 @@ WRONG = {
     "to: always": (TO, lambda m: True, "no map at all"),
     "to: any dict": (TO, lambda m: isinstance(m, dict), "one entry"),
     "to: any but one": (TO, lambda m: isinstance(m, dict) and len(m) != 1, "an empty map"),
+    "to: three strings": (TO, lambda m: m not in (None, "cuda", "cpu") and len(m) > 1, "any string"),
+    "to: numbers only": (TO, lambda m: type(m) is dict and len(m) > 1 and "cpu" not in m.values(), "is not asked"),
+    "to: two or three": (TO, lambda m: isinstance(m, dict) and len(m) in (2, 3), "however many"),
+    "to: a number": (TO, lambda m: int(isinstance(m, dict) and len(m) > 1), "return True or False"),
+    "plan: tries the next": (PLAN, next_gpu, "even if another GPU has room"),
+    "plan: names of its own": (PLAN, renamed, "by their names"),
+    "plan: uses up what it got": (PLAN, uses_up, "changes .*`free`"),
+    "plan: devices": (
+        PLAN,
+        lambda s, f: {part: f"cuda:{where}" for part, where in plan(s, f).items()},
+        "the GPU by its number",
+    ),
     "plan: stub": (PLAN, lambda sizes, free: None, "return a dict"),
     "plan: all on the first": (PLAN, lambda sizes, free: dict.fromkeys(sizes, next(iter(free))), "on the way back"),
     "plan: round robin": (PLAN, lambda s, f: plan(s, f, back=False), "0 1 1 0"),
@@ -75,6 +125,20 @@ WRONG = {
     "strays: first tensor": (STRAYS, lambda p: strays(p, first=True), "look at all of them"),
     "strays: no buffers": (STRAYS, lambda p: strays(p, buffers=False), "buffers are no parameters"),
     "strays: not in the map": (STRAYS, lambda p: strays(p, missing=False), "planned nowhere"),
+    "strays: last tensor": (
+        STRAYS,
+        lambda p: homes(
+            p, lambda m: {str([*m.parameters()][-1].device), *(str(b.device) for b in [*m.buffers()][-1:])}
+        ),
+        "look at all of them|first|buffer",
+    ),
+    "strays: what is saved": (
+        STRAYS,
+        lambda p: homes(p, lambda m: {str(t.device) for t in m.state_dict().values()}),
+        "that is not saved",
+    ),
+    "strays: three names": (STRAYS, by_names, "go through all of them"),
+    "strays: one name": (STRAYS, lambda p: "vae", "return a list of names"),
     "strays: everything": (STRAYS, lambda p: strays(p, models_only=False), "have no tensors"),
 }
 
@@ -87,9 +151,38 @@ def test_a_wrong_answer_is_refused_with_its_hint(name):
     assert re.search(hint, verdict.text), verdict
 
 
-@pytest.mark.parametrize(("check", "answer"), [(PLAN, plan), (STRAYS, strays)])
-def test_the_right_answer_of_these_tests_passes(check, answer):
-    assert check(answer).passed
+RIGHT = {
+    "to: of NumPy": (TO, lambda m: np.bool_(isinstance(m, dict) and len(m) > 1)),
+    "to: a tensor": (TO, lambda m: torch.tensor(isinstance(m, dict) and len(m) > 1)),
+    "plan": (PLAN, plan),
+    "plan: numbers of NumPy": (
+        PLAN,
+        lambda s, f: {part: where if where == "cpu" else np.int64(where) for part, where in plan(s, f).items()},
+    ),
+    "strays": (STRAYS, strays),
+    "strays: a set": (STRAYS, lambda p: set(strays(p))),
+    "strays: a generator": (STRAYS, lambda p: (name for name in strays(p))),
+    "strays: by name": (
+        STRAYS,
+        lambda p: homes(p, lambda m: {str(t.device) for _, t in [*m.named_parameters(), *m.named_buffers()]}),
+    ),
+    "strays: layer by layer": (
+        STRAYS,
+        lambda p: homes(
+            p, lambda m: {str(t.device) for x in m.modules() for t in [*x._parameters.values(), *x._buffers.values()]}
+        ),
+    ),
+    "strays: by number": (
+        STRAYS,
+        lambda p: homes(p, lambda m: {f"cuda:{t.get_device()}" for t in [*m.parameters(), *m.buffers()]}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT.values(), ids=RIGHT)
+def test_a_right_answer_passes(check, answer):
+    verdict = check(answer)
+    assert verdict.passed, verdict.text
 
 
 def test_the_expected_refusals_are_those_of_the_library():

@@ -67,6 +67,33 @@ def raises(installed, lines):
     return [str(w) for w in wanted if not w.specifier.contains(installed[w.name], prereleases=True)]
 
 
+def consumes(releases, is_new):
+    while len(releases) > 2:
+        middle = len(releases) // 2
+        if is_new(releases[middle]):
+            del releases[middle + 1 :]
+        else:
+            del releases[:middle]
+    return releases[-1]
+
+
+def of_numbers(releases, is_new):
+    """Takes releases for numbers that follow each other."""
+    newest = search([str(i) for i in range(len(releases))], lambda i: is_new(f"0.{int(i) + 1}.0"))
+    return f"0.{int(newest) + 1}.0"
+
+
+def bounds_only(installed, lines):
+    """Knows >= and < alone."""
+    return [x for x in unmet(installed, lines) if not any(s.operator in ("!=", "~=") for s in Requirement(x).specifier)]
+
+
+def from_the_text(installed, lines):
+    """Takes all before the first sign for the name."""
+    there = [line for line in lines if ";" in line or re.split("[<>=!~ ]", line)[0] in installed]
+    return [line for line in lines if line not in there or line in unmet(installed, [line])]
+
+
 def with_flag(function, **flags):
     return lambda *args: function(*args, **flags)
 
@@ -80,6 +107,14 @@ WRONG = {
     "first: never ends": (FIRST, stuck, "does not end"),
     "first: forgets the newest": (FIRST, with_flag(search, end=-2), "is the last old one"),
     "first: asks for numbers": (FIRST, lambda releases, is_new: is_new(1), "none of the releases"),
+    "first: consumes the list": (FIRST, consumes, "changes `releases`"),
+    "first: takes them for numbers": (FIRST, of_numbers, "none of the releases"),
+    "first: a position": (FIRST, lambda r, is_new: r.index(search(r, is_new)), "you say 1"),
+    "unmet: written anew": (UNMET, lambda i, x: [str(Requirement(line)) for line in unmet(i, x)], "as they were given"),
+    "unmet: no conditions": (UNMET, lambda i, x: [y for y in unmet(i, x) if ";" not in y], "condition that holds"),
+    "unmet: two signs": (UNMET, bounds_only, "may be ruled out"),
+    "unmet: one line": (UNMET, lambda i, x: "".join(unmet(i, x)), "return a list"),
+    "unmet: from the text": (UNMET, from_the_text, "no part of the name"),
     "unmet: stub": (UNMET, lambda installed, lines: None, "return a list"),
     "unmet: all is well": (UNMET, lambda installed, lines: [], "0.9 is older than 0.32"),
     "unmet: compares texts": (UNMET, with_flag(check, text=True), "number by number"),
@@ -101,6 +136,20 @@ def test_a_wrong_answer_is_refused_with_its_hint(name):
     verdict = checked(answer)
     assert not verdict.passed
     assert re.search(hint, verdict.text), verdict.text
+
+
+def test_the_praise_counts_the_environments_of_this_very_answer():
+    assert "of 40 releases yours asked about 6 at most" in check_first_new(search).text
+    asks_the_ends_too = check_first_new(lambda r, is_new: is_new(r[0]) or is_new(r[-1]) and search(r, is_new))
+    assert "about 8 at most" in asks_the_ends_too.text
+
+
+@pytest.mark.parametrize(
+    "kind", [tuple, iter, lambda found: (line for line in found), lambda found: dict.fromkeys(found).keys()]
+)
+def test_any_kind_of_list_is_right(kind):
+    verdict = check_unmet(lambda installed, lines: kind(unmet(installed, lines)))
+    assert verdict.passed, verdict.text
 
 
 def test_right_answers_pass():

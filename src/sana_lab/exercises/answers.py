@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from numbers import Real
 from types import SimpleNamespace
@@ -52,6 +52,41 @@ def whole(result: Any, what: str = "a whole number") -> int:
     if value != math.floor(value):
         raise NotYet(f"return {what}; this is {value:g}")
     return int(value)
+
+
+def truth(result: Any, what: str = "True or False") -> bool:
+    """The truth value that an answer is: of Python or NumPy, or a tensor or array of one element.
+
+    Raises:
+        NotYet: it is something else, a number for one.
+    """
+    value = result
+    if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) == 1:
+        value = value.item()
+    if not isinstance(value, bool | np.bool_):
+        raise NotYet(f"return {what}; this is {_said(result)}")
+    return bool(value)
+
+
+def names(result: Any, what: str = "a list of names", *, ordered: bool = True) -> list[str]:
+    """The names that an answer gives, one after the other: a list, a tuple, a generator, a column of a table.
+
+    Args:
+        result: what the reader's function returned.
+        what: what it should return, for the sentence that refuses it.
+        ordered: whether the order counts, so that a set is refused.
+
+    Raises:
+        NotYet: it is something else, a single name for one.
+    """
+    refused = (str, bytes, Mapping, *((set, frozenset) if ordered else ()))
+    if isinstance(result, refused) or not isinstance(result, Iterable):
+        raise NotYet(f"return {what}; this is {_said(result)}")
+    found = list(result)
+    for thing in found:
+        if not isinstance(thing, str):
+            raise NotYet(f"return {what}; one of yours is {_said(thing)}")
+    return found
 
 
 def slack(result: Any) -> float:
@@ -197,6 +232,7 @@ def _copy(value: Any) -> Any:
 
 def _same(value: Any, was: Any) -> bool:
     if isinstance(value, Tensor):
+        value = value.detach().as_subclass(Tensor)  # of a stand-in, what is behind it
         if not isinstance(was, Tensor) or (value.shape, value.dtype, value.device) != (
             was.shape,
             was.dtype,
@@ -205,7 +241,6 @@ def _same(value: Any, was: Any) -> bool:
             return False
         if value.is_meta:  # no numbers to compare
             return True
-        value = value.detach().as_subclass(Tensor)
         return torch.equal(value.nan_to_num(), was.nan_to_num()) and torch.equal(value.isnan(), was.isnan())
     if isinstance(value, np.ndarray):
         return isinstance(was, np.ndarray) and np.array_equal(value, was, equal_nan=value.dtype.kind == "f")

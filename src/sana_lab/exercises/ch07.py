@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from . import NotYet, exercise
+from .answers import ask, names, tensor
 
 
 class _Watch(TorchFunctionMode):
@@ -19,7 +21,7 @@ class _Watch(TorchFunctionMode):
     convolved = False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if "conv" in getattr(function, "__name__", ""):
+        if "conv" in f"{getattr(function, '__name__', '')} {function}":
             self.convolved = True
         return function(*args, **(kwargs or {}))
 
@@ -32,23 +34,24 @@ def check_pointwise(answer: Callable[[Tensor, Tensor | None, Tensor], Tensor]) -
     """
     draw = torch.Generator("cpu").manual_seed(7)
 
-    def random(*shape: int) -> Tensor:
+    def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draw, dtype=torch.float64)
 
     for batch, channels, out, height, width, biased in (
         (2, 6, 4, 3, 5, True),
         (1, 5, 5, 4, 4, True),
         (3, 4, 7, 1, 2, False),
+        (2, 3, 1, 4, 3, True),
+        (2, 1, 3, 3, 2, True),
     ):
-        weight, hidden = random(out, channels, 1, 1), random(batch, channels, height, width)
-        bias = random(out) if biased else None
+        weight, hidden = drawn(out, channels, 1, 1), drawn(batch, channels, height, width)
+        bias = drawn(out) if biased else None
         right = F.conv2d(hidden, weight, bias)
         with _Watch() as watch:
-            got = answer(weight.clone(), None if bias is None else bias.clone(), hidden.clone())
+            got = ask(answer, weight, bias, hidden)
         if watch.convolved:
             raise NotYet("you called a convolution; bitsandbytes has no 8-bit one. Use `F.linear` or a product")
-        if not isinstance(got, Tensor):
-            raise NotYet(f"return a tensor, (batch, out, height, width); this is {type(got).__name__}")
+        got = tensor(got, what="a tensor, (batch, out, height, width)")
         case = f"{tuple(weight.shape)} on {tuple(hidden.shape)}"
         if got.shape == right.shape and torch.allclose(got, right, rtol=1e-9, atol=1e-9):
             continue
@@ -88,26 +91,47 @@ _ROWS: tuple[dict[str, Any], ...] = (
 )
 
 
+_SIZED = ("resident", "load_peak", "peak")
+
+
+def fitting(rows: Iterable[Mapping[str, Any]], gib: float) -> list[str]:
+    """The answer that `check_fits` asks for."""
+    there = [row for row in rows if row["peak"] is not None and max(row["peak"], row["load_peak"]) <= gib * 2**30]
+    return [row["method"] for row in sorted(there, key=lambda row: row["picture_s"])]
+
+
+def _in_bytes(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, **{k: row[k] if row[k] is None else round(row[k] * 2**30) for k in _SIZED}} for row in rows]
+
+
+def _made_up(draw: random.Random) -> list[dict[str, Any]]:
+    """Rows of methods that nobody measured: no answer knows them by heart, and no two columns go together."""
+    made = []
+    for i, seconds in enumerate(draw.sample(range(1, 100), 7)):
+        resident = draw.uniform(1, 9)
+        load, peak = resident + draw.uniform(0, 6), resident + draw.uniform(0, 6)
+        made.append({"method": f"m{i}", "resident": resident, "load_peak": load, "peak": peak, "picture_s": seconds})
+    made[draw.randrange(7)]["peak"] = None
+    return _in_bytes(made)
+
+
 @exercise
-def check_fits(answer: Callable[[Sequence[Mapping[str, Any]], float], Sequence[str]]) -> str:
+def check_fits(answer: Callable[[Sequence[Mapping[str, Any]], float], Iterable[str]]) -> str:
     """Check `answer(rows, gib)`: names of the methods that fit a card, fastest first.
 
     Chapter 7, exercise 2.
     """
-    sized = ("resident", "load_peak", "peak")
-    rows = [row | {k: row[k] if row[k] is None else round(row[k] * 2**30) for k in sized} for row in _ROWS]
     hints = {
         "hasty": "it must be loaded before it draws, and loading takes more than drawing: look at `load_peak` too",
         "hungry": "its weights fit and its activations do not: look at `peak`",
         "unseen": "it was never drawn with, so nobody knows whether it fits: leave it out",
     }
-    for gib in (8, 6, 2.5, 1):
-        fitting = [row for row in rows if row["peak"] is not None and max(row["peak"], row["load_peak"]) <= gib * 2**30]
-        right = [row["method"] for row in sorted(fitting, key=lambda row: row["picture_s"])]
-        got = answer([dict(row) for row in rows], gib)
-        if isinstance(got, str) or not isinstance(got, Sequence) or not all(isinstance(name, str) for name in got):
-            raise NotYet(f"return a list of names; this is {got!r}"[:120])
-        got = list(got)
+    draw = random.Random(7)
+    cases = [(_in_bytes(_ROWS), gib) for gib in (8, 6, 2.5, 1)]
+    cases += [(_made_up(draw), draw.choice((4, 6, 8, 12))) for _ in range(20)]
+    for rows, gib in cases:
+        right = fitting(rows, gib)
+        got = names(ask(answer, rows, gib), "a list of names, the fastest first")
         if got == right:
             continue
         if not got:
@@ -117,14 +141,15 @@ def check_fits(answer: Callable[[Sequence[Mapping[str, Any]], float], Sequence[s
                 raise NotYet(f"{gib} GiB: {name!r} does not belong there; {hints[name]}")
         if sorted(got) == sorted(right):
             raise NotYet(f"{gib} GiB: the right names in another order; the fastest, least seconds, comes first")
-        if "edge" in right and "edge" not in got or (gib == 2.5 and "small" not in got):
-            raise NotYet(f"{gib} GiB: what takes exactly what there is fits. A GiB is 2**30 bytes, and use <=")
-        if "metric" in right and "metric" not in got:
-            raise NotYet(f"{gib} GiB: a GiB is 2**30 bytes, 7 % more than 10**9")
         missing, extra = sorted(set(right) - set(got)), sorted(set(got) - set(right))
+        sizes = {row["method"]: max(row["peak"] or 0, row["load_peak"]) for row in rows}
+        if set(got) == {name for name in right if sizes[name] <= gib * 10**9}:
+            raise NotYet(f"{gib} GiB: {missing[0]!r} fits. A GiB is 2**30 bytes, 7 % more than 10**9")
+        if missing and sizes[missing[0]] == gib * 2**30:
+            raise NotYet(f"{gib} GiB: {missing[0]!r} takes exactly what there is, and that fits: use <=")
         if missing:
             raise NotYet(f"{gib} GiB: {missing[0]!r} fits, and your list lacks it")
         if extra:
-            raise NotYet(f"{gib} GiB: {extra[0]!r} needs more than there is")
+            raise NotYet(f"{gib} GiB: {extra[0]!r} needs more than there is, or is not known to fit")
         raise NotYet(f"{gib} GiB: each method once; {', '.join(right)}, yours is {', '.join(got)}")
     return "the larger peak decides whether, seconds decide which."

@@ -2,77 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+import random
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
 
 from . import NotYet, exercise
+from .answers import ask, names
+from .standins import Model
 
-
-class _Leaf(nn.Module):
-    """A layer with a weight, a buffer and a frequency table that is not saved, each where it is told to be."""
-
-    def __init__(self, weight: str, buffer: str, table: str):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(4, device=weight))
-        self.register_buffer("mean", torch.ones(4, device=buffer))
-        self.register_buffer("table", torch.ones(4, device=table), persistent=False)
-
-
-class _Model(nn.Module):
-    """Two leaves in a block, and a `device` that says what the first parameter says, as libraries' models do."""
-
-    def __init__(self, *leaves: tuple[str, str, str]):
-        super().__init__()
-        self.block = nn.ModuleList(_Leaf(*leaf) for leaf in leaves)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
+_PLACES = ("cpu", "meta", "cuda:0", "cuda:1", "cuda:10")
 
 
 @exercise
-def check_devices_of(answer: Callable[[nn.Module], set[str]]) -> str:
-    """Check `answer(model) -> {"cpu", "meta"}`: the devices of everything that a model holds.
+def check_devices_of(answer: Callable[[nn.Module], Iterable[str]]) -> str:
+    """Check `answer(model) -> {"cpu", "cuda:0"}`: the devices of everything that a model holds.
 
-    The cases use the CPU and the meta device, which every machine has.
+    The cases use the CPU, the meta device, and tensors that are said to be on GPUs which need not exist.
 
     Chapter 8, exercise 1.
     """
-    here, there = ("cpu",) * 3, ("meta",) * 3
+    here, there, first, second = ("cpu",) * 3, ("meta",) * 3, ("cuda:0",) * 3, ("cuda:1",) * 3
     cases = [  # model, devices, what it is about
-        (_Model(here, here), {"cpu"}, "a model that is all on the CPU"),
-        (_Model(there, there), {"meta"}, "a model that is all on the meta device"),
+        (Model(here, here), {"cpu"}, "a model that is all on the CPU"),
+        (Model(there, there), {"meta"}, "a model that is all on the meta device"),
         (
-            _Model(here, there),
+            Model(here, there),
             {"cpu", "meta"},
             "a model whose second layer is elsewhere: the first parameter is not all",
         ),
-        (_Model(here, ("cpu", "meta", "cpu")), {"cpu", "meta"}, "a model with one buffer elsewhere: count buffers too"),
+        (Model(here, ("cpu", "meta", "cpu")), {"cpu", "meta"}, "a model with one buffer elsewhere: count buffers too"),
         (
-            _Model(here, ("cpu", "cpu", "meta")),
+            Model(here, ("cpu", "cpu", "meta")),
             {"cpu", "meta"},
             "a model with one buffer elsewhere that is not saved: `state_dict()` leaves it out, `buffers()` does not",
         ),
         (
-            _Model(("meta", "cpu", "cpu"), here),
+            Model(("meta", "cpu", "cpu"), here),
             {"cpu", "meta"},
             "a model with one parameter elsewhere: count parameters and buffers",
         ),
+        (Model(first, first), {"cuda:0"}, "a model that is all on the first GPU, by the name of the device"),
+        (
+            Model(first, second),
+            {"cuda:0", "cuda:1"},
+            "a model on two GPUs: they are two devices of one type, and `.type` says the same of both",
+        ),
+        (
+            Model(first, ("cuda:0", "cuda:0", "cpu")),
+            {"cuda:0", "cpu"},
+            "a model on a GPU with one buffer left on the CPU",
+        ),
     ]
+    draw = random.Random(8)
+    for _ in range(20):
+        leaves = [tuple(draw.choice(_PLACES) for _ in range(3)) for _ in range(draw.randint(1, 4))]
+        cases.append((Model(*leaves), {place for leaf in leaves for place in leaf}, "a model that was put together"))
     for model, right, about in cases:
-        got = answer(model)
-        if isinstance(got, str | torch.device) or not hasattr(got, "__iter__"):
-            raise NotYet(f"return a set of names such as {{'cpu', 'cuda:0'}}; this is {type(got).__name__}")
-        got = list(got)
-        if any(isinstance(device, torch.device) for device in got):
-            raise NotYet("those are torch.device objects: `str(tensor.device)` gives their names")
-        if len(got) != len(set(got)):
+        got = ask(answer, model)
+        wanted = "a set of names such as {'cpu', 'cuda:0'}"
+        if isinstance(got, torch.device):
+            raise NotYet(f"return {wanted}; this is a torch.device")
+        if isinstance(got, Iterable) and not isinstance(got, str):
+            got = list(got)
+            if any(isinstance(device, torch.device) for device in got):
+                raise NotYet("those are torch.device objects: `str(tensor.device)` gives their names")
+        found = names(got, wanted, ordered=False)
+        if len(found) != len(set(found)):
             raise NotYet("each device once: a set, not a list")
-        if set(got) != right:
-            raise NotYet(f"{about}. It is on {sorted(right)}, you say {sorted(map(str, got))}")
+        if set(found) != right:
+            raise NotYet(f"{about}. It is on {sorted(right)}, you say {sorted(found)}")
     return "one forgotten buffer is enough for two devices, and you found it."
+
+
+_ORDER = ("text_encoder", "transformer", "vae")
 
 
 @exercise
@@ -92,9 +97,13 @@ def check_first_to_fail(answer: Callable[[Mapping[str, str], str], str | None]) 
         (second, gpu, gpu, second, "transformer", "the data is on cuda:1, and that is what counts, not where most are"),
         (cpu, cpu, gpu, cpu, "vae", "the data is on the CPU, and it is the GPU's component that does not fit"),
     ]  # fmt: skip
+    why = "the first of encoder, transformer and autoencoder that is not where the data is"
+    for *devices, inputs in itertools.product((cpu, gpu, second, "cuda:10"), repeat=4):
+        right = next((name for name, place in zip(_ORDER, devices, strict=True) if place != inputs), None)
+        cases.append((*devices, inputs, right, why))
     for text_encoder, transformer, vae, inputs, right, why in cases:
         devices = {"vae": vae, "transformer": transformer, "text_encoder": text_encoder}  # not in the order of calls
-        got = answer(dict(devices), inputs)
+        got = ask(answer, devices, inputs)
         if got is not None and (not isinstance(got, str) or got not in devices):
             raise NotYet(f"return one of {', '.join(devices)}, or None; this is {got!r}")
         if got != right:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-from torch import nn
-
 from . import NotYet, exercise
+from .answers import ask, names, truth
+from .standins import Model
 
 MAPS = (  # a pipeline's hf_device_map, whether `.to()` raises, what the case is about
     ({"transformer": 0, "vae": 0, "text_encoder": 0}, True, "three components on one GPU: it counts entries, not GPUs"),
@@ -19,6 +19,13 @@ MAPS = (  # a pipeline's hf_device_map, whether `.to()` raises, what the case is
     ("cpu", False, 'the string "cpu": a kind of device is no strategy, although it is longer than one letter'),
     ({"text_encoder": 0}, False, "one entry: the guard lets it through, and the hook stays behind"),
     ({}, False, "an empty map: it has fewer than two entries"),
+    ("xpu", False, "any string: a kind of device is no strategy, whatever the kind"),
+    ({"transformer": 0, "vae": "cpu"}, True, "a map that sends a part to the CPU: what the entries say is not asked"),
+    (
+        {"transformer": 0, "text_encoder": 0, "text_encoder_2": 1, "vae": 0},
+        True,
+        "four components: two entries or more, however many",
+    ),
 )
 
 
@@ -31,9 +38,10 @@ def check_refuses_to(answer: Callable[[Any], bool]) -> str:
     Chapter 9, exercise 1.
     """
     for device_map, right, about in MAPS:
-        got = answer(dict(device_map) if isinstance(device_map, dict) else device_map)
-        if not isinstance(got, bool):
-            raise NotYet(f"return True or False; for {device_map!r} this is {type(got).__name__}")
+        got = truth(
+            ask(answer, dict(device_map) if isinstance(device_map, dict) else device_map),
+            f"True or False for {device_map!r}",
+        )
         if got is not right:
             raise NotYet(f"{about}. For {device_map!r} the answer is {right}")
     return "the guard asks for a dict of two entries or more, and for nothing else."
@@ -58,8 +66,18 @@ PLANS = (  # sizes, largest first; free memory, most first; what a wrong plan ha
         {0: 7, 1: 4},
         "the walk stands still when a part goes to the CPU: the next part tries the same GPU",
     ),
+    (
+        {"a": 5, "b": 4, "c": 3},
+        {0: 9, 1: 6},
+        "a part that does not fit where it is dealt goes to the CPU, even if another GPU has room",
+    ),
     ({"a": 9, "b": 8, "c": 1}, {0: 4}, "two parts go to the CPU, and both must be in the plan"),
     ({"a": 5, "b": 4}, {0: 5, 1: 4}, "a part as large as what is left still fits"),
+    (
+        {"a": 5, "b": 4, "c": 3},
+        {2: 20, 0: 15, 1: 10},
+        "GPUs go by their names, the one with most memory first: here that is 2, then 0, then 1",
+    ),
 )
 
 
@@ -72,17 +90,33 @@ def check_balanced(answer: Callable[[dict[str, int], dict[int, int]], dict[str, 
 
     Chapter 9, exercise 2.
     """
-    for sizes, free, about in PLANS:
-        right, got = balanced(sizes, free), answer(dict(sizes), dict(free))
+    for sizes, free, about in (*PLANS, *_drawn()):
+        right, got = balanced(sizes, free), ask(answer, dict(sizes), dict(free))
         if not isinstance(got, Mapping):
             raise NotYet(f"return a dict of component to device; this is {type(got).__name__}")
         lost = sorted(sizes.keys() - got.keys())
         case = f"parts {sizes} on GPUs with {free} free"
+        if any(where != "cpu" and where not in free for where in got.values()):
+            raise NotYet(f'{case}: say of each part "cpu", or the GPU by its number. Yours is {dict(got)}')
         if lost:
             raise NotYet(f"{case}: {' and '.join(lost)} got lost. Every part is on a GPU or on the CPU")
         if dict(got) != right:
             raise NotYet(f"{about}. {case.capitalize()}: the plan is {right}, yours {dict(got)}")
     return "forth and back over the GPUs, largest part first, and what does not fit is on the CPU instead of nowhere."
+
+
+def _drawn() -> Iterable[tuple[dict[str, int], dict[int, int], str]]:
+    """Parts and GPUs that no answer knows by heart."""
+    draw = random.Random(9)
+    for _ in range(40):
+        sizes = sorted((draw.randint(1, 20) for _ in range(draw.randint(1, 6))), reverse=True)
+        free = sorted((draw.randint(1, 30) for _ in range(draw.randint(1, 4))), reverse=True)
+        gpus = draw.sample(range(len(free)), len(free))
+        yield (
+            dict(zip("abcdef", sizes, strict=False)),
+            dict(zip(gpus, free, strict=True)),
+            "deal forth and back; what does not fit where it is dealt goes to the CPU, and the walk stands still",
+        )
 
 
 def balanced(sizes: Mapping[str, int], free: Mapping[int, int]) -> dict[str, int | str]:
@@ -105,67 +139,69 @@ def balanced(sizes: Mapping[str, int], free: Mapping[int, int]) -> dict[str, int
 def check_strays(answer: Callable[[Any], list[str]]) -> str:
     """Check `answer(pipe) -> names` of the models that do not live, with every tensor, where the device map says.
 
-    The pipelines of this check stand for GPUs that need not exist: they have `hf_device_map` and `components`, and
-    their models have `parameters()` and `buffers()` whose tensors have a `device`, and nothing else.
+    The models of this check are modules whose tensors are said to be on GPUs that need not exist.
 
     Chapter 9, exercise 3.
     """
     cases = (  # components, map, right, what a wrong answer has missed
-        ({"vae": _Part("cuda:0")}, {"vae": 0}, [], "a plan that came true has no strays; the map's 0 means cuda:0"),
+        ({"vae": _part("cuda:0")}, {"vae": 0}, [], "a plan that came true has no strays; the map's 0 means cuda:0"),
         (
-            {"vae": _Part("cuda:1"), "transformer": _Part("cuda:0")},
+            {"vae": _part("cuda:1"), "transformer": _part("cuda:0")},
             {"vae": 1, "transformer": 1},
             ["transformer"],
             "the map says 1 and the tensors are on cuda:0: ask the tensors, the map is only the plan",
         ),
         (
-            {"vae": _Part("cuda:0", "cuda:1")},
+            {"vae": _part("cuda:0", "cuda:1")},
             {"vae": 0},
             ["vae"],
             "its first tensor is where the plan says and its second is not: look at all of them",
         ),
         (
-            {"vae": _Part("cuda:0", buffers=("cpu",))},
+            {"vae": Model(("cuda:0", "cpu", "cuda:0"))},
             {"vae": 0},
             ["vae"],
             "a buffer stayed on the CPU; buffers are no parameters, and kernels need them all the same",
         ),
         (
-            {"vae": _Part("cuda:0"), "transformer": _Part("cpu")},
+            {"vae": _part("cuda:0"), "transformer": _part("cpu")},
             {"vae": 0},
             ["transformer"],
             "the map has no entry for the transformer: it was planned nowhere, so it is a stray wherever it lives",
         ),
         (
-            {"tokenizer": object(), "scheduler": None, "vae": _Part("cuda:0")},
+            {"tokenizer": object(), "scheduler": None, "vae": _part("cuda:0")},
             {"vae": 0},
             [],
             "a tokenizer and a scheduler have no tensors and live on no device",
         ),
+        (
+            {"vae": _part("cuda:1", "cuda:0")},
+            {"vae": 0},
+            ["vae"],
+            "its last tensor is where the plan says and its first is not: look at all of them",
+        ),
+        (
+            {"vae": Model(("cuda:0", "cuda:0", "cpu"))},
+            {"vae": 0},
+            ["vae"],
+            "a buffer that is not saved stayed on the CPU; `state_dict()` leaves it out",
+        ),
+        (
+            {"text_encoder_2": _part("cuda:1"), "image_encoder": _part("cuda:10"), "vae": _part("cuda:10")},
+            {"text_encoder_2": 0, "image_encoder": 0, "vae": 10},
+            ["image_encoder", "text_encoder_2"],
+            "other pipelines have other components: go through all of them, and compare whole numbers of GPUs",
+        ),
     )
     for components, device_map, right, about in cases:
-        got = answer(SimpleNamespace(components=components, hf_device_map=device_map))
-        if isinstance(got, str) or not hasattr(got, "__iter__"):
-            raise NotYet(f"return a list of names; this is {type(got).__name__}")
-        if sorted(got) != right:
-            raise NotYet(f"{about}. The strays are {right}, yours {sorted(got)}")
+        found = ask(answer, SimpleNamespace(components=components, hf_device_map=device_map))
+        got = sorted(names(found, ordered=False))
+        if got != right:
+            raise NotYet(f"{about}. The strays are {right}, yours {got}")
     return "a plan is compared with tensors, parameters and buffers alike."
 
 
-class _Part(nn.Module):
-    """A model whose tensors are only said to live on some devices."""
-
-    def __init__(self, *devices: str, buffers: tuple[str, ...] = ()):
-        super().__init__()
-        self._where, self._buffers_where = devices, buffers
-
-    def parameters(self, recurse: bool = True):
-        return iter([SimpleNamespace(device=torch.device(name)) for name in self._where])
-
-    def buffers(self, recurse: bool = True):
-        return iter([SimpleNamespace(device=torch.device(name)) for name in self._buffers_where])
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the first parameter, as in diffusers and transformers."""
-        return torch.device(self._where[0])
+def _part(*devices: str) -> Model:
+    """A model with a layer on each of these."""
+    return Model(*((device,) * 3 for device in devices))

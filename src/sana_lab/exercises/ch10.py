@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from packaging.requirements import Requirement
 
 from . import NotYet, exercise
+from .answers import ask, names
 
 
 @exercise
@@ -18,9 +19,11 @@ def check_first_new(answer: Callable[[Sequence[str], Callable[[str], bool]], str
 
     Chapter 10, exercise 1.
     """
+    most = 0
     for n in (2, 3, 4, 7, 16, 40):
-        releases = [f"0.{i}.0" for i in range(1, n + 1)]
-        allowed = math.ceil(math.log2(n)) + 2
+        releases = [f"0.{i}.0" if n < 16 else f"{i // 9}.{i % 9}.{i % 4}" for i in range(1, n + 1)]
+        allowed = math.ceil(math.log2(n)) + 2  # two more than needed, for those who ask about the ends as well
+        most = 0
         for change in sorted({1, 2, n // 2, n - 2, n - 1} & set(range(1, n))):
             asked: list[str] = []
 
@@ -32,7 +35,7 @@ def check_first_new(answer: Callable[[Sequence[str], Callable[[str], bool]], str
                     raise NotYet("your search does not end: each question must leave fewer releases than before")
                 return releases.index(release) >= change
 
-            got = answer(list(releases), is_new)
+            got = ask(answer, list(releases), is_new)
             right = releases[change]
             case = f"{n} releases, the change comes with {right}"
             if got == releases[change - 1]:
@@ -44,7 +47,8 @@ def check_first_new(answer: Callable[[Sequence[str], Callable[[str], bool]], str
                     f"{case}: right, after {len(asked)} environments. Ask for the middle: {allowed} are enough, since "
                     "each answer halves what is left"
                 )
-    return "each environment halves the list, so forty releases cost eight and not forty."
+            most = max(most, len(asked))
+    return f"each environment halves the list: of {n} releases yours asked about {most} at most."
 
 
 CASES = (  # installed, requirement, whether it is met, what the case is about
@@ -62,11 +66,17 @@ CASES = (  # installed, requirement, whether it is met, what the case is about
     ({"diffusers": "0.43.0.dev0"}, "diffusers>=0.42", True, "an installation from git is a version before 0.43.0"),
     ({}, 'jax>=0.4; extra == "flax"', True, "an extra that nobody asked for need not be met"),
     ({}, 'tomli>=2; python_version < "3.0"', True, "nor what is for another Python"),
+    ({}, 'tomli>=2; python_version >= "3.0"', False, "a condition that holds here: what it asks for must be there"),
+    ({"huggingface-hub": "2.4.0"}, "huggingface-hub >= 0.34.0, < 1.0", False, "spaces do not matter"),
+    ({"bitsandbytes": "0.48.0"}, "bitsandbytes!=0.48.0", False, "one version may be ruled out"),
+    ({"accelerate": "2.0"}, "accelerate~=1.1", False, "`~=1.1` means 1.1 or newer, and below 2"),
+    ({"numpy": "2.0"}, "numpy", True, "any version will do"),
+    ({"diffusers": "0.42.1"}, "diffusers[torch]>=0.32", True, "`[torch]` is an extra and no part of the name"),
 )
 
 
 @exercise
-def check_unmet(answer: Callable[[Mapping[str, str], Sequence[str]], list[str]]) -> str:
+def check_unmet(answer: Callable[[Mapping[str, str], Sequence[str]], Iterable[str]]) -> str:
     """Check `answer(installed, requirements) -> list`: the requirements that are not met, as `pip check` finds them.
 
     Chapter 10, exercise 2.
@@ -74,11 +84,9 @@ def check_unmet(answer: Callable[[Mapping[str, str], Sequence[str]], list[str]])
     for installed, line, met, about in CASES:
         case = f"{line!r} with {installed or 'nothing installed'}"
         try:
-            got = answer(dict(installed), [line])
+            got = names(ask(answer, dict(installed), [line]), "a list of the lines that are not met")
         except KeyError as missing:
             raise NotYet(f"{about}. {case}: your function raised KeyError: {missing}") from None
-        if not isinstance(got, list):
-            raise NotYet(f"return a list of the lines that are not met; this is {type(got).__name__}")
         if got not in ([], [line]):
             raise NotYet(f"return the lines as they were given; for {line!r} this is {got!r}")
         if (got == []) is not met:
@@ -86,7 +94,7 @@ def check_unmet(answer: Callable[[Mapping[str, str], Sequence[str]], list[str]])
     lines = [line for _, line, _, _ in CASES[:5]]
     together = {"accelerate": "1.13.0", "diffusers": "0.9.0", "transformers": "5.10.0", "huggingface-hub": "2.4.0"}
     wrong = unmet(together, lines)
-    if (got := answer(dict(together), list(lines))) != wrong:
+    if (got := names(ask(answer, dict(together), list(lines)), "a list of lines")) != wrong:
         raise NotYet(f"several at once: {len(wrong)} of {len(lines)} are not met, in the order given; you say {got!r}")
     return "this is what `pip check` does, and pip does it after an installation, not before."
 
