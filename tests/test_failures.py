@@ -14,7 +14,7 @@ from sana_lab.failures.catalogue import index
 from sana_lab.failures.entry import EVIDENCE, PROVIDED, SHOWS, Family, code_of, link, plain
 from sana_lab.failures.outcome import Outcome
 from sana_lab.failures.page import contents, entries, explained_in, provided
-from sana_lab.failures.search import LONGEST
+from sana_lab.failures.search import LONGEST, describe
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = {failure.id: failure for failure in catalogue()}
@@ -539,15 +539,27 @@ def test_every_entry_is_on_the_page_with_its_words():
     for failure in ENTRIES.values():
         assert page.count(f"(failure-{failure.id})=") == 1
         assert f"(#failure-{failure.id})" in listed
-        if failure.shows != "output":
-            for message in failure.messages.values():
-                assert " ".join(message.split()) in flat
+        for message in failure.messages.values():
+            assert " ".join(message.split()) in flat
         for fix in failure.fixes:
             body = code_of(fix.function, whole=False) if fix.function else fix.command
             assert body.strip() in page
     assert all(code.strip() in provided().data for code in PROVIDED.values())
     with pytest.raises(ValueError, match="device-mismatch"):
         entries("none")
+
+
+def test_words_that_no_library_says_are_told_as_what_they_are():
+    """Where nothing is raised and nothing logged, the words are the example's own; or, without one, a proposal."""
+    silent = [failure for failure in ENTRIES.values() if failure.shows == "output"]
+    for failure in silent:
+        page = "\n".join(entries(failure.family).data.partition(f"(failure-{failure.id})=")[2].splitlines()[:12])
+        if failure.reproduction:
+            assert "What its example prints (" in page and "What its example prints\n" in describe(failure), failure.id
+        else:
+            assert set(failure.messages) == {"what a check would show"}, failure.id
+    assert {bool(failure.reproduction) for failure in silent} == {True, False}
+    assert "example prints" not in describe(ENTRIES["8bit-text-encoder-cuda"])
 
 
 def test_sections_that_explain_are_in_the_book():

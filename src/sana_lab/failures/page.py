@@ -60,9 +60,9 @@ def _entry(failure: Failure) -> list[str]:
     lines = ["", f"(failure-{failure.id})=", f"### {failure.title}", "", f"{badges} `{failure.id}`", ""]
     if failure.shows != "error":
         lines += [f"*{SHOWS[failure.shows][0].upper()}{SHOWS[failure.shows][1:]}.*", ""]
-    if failure.shows != "output":
-        for message, where in _grouped(failure).items():
-            lines += [f"{', '.join(where)}:", "", "```{code-block} text", ":class: message", message, "```", ""]
+    for message, where in _grouped(failure).items():
+        told = f"What its example prints ({', '.join(where)})" if _prints(failure) else ", ".join(where)
+        lines += [f"{told}:", "", "```{code-block} text", ":class: message", message, "```", ""]
     lines += [failure.cause, "", f"*Versions:* {failure.versions()}.", ""]
     if failure.wants:
         lines += ["*Known by* its frames or numbers, and not by its words alone.", ""]
@@ -75,6 +75,11 @@ def _entry(failure: Failure) -> list[str]:
     places = [f"{{ref}}`{failure.section}`"] if failure.section else []
     lines += [f"*Read on:* {'; '.join([*places, *map(_linked, failure.references)])}.", ""]
     return lines
+
+
+def _prints(failure: Failure) -> bool:
+    """Whether the entry's words are those of its own example, since nothing else says anything."""
+    return failure.shows == "output" and failure.reproduction is not None
 
 
 def _seen_on_real_gpus(failure: Failure) -> list[str]:

@@ -359,7 +359,8 @@ def _describe(match: Match, known: Explanation, whole: bool = False) -> list[str
     lines += ["Why", *_indented(textwrap.fill(failure.cause, 96))]
     lines += ["", "Versions", f"  {failure.versions()}", f"  {_judged(match.affected, known)}"]
     if whole:
-        lines += ["", "Messages"]
+        prints = failure.shows == "output" and failure.code
+        lines += ["", "What its example prints" if prints else "Messages"]
         for where, text in failure.messages.items():
             lines += [f"  {where}:", *_indented(text, "    ")]
         if failure.code:

@@ -256,9 +256,10 @@ entry = FAMILY.failure(
     shows="output",
     pattern=r"were not used when initializing \w+: .{0,60}(?:\.SCB|\.weight_format)|codes were taken for weights: True",
     messages={
-        "what its example prints": "the codes were taken for weights: True",
-        "diffusers 0.42.1": "Some weights of the model checkpoint at out/transformer were not used when initializing "
-        "SanaTransformer2DModel: \n ['caption_projection.linear_1.SCB, transformer_blocks.4.attn2.to_k.weight_format']",
+        "diffusers 0.42.1": "the codes were taken for weights: True",
+        "diffusers 0.42.1, in the log": "Some weights of the model checkpoint at out/transformer were not used "
+        "when initializing SanaTransformer2DModel: \n ['caption_projection.linear_1.SCB, "
+        "transformer_blocks.4.attn2.to_k.weight_format']",
     },
     cause="The folder's `config.json` has no `quantization_config`. The codes from -127 to 127 are then taken for the "
     "weights themselves and the scales for spare parts: the model loads, and draws noise.",
@@ -471,7 +472,7 @@ entry = FAMILY.failure(
     title="Saved 8-bit models compute garbage with bitsandbytes 0.48.0",
     shows="output",
     pattern=r"relative error of a saved 8-bit layer with 0\.48\.0: (?!0\.0)",
-    messages={"what its example prints": "relative error of a saved 8-bit layer with 0.48.0: 1.00"},
+    messages={"what a check would show": "relative error of a saved 8-bit layer with 0.48.0: 1.00"},
     cause="The first release in which 8-bit models can move read checkpoints that were quantized already in the wrong "
     "way. Models that are quantized while they load are right, saved ones are not; 0.48.1 repaired it, and 0.48.2 "
     "what it left of offloading.",

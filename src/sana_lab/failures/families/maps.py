@@ -53,7 +53,7 @@ def _(FOLDER, EIGHT_BIT, SMALL):
     pipe("a red star", **SMALL)
 
 
-@entry.fix("Or leave out the map, and move the pipeline (bitsandbytes ≥ 0.48, transformers ≥ 5, diffusers ≥ 0.37).")
+@entry.fix("Or leave out the map, and move the pipeline: the 8-bit parts are there already, and the rest follows.")
 def _(FOLDER, EIGHT_BIT, SMALL):
     import torch
     from diffusers import SanaPipeline

@@ -417,7 +417,7 @@ entry = FAMILY.failure(
     shows="output",
     pattern=r"on mps the picture is one grey: True",
     chinese=["Mac生成灰图", "灰图"],
-    messages={"what its example prints": "on mps the picture is one grey: True"},
+    messages={"what a check would show": "on mps the picture is one grey: True"},
     cause="The mixed recipe of the documentation, a float16 transformer between parts in bfloat16 and float32, left "
     "the "
     "range of float16 on Apple's backend and on the CPU. diffusers clamps the values for float16 only, and only in "

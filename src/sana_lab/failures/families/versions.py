@@ -226,9 +226,10 @@ entry = FAMILY.failure(
         "bitsandbytes#1786": '  File "bitsandbytes/nn/modules.py", line 700, in to\n'
         "NotImplementedError: Cannot copy out of meta tensor; no data!",
     },
-    cause="The two first releases in which 8-bit models can move also moved scales that were on the meta device.",
+    cause="The two first releases in which 8-bit models can move also moved scales that were on the meta device. "
+    "0.48.0 has a worse fault, which raises nothing: `8bit-checkpoints-garbage-in-0-48-0`.",
     affects={"bitsandbytes": ">=0.48, <0.48.2"},
-    references=["bitsandbytes#1786"],
+    references=["bitsandbytes#1786", "bitsandbytes#1775"],
     evidence="report",
 )
 entry.fix("Skip the two.", command="pip install -U 'bitsandbytes>=0.48.2'")
