@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -9,6 +11,7 @@ from browse import dead_links, look
 from chapters import ROOT
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+CHAPTER = "notebooks/08_tensors_on_two_devices"
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 
 
@@ -81,3 +84,43 @@ def test_dark_mode_toggles_and_changes_the_ground(site, context):
     page.close()
     assert set(seen) == {"light", "dark"}
     assert seen["light"] != seen["dark"]
+
+
+@pytest.mark.parametrize("width", [390, 768, 1100, 1440])
+def test_every_button_of_the_frame_does_something(site, context, width):
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{site}/{CHAPTER}.html", wait_until="load")
+    menu, contents = (page.locator(f".bd-header-article .{which}-toggle:visible") for which in ("primary", "secondary"))
+    if width < 992:
+        menu.click()
+        drawer = page.locator("#pst-primary-sidebar-modal[open]")
+        assert drawer.locator(".caption-text").all_inner_texts() == [part["caption"] for part in TOC["parts"]]
+        page.keyboard.press("Escape")
+        assert drawer.count() == 0
+        menu.click()
+        drawer.locator("a[href$='glossary.html']").click()
+        page.wait_for_url("**/glossary.html")
+        page.go_back(wait_until="load")
+    else:
+        for hidden in (True, False):
+            menu.click()
+            page.wait_for_function(
+                "hidden => (getComputedStyle(document.querySelector('#pst-primary-sidebar')).visibility === 'hidden')"
+                " === hidden",
+                arg=hidden,
+            )
+    assert contents.count() == (width < 1200)
+    if width < 1200:
+        contents.click()
+        drawer = page.locator("#pst-secondary-sidebar-modal[open]")
+        link = drawer.locator("a[href^='#']").last
+        target = link.get_attribute("href")
+        link.click()
+        page.wait_for_function("target => location.hash === target", arg=target)
+    page.close()
+
+
+def test_no_name_of_a_file_became_a_link_to_a_stranger(visits):
+    strangers = [(visit.url, url) for visit in visits for url in visit.links if re.match("http://(?!127)", url)]
+    assert strangers == []
