@@ -37,6 +37,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 from chapters import ROOT, quiet_kernels, without_folders
+from sana_lab.failures import search_index
 
 CACHE = ROOT / ".cache"
 AT_ONCE = 4
@@ -176,6 +177,21 @@ def configure(app: Sphinx, config: Config) -> None:
             shutil.rmtree(old, ignore_errors=True)
     config.nb_execution_cache_path = str(current)
     use_local_scripts(config)
+    config.html_static_path = [*config.html_static_path, str(write_failure_index(CACHE / "search"))]
+
+
+def write_failure_index(folder: Path) -> Path:
+    """Write what the pages' search knows of the failure index; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / search_index.NAME).write_text(search_index.script(), encoding="utf-8")
+    return folder
+
+
+def add_failure_search(app: Sphinx, pagename: str, *_: object) -> None:
+    """Let the search page and the failure index find entries for a pasted message; other pages load nothing more."""
+    if pagename in ("search", "book/failures"):
+        for name in (search_index.NAME, "explain.js"):
+            app.add_js_file(name, loading_method="defer")
 
 
 def execute_chapters(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
@@ -244,4 +260,5 @@ def setup(app: Sphinx) -> dict[str, object]:
     myst_nb.core.render.coalesce_streams = presentable
     app.connect("config-inited", configure)
     app.connect("env-before-read-docs", execute_chapters)
+    app.connect("html-page-context", add_failure_search)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
