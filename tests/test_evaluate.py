@@ -429,14 +429,14 @@ def test_which_gpu_is_left_to_use_accelerator(tmp_path, monkeypatch):
     asked = on_a_real_gpu(monkeypatch)
     monkeypatch.setattr(Run, "go", lambda self, progress: None)
     for options in ([], ["--virtual"]):
-        cli.main("evaluate", ["--out", str(tmp_path), *options])
+        assert cli.main(["--out", str(tmp_path), *options]) == 0
     assert [options["virtual"] for options in asked] == [None, True]
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-n", "0"], "n = 0 scenes"),
+        (["-n", "0"], "--n 0: give a whole number from 1 to 1,000"),
         (["--conditions", "bf16,int7"], "condition 'int7' is unknown"),
         (["--model", "nowhere"], "model 'nowhere' is unknown: choose from shapes, 600M-512"),
         (["--out", "file/below"], "cannot be written"),
@@ -446,12 +446,10 @@ def test_bad_input_is_one_line(model, tmp_path, monkeypatch, capsys, options, sa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
     usual = {"--out": "out", "--model": str(model)} | dict(zip(options[::2], options[1::2], strict=True))
-    monkeypatch.setattr(sys, "argv", ["evaluate", *(word for pair in usual.items() for word in pair)])
     on_a_real_gpu(monkeypatch)  # no virtual GPU that would outlive this test
-    with pytest.raises(SystemExit) as stop:
-        cli.run("evaluate")
+    assert cli.main([word for pair in usual.items() for word in pair]) == 2
     out, err = capsys.readouterr()
-    assert stop.value.code == 2 and out == "" and err.count("\n") == 1 and said in err
+    assert out == "" and err.count("\n") == 1 and said in err
 
 
 def test_accelerate_that_starts_one_process_of_two_is_noticed(tmp_path, monkeypatch, capsys):
@@ -461,7 +459,7 @@ def test_accelerate_that_starts_one_process_of_two_is_noticed(tmp_path, monkeypa
     for address, warnings in ((None, 0), ("127.0.0.1", 1)):
         if address:
             monkeypatch.setenv("MASTER_ADDR", address)
-        cli.main("evaluate", ["--out", str(tmp_path)])
+        assert cli.main(["--out", str(tmp_path)]) == 0
         assert capsys.readouterr().err.count("add --multi_gpu") == warnings
 
 
@@ -471,7 +469,7 @@ def test_the_books_command_passes_everything_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sana-lab", "evaluate", "--out", str(tmp_path), "-n", "0"])
     with pytest.raises(SystemExit) as stop:
         book.main()
-    assert stop.value.code == 2 and capsys.readouterr().err.startswith("sana-lab: n = 0 scenes")
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith("sana-lab: --n 0: give")
     monkeypatch.setattr(sys, "argv", ["sana-lab", "evaluate", "--help"])
     with pytest.raises(SystemExit) as stop:
         book.main()
@@ -540,13 +538,14 @@ def test_the_shapes_model_is_checked(tmp_path, monkeypatch, model):
 def test_it_needs_none_of_the_books_own_libraries():
     code = (
         "import sys\n"
-        "for name in ('typer', 'pandas', 'matplotlib', 'IPython', 'ipywidgets', 'packaging.specifiers'): "
+        "for name in ('pandas', 'matplotlib', 'IPython', 'ipywidgets', 'packaging.specifiers'): "
         "sys.modules[name] = None\n"
         "import sana_lab.evaluate.cli as cli\n"
-        "print(cli.parser('x').parse_args(['--out', 'y', '--objects', '2', '--n-of', 'int8=7']).n_of)"
+        "cli.draw = lambda plan, *options: print(plan.objects, plan.n_of)\n"
+        "cli.main(['--out', 'y', '--objects', '2', '--n-of', 'int8=7'])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout.strip() == "[('int8', 7)]", run.stderr
+    assert run.stdout.strip() == "(2,) (('int8', 7),)", run.stderr
 
 
 # ---- the record in the package -----------------------------------------------------------------------------------

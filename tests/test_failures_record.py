@@ -208,28 +208,31 @@ def test_some_entries_are_renewed_in_a_record(runs, tmp_path, capsys):
     assert {id: new["results"][id] for id in old["results"]} == old["results"] and "--only" not in new["command"]
     new["versions"]["torch"] = "1.0"
     out.write_text(json.dumps(new), encoding="utf-8")
-    with pytest.raises(SystemExit):
-        record.main(renew)
+    assert record.main(renew) == 2
     assert "of another torch: run all entries" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--out", "x.json"], "--real --virtual is required"),
+        (["--out", "x.json"], "--real or --virtual"),
         (["--virtual", "--out", "x.txt"], "ends in .json"),
-        (["--virtual", "--out", "x.json", "--jobs", "0"], "a number from 1"),
+        (["--virtual", "--out", "x.json", "--jobs", "0"], "--jobs 0: give a whole number from 1 to 256"),
         (["--virtual", "--out", "x.json", "--only", "qqq"], "no entry's id contains 'qqq'"),
         (["--virtual", "--out", "x.json", "--only", "meta,qqq"], "no entry's id contains 'qqq'"),
         (["--virtual", "--out", "x.json", "--only", "meta", "--renew"], "no record named 'x'"),
         (["--real", "--out", "x.json"], "shows no GPU"),
+        (["--real", "--virtual", "--out", "x.json"], "one of the two"),
+        (["--virtual", "--out", "x y.json"], "'x y' is not a record's name"),
+        (["--virtual", "--out", "/proc/none/x.json"], "cannot write in"),
+        (["--virtual", "--out", "x.json", "--limit", "nan"], "--limit nan: give a finite number above 0"),
     ],
 )
 def test_bad_arguments(monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(record.evidence, "this_machine", lambda: {"device": "core", "count": 2, "driver": None})
-    with pytest.raises(SystemExit):
-        record.main(arguments)
-    assert words in capsys.readouterr().err
+    assert record.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
 
 
 def test_leading_words():

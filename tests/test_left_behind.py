@@ -86,7 +86,7 @@ def test_outcomes_are_one_line():
 def test_a_step_that_breaks_its_process_is_recorded(monkeypatch, tmp_path):
     """The last words of the process stand where the result would."""
     found = left_behind.apart("--step", "no such step", virtual=True)
-    assert "invalid choice" in found["failed"]
+    assert "there is no step 'no such step'" in found["failed"]
     monkeypatch.setattr(left_behind, "apart", lambda *arguments, virtual: {"step": arguments[1], "virtual": virtual})
     results = left_behind.record(tmp_path, virtual=True)
     assert results["steps"] == {title: {"step": title, "virtual": True} for title in STEPS}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Annotated
+
+import typer
+
+from .commandline import run_command, whole
 
 GOALS = {"load, int8": 3.0, "int8, 20 steps": 4.0, "int8, 10 steps": 2.0}
 """Seconds, on two cores."""
@@ -63,21 +68,26 @@ def table(rows: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m sana_lab.bench", description=__doc__)
-    parser.add_argument("--model", default="shapes", help="what load_sana() takes (default: shapes)")
-    parser.add_argument("-n", type=int, default=5, help="runs of each (default: 5)")
-    given = parser.parse_args()
-    if given.n < 1:
-        parser.error("-n: give 1 or more")
+def _command(
+    model: Annotated[str, typer.Option(help="What load_sana() takes.")] = "shapes",
+    n: Annotated[int, typer.Option("-n", help="Runs of each.", callback=whole(1, 1000))] = 5,
+) -> None:
+    """Time the Shapes model on this machine, on two cores under the virtual GPU."""
+    from .checkpoints import resolve
+
+    resolve(model).check()
     use_two_cores()
     import torch
 
     processor = platform.processor() or platform.machine()
-    print(f"{given.model} on two cores ({processor}), torch {torch.__version__}, virtual GPU")
-    print(table(measure(given.model, given.n)))
+    print(f"{model} on two cores ({processor}), torch {torch.__version__}, virtual GPU")
+    print(table(measure(model, n)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, "python -m sana_lab.bench", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

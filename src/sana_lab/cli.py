@@ -11,22 +11,17 @@ from typing import Annotated
 import typer
 
 from . import random_checkpoint
+from .commandline import BATCH, DEBUG_VARIABLE, GPUS, GUIDANCE, SEED, SIZE, STEPS, run_command, say
+from .commandline import app as new_app
+from .evaluate import cli as evaluate
 from .failures import cli as failures
 from .measure import cli as measure
+from .shapes.cli import command as train_command
 from .versions import cli as versions
 
-DEBUG_VARIABLE = "SANA_LAB_DEBUG"
-
-INTERRUPTED = 130
-"""Exit status after Ctrl+C, as of a shell."""
-
-app = typer.Typer(
-    help="8-bit Sana on any machine: a virtual GPU where there is no real one, and a small trained Sana to draw with.",
+app = new_app(
+    "8-bit Sana on any machine: a virtual GPU where there is no real one, and a small trained Sana to draw with.",
     epilog=f"{DEBUG_VARIABLE}=1 shows the whole traceback of an error.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: the same text in a pipe, a narrow window and every typer since 0.12
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -40,17 +35,29 @@ def generate(
     ] = None,
     model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "600M-512", or a folder.')] = "shapes",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or nf4.")] = "int8",
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.  [default: 20; Sprint: 2]")] = None,
-    guidance: Annotated[float, typer.Option(help="Strength of the prompt; 1 and below switch guidance off.")] = 4.5,
-    seed: Annotated[int, typer.Option(help="Picture i starts from the noise of seed + i.")] = 0,
-    size: Annotated[int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps.  [default: 20; Sprint: 2]", callback=STEPS)
+    ] = None,
+    guidance: Annotated[
+        float,
+        typer.Option(
+            help="Strength of the prompt; 1 and below switch guidance off.",
+            callback=GUIDANCE,
+        ),
+    ] = 4.5,
+    seed: Annotated[int, typer.Option(help="Picture i starts from the noise of seed + i.", callback=SEED)] = 0,
+    size: Annotated[
+        int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="A folder, or for one prompt a file: .png, .jpg or .webp.  [default: here]"),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="With --prompts: pictures drawn at once.  [default: 1]")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="With --prompts: pictures drawn at once.  [default: 1]", callback=BATCH)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --prompts: end with numbers, not a sentence.")] = False,
-    gpus: Annotated[int, typer.Option(help="Number of GPUs.")] = 1,
+    gpus: Annotated[int, typer.Option(help="Number of GPUs.", callback=GPUS)] = 1,
     vram: Annotated[str, typer.Option(help="Memory of each virtual GPU.")] = "16GiB",
     virtual: Annotated[
         bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
@@ -86,7 +93,7 @@ def generate(
 
         for path in few.run(
             prompts, model=model, precision=precision, steps=steps, guidance=guidance, seed=seed, size=size,
-            out=out or Path("."), gpus=gpus, vram=vram, virtual=virtual, say=_say,
+            out=out or Path("."), gpus=gpus, vram=vram, virtual=virtual, say=say,
         ):  # fmt: skip
             typer.echo(path)
         return
@@ -100,40 +107,20 @@ def generate(
 
     done = many.run(
         file, model=model, precision=precision, steps=steps, guidance=guidance, seed=seed, size=size,
-        batch=1 if batch is None else batch, out=out, vram=vram, virtual=virtual, say=_say,
+        batch=1 if batch is None else batch, out=out, vram=vram, virtual=virtual, say=say,
     )  # fmt: skip
     if done is not None:
         typer.echo(json.dumps(done) if as_json else f"{out}: {many.summary(done)}")
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    options_metavar="--out FOLDER [OPTIONS]",
-)
-def train(context: typer.Context) -> None:
-    """Train the Shapes model from nothing. `sana-lab train --help` lists the options."""
-    from .shapes.train import main as train_main
+def _train(*plan: object, **options: object) -> None:
+    from .shapes.train import train
 
-    sys.argv = ["sana-lab train", *context.args]
-    train_main()
+    train(*plan, **options)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    options_metavar="--out FOLDER [OPTIONS]",
-)
-def evaluate(context: typer.Context) -> None:
-    """Measure how often quantized models still draw what was asked. `sana-lab evaluate --help` lists the options."""
-    from .evaluate.cli import main as evaluate_main
-
-    evaluate_main("sana-lab evaluate", context.args)
-
-
-def _say(text: str) -> None:
-    """One line on stderr, whatever the line breaks in `text`."""
-    typer.echo(f"sana-lab: {' '.join(text.split())}", err=True)
-
-
+app.command("train", options_metavar="--out FOLDER [OPTIONS]")(train_command(_train))
+evaluate.mount(app)
 failures.mount(app)
 measure.mount(app)
 random_checkpoint.mount(app)
@@ -142,24 +129,7 @@ versions.mount(app)
 
 def main() -> None:
     """Run the command line; what goes wrong is one line on stderr and exit status 2."""
-    usage_error = typer.BadParameter.__base__  # click's UsageError, wherever this typer keeps click
-    try:
-        status = app(prog_name="sana-lab", standalone_mode=False)
-        if status == INTERRUPTED:  # what some versions of typer make of Ctrl+C
-            raise KeyboardInterrupt
-    except (usage_error, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get(DEBUG_VARIABLE) == "1":
-            raise
-        if isinstance(error, usage_error):
-            command = error.ctx.command_path if error.ctx else "sana-lab"
-            _say(f"{error.format_message()} See `{command} --help`.")
-        else:
-            _say(str(error) or type(error).__name__)
-        status = 2
-    except (KeyboardInterrupt, typer.Abort):
-        _say("stopped")
-        status = INTERRUPTED
-    sys.exit(status)
+    sys.exit(run_command(app, "sana-lab"))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,20 @@ what it computes.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+import typer
 
 from . import isolated
 from .checkpoints import Source, resolve
+from .commandline import BATCH, FACTORS_ABOVE_0, SEED, STEPS, goes_on, run_command, whole
 from .generate import drawing
 from .layers import contiguous_inputs_
 from .planted import plant_in_encoder_
@@ -279,39 +280,35 @@ def _embeddings(encoder: Gemma2Model, pipe: SanaPipeline, scenes: Sequence[Scene
         return encoder(**words)[0][words.attention_mask.bool()].float().cpu()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sana_lab.outliers",
-        description=record.__doc__.splitlines()[0],
-        epilog="Stopped, the same command goes on where it stood.",
-    )
-    parser.add_argument("-n", type=int, default=500, help="scenes (default: 500)")
-    parser.add_argument("--steps", type=int, default=20, help="of denoising (default: 20)")
-    parser.add_argument("--batch", type=int, default=50, help="pictures drawn at once (default: 50)")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and noise (default: 0)")
-    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="sizes of the outlier")
-    parser.add_argument("--model", help="a Hub name or a folder (default: the trained Shapes model)")
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for the record and what is finished of it (default: the package)"
-    )
-    return parser
+def record_command(
+    n: Annotated[int, typer.Option("-n", help="Scenes.", callback=whole(1, 100_000))] = 500,
+    steps: Annotated[int, typer.Option(help="Of denoising.", callback=STEPS)] = 20,
+    batch: Annotated[int, typer.Option(help="Pictures drawn at once.", callback=BATCH)] = 50,
+    seed: Annotated[int, typer.Option(help="Of scenes and noise.", callback=SEED)] = 0,
+    factors: Annotated[
+        list[float],
+        typer.Option(metavar="FACTOR...", help="Sizes of the outlier; 1 changes nothing.", callback=FACTORS_ABOVE_0),
+    ] = list(FACTORS),  # noqa: B006
+    model: Annotated[
+        str | None, typer.Option(help="A Hub name or a folder.  [default: the trained Shapes model]")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="For the record and what is finished of it.  [default: the package]"),
+    ] = None,
+) -> None:
+    """Measure on scenes of two objects that training never saw, and store the record outlier_adherence.
+
+    Stopped, the same command goes on where it stood.
+    """
+    with goes_on():
+        print(record(n, model=model, factors=factors, steps=steps, batch=batch, seed=seed, folder=out))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Make the record and print where it is."""
-    parser = _parser()
-    given = vars(parser.parse_args(arguments))
-    if min(given["n"], given["steps"], given["batch"]) < 1:
-        parser.error("-n, --steps and --batch: give 1 or more")
-    if not all(math.isfinite(factor) and factor > 0 for factor in given["factors"]):
-        parser.error("--factors: give numbers above 0; 1 changes nothing")
-    try:
-        print(record(folder=given.pop("out"), **given))
-    except (ValueError, OSError) as reason:
-        parser.error(str(reason))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(record_command, "python -m sana_lab.outliers", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,6 @@ Chapter 5.
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import sys
@@ -22,11 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
+from .commandline import run_command
 from .layers import contiguous_inputs_
 
 if TYPE_CHECKING:
@@ -283,34 +284,34 @@ def _decibels(found: Tensor, exact: Tensor) -> float | None:
     return round(10 * math.log10(ratio), 1) if 0 < ratio < math.inf else None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print the table, or measure and record."""
+def _command(
+    folder: Annotated[
+        Path | None, typer.Option("--values", metavar="FOLDER", help="Measure on a GPU, write the record here.")
+    ] = None,
+) -> None:
+    """Which linear layers of the Sana pipelines get inputs that are views: print the table, or measure and record."""
     import diffusers
 
     from . import evidence
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--values", type=Path, metavar="FOLDER", help="measure on a GPU, write the record here")
-    options = parser.parse_args(arguments)
     diffusers.utils.logging.set_verbosity_error()
-    if options.values is None:
+    if folder is None:
         print(f"diffusers {diffusers.__version__}, two random blocks each; layers that get a view at least once")
         print(table().to_string(index=False, justify="left"))
-        return 0
-    try:
-        results = values()
-        what = "One picture without guidance from every pipeline of Sana, small and random: decibels kept in 8 bits"
-        file = evidence.save(
-            RECORD, what=what, command="python -m sana_lab.views --values FOLDER", results=results, seed=0,
-            folder=options.values,
-        )  # fmt: skip
-    except (RuntimeError, OSError) as error:
-        print(f"python -m sana_lab.views: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return
+    results = values()
+    what = "One picture without guidance from every pipeline of Sana, small and random: decibels kept in 8 bits"
+    file = evidence.save(
+        RECORD, what=what, command="python -m sana_lab.views --values FOLDER", results=results, seed=0, folder=folder
+    )
     for name, kept in results.items():
         print(f"{name:27} " + ", ".join(f"{way} {value} dB" for way, value in kept.items()))
     print(file)
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, "python -m sana_lab.views", arguments)
 
 
 if __name__ == "__main__":

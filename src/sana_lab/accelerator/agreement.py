@@ -9,7 +9,6 @@ type and shape of each tensor, or `{"raises": type, "words": leading words}`.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import gzip
@@ -17,9 +16,13 @@ import json
 import pathlib
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+import zlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from .. import evidence
+from ..commandline import run_command
 
 if TYPE_CHECKING:
     import pandas
@@ -261,23 +264,39 @@ def kernels_table() -> pandas.DataFrame:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """A record from a file, compressed or not."""
-    data = path.read_bytes()
-    return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    """A record from a file, compressed or not.
+
+    Raises:
+        ValueError: it is damaged, or no record. The text names it.
+        OSError: it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        found = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError) as reason:
+        raise ValueError(f"{path} is damaged ({reason}): record it again") from None
+    if wrong := evidence.journal.complaint(found, {"results": dict, "machine": dict, "versions": dict}):
+        raise ValueError(f"{path} is no record ({wrong}): give what `python tests/conformance/run.py operators` wrote")
+    return found
 
 
-def main() -> int:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("virtual", type=pathlib.Path, help="record of the virtual GPU")
-    parser.add_argument("--before", type=pathlib.Path, help="an older one, of the same cases")
-    options = parser.parse_args()
-    made = record(read(options.virtual), read(options.before) if options.before else None)
+def _command(
+    virtual: Annotated[pathlib.Path, typer.Argument(metavar="VIRTUAL", help="Record of the virtual GPU.")],
+    before: Annotated[
+        pathlib.Path | None, typer.Option(metavar="OLDER", help="An older one, of the same cases.")
+    ] = None,
+) -> None:
+    """How far two records of PyTorch's table of operators agree: one of a real GPU, one of the virtual GPU."""
+    made = record(read(virtual), read(before) if before else None)
     path = evidence.FOLDER / f"{COMPARED}.json"
     path.write_text(json.dumps(made, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    for run, halves in made["results"]["figures"].items():
-        print(run, {half: counts for half, counts in halves.items()})
-    return 0
+    for name, halves in made["results"]["figures"].items():
+        print(name, {half: counts for half, counts in halves.items()})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, "python -m sana_lab.accelerator.agreement", arguments)
 
 
 if __name__ == "__main__":

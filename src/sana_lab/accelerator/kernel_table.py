@@ -8,14 +8,16 @@ tells whether the rules hold beyond it. A rule is kept only if all calls that it
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
 import sys
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from sana_lab import evidence
 
+from ..commandline import run_command
 from . import agreement, kernels
 from .kernel_checks import BY_HAND
 
@@ -120,16 +122,23 @@ def text_of(record: dict[str, Any]) -> str:
     return json.dumps(made, ensure_ascii=False, indent=0, sort_keys=True) + "\n"
 
 
-def main() -> int:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the stored table is another one")
+def _command(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if the stored table is another one.")
+    ] = False,
+) -> int:
+    """Make the table of what CUDA's kernels take from the record of a real GPU."""
     text = text_of(evidence.load(RECORD))
-    if parser.parse_args().check:
+    if check:
         return int(kernels.FILE.read_text(encoding="utf-8") != text)
     kernels.FILE.write_text(text, encoding="utf-8")
     print(f"{kernels.FILE.name}: {len(text)} bytes")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, "python -m sana_lab.accelerator.kernel_table", arguments)
 
 
 if __name__ == "__main__":

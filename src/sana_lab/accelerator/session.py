@@ -25,6 +25,9 @@ VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
+MOST = 2**50
+"""Bytes of a GPU's memory, at most: a pebibyte."""
+
 _active: Accelerator | None = None
 _hidden: tuple[str | None, str] | None = None
 """`CUDA_VISIBLE_DEVICES` as it was before real GPUs were hidden, and as it is since; None while none are."""
@@ -123,14 +126,14 @@ def parse_size(vram: str | int) -> int:
     Raises:
         ValueError: anything else.
     """
-    if type(vram) is int and vram > 0:
+    if type(vram) is int and 0 < vram <= MOST:
         return vram
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", vram) if isinstance(vram, str) else None
     factor = _UNITS.get(match.group(2).upper()) if match else None
-    size = int(float(match.group(1)) * factor) if match and factor else 0
-    if size < 1:
+    size = float(match.group(1)) * factor if match and factor else 0
+    if not 1 <= size <= MOST:
         raise ValueError(f"vram={vram!r}: give an amount of memory such as '16GiB', '800MB' or a number of bytes.")
-    return size
+    return int(size)
 
 
 class Accelerator:

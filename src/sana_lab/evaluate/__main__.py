@@ -1,6 +1,8 @@
-"""`python -m sana_lab.evaluate`: what `sana-lab evaluate` is, also where typer is missing."""
+"""`python -m sana_lab.evaluate`: what `sana-lab evaluate` is, for launchers."""
 
-from .cli import run
+import sys
+
+from .cli import main
 
 if __name__ == "__main__":  # reading processes import this module again
-    run("python -m sana_lab.evaluate")
+    sys.exit(main())

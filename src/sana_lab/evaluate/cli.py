@@ -1,78 +1,119 @@
-"""`sana-lab evaluate`, also `python -m sana_lab.evaluate`: needs none of the book's own libraries."""
+"""`sana-lab evaluate`, also `python -m sana_lab.evaluate`. `mount(app)` adds it to a typer app."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
-from .. import machine
-from ..generate import drawing
-from ..launched import FEWER, Place, fewer_than_asked
-from .conditions import CONDITIONS
-from .runner import Plan, Run
+import typer
 
-DEBUG_VARIABLE = "SANA_LAB_DEBUG"
+from ..commandline import GUIDANCE, SEED, STEPS, goes_on, integers, run_command, say, whole
+from .plan import LIMITS, SCENES, Plan
+
+PROGRAM = "python -m sana_lab.evaluate"
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def mount(parent: typer.Typer) -> None:
+    """Add `evaluate` to a command line."""
+    parent.command(options_metavar="--out FOLDER [OPTIONS]")(evaluate)
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For partial results and the record.")],
+    model: Annotated[str, typer.Option(help='"shapes", a name such as "600M-512", or a folder.')] = Plan.model,
+    conditions: Annotated[str | None, typer.Option(help="Names with commas.  [default: all]")] = None,
+    n: Annotated[
+        int, typer.Option("-n", "--n", help="Scenes of each number of objects.", callback=whole(1, SCENES))
+    ] = Plan.n,
+    n_of: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="Another n for one condition; may be repeated.")
+    ] = None,
+    objects: Annotated[str, typer.Option(metavar="1,2", help="Numbers of objects.")] = "1,2",
+    steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = Plan.steps,
+    guidance: Annotated[float, typer.Option(help="Strength of the prompt.", callback=GUIDANCE)] = Plan.guidance,
+    seed: Annotated[int, typer.Option(help="Of the scenes.", callback=SEED)] = Plan.seed,
+    chunk: Annotated[
+        int, typer.Option(help="Pictures a batch; 4 suits a laptop.", callback=whole(*LIMITS["chunk"]))
+    ] = Plan.chunk,
+    threads: Annotated[
+        int, typer.Option(help="That a process has without a real GPU.", callback=whole(*LIMITS["threads"]))
+    ] = Plan.threads,
+    sweep: Annotated[
+        int, typer.Option(help="Scenes of the sensitivity sweep, 0 for none.", callback=whole(0, SCENES))
+    ] = Plan.sweep,
+    sweep_bits: Annotated[
+        int, typer.Option(help="Bits of the sweep's one layer.", callback=whole(2, 8))
+    ] = Plan.sweep_bits,
+    record: Annotated[str, typer.Option(metavar="NAME", help="Of the record that it ends with.")] = Plan.record,
+    readers: Annotated[
+        int | None,
+        typer.Option(help="Processes that read pictures.  [default: by cores, at most 16]", callback=whole(0, 256)),
+    ] = None,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="Use the virtual GPU where there is a real one, too.")
+    ] = False,
+) -> None:
+    """Measure how often quantized models still draw what was asked.
+
+    The same scenes from the same noise are drawn under several conditions and read back, for a record. A
+    stopped run goes on where it stood.
+
+    Several GPUs: accelerate launch --num_processes 2 -m sana_lab.evaluate --out FOLDER ... The results do not depend on
+    the number of processes. With fewer than two GPUs add --multi_gpu, or accelerate starts one.
+    """
+    from .conditions import CONDITIONS
+
+    names = tuple(CONDITIONS if conditions is None else filter(None, conditions.split(",")))
+    plan = Plan(
+        model,
+        tuple(CONDITIONS) if set(names) == set(CONDITIONS) else names,
+        n,
+        tuple(map(_number_of, n_of or ())),
+        integers("--objects", objects),
+        steps,
+        guidance,
+        seed,
+        chunk,
+        threads,
+        sweep,
+        sweep_bits,
+        record,
+    )
+    draw(plan, out, readers, virtual)
 
 
 def _number_of(text: str) -> tuple[str, int]:
+    """The two halves of `NAME=N`.
+
+    Raises:
+        ValueError: it has others.
+    """
     name, _, n = text.partition("=")
-    return name, int(n)
+    try:
+        return name, int(n)
+    except ValueError:
+        raise ValueError(f"--n-of {text[:60]}: give a condition and a number, such as int8=200.") from None
 
 
-def parser(program: str) -> argparse.ArgumentParser:
-    """The options."""
-    plan = Plan()
-    made = argparse.ArgumentParser(
-        prog=program,
-        description="Draw the same scenes from the same noise under several conditions, read them back, and write a "
-        "record. A stopped run goes on where it stood.",
-        epilog="Several GPUs: accelerate launch --num_processes 2 -m sana_lab.evaluate --out FOLDER ... The results "
-        "do not depend on the number of processes. With fewer than two GPUs add --multi_gpu, or accelerate starts one.",
-    )
-    add = made.add_argument
-    add("--out", required=True, type=Path, metavar="FOLDER", help="for partial results and the record")
-    add("--model", default=plan.model, help='"shapes", a name such as "600M-512", or a folder; default: %(default)s')
-    add("--conditions", default=",".join(plan.conditions), help="names with commas; default: %(default)s")
-    add("-n", "--n", type=int, default=plan.n, help="scenes of each number of objects; default: %(default)s")
-    add("--n-of", type=_number_of, action="append", default=[], metavar="NAME=N", help="another n for one condition")
-    add("--objects", type=_numbers, default=plan.objects, metavar="1,2", help="numbers of objects; default: 1,2")
-    add("--steps", type=int, default=plan.steps, help="denoising steps; default: %(default)s")
-    add("--guidance", type=float, default=plan.guidance, help="strength of the prompt; default: %(default)s")
-    add("--seed", type=int, default=plan.seed, help="of the scenes; default: %(default)s")
-    add("--chunk", type=int, default=plan.chunk, help="pictures a batch; default: %(default)s; 4 suits a laptop")
-    add("--threads", type=int, default=plan.threads, help="a process has without a real GPU; default: %(default)s")
-    add("--sweep", type=int, default=plan.sweep, help="scenes of the sensitivity sweep, 0 for none; default: 64")
-    add("--sweep-bits", type=int, default=plan.sweep_bits, help="bits of its one layer; default: %(default)s")
-    add("--record", default=plan.record, metavar="NAME", help="of the file that it ends with; default: %(default)s")
-    add("--readers", type=int, help="processes that read pictures; default: by cores, at most 16")
-    add("--virtual", action="store_true", help="use the virtual GPU where there is a real one, too")
-    return made
+def draw(plan: Plan, out: Path, readers: int | None, virtual: bool) -> None:
+    """Do this process's share of a plan.
 
-
-def main(program: str, arguments: list[str] | None = None) -> None:
-    """Run the command; errors are exceptions."""
-    given = vars(parser(program).parse_args(arguments))
-    out, readers, virtual = given.pop("out"), given.pop("readers"), given.pop("virtual")
-    given["conditions"] = tuple(filter(None, given["conditions"].split(",")))
-    given["n_of"] = tuple(given["n_of"])
-    plan = Plan(**given)
-    if set(plan.conditions) == set(CONDITIONS):
-        plan = Plan(**given | {"conditions": tuple(CONDITIONS)})
-
+    Raises:
+        ValueError: the model is unknown, or the folder holds another run.
+        OSError: files cannot be read or written.
+        RuntimeError: too little memory.
+    """
     import torch
 
-    from .. import use_accelerator
+    from .. import machine, use_accelerator
+    from ..generate import drawing
+    from ..launched import FEWER, Place, fewer_than_asked
+    from .runner import Run
 
     place = Place.here()
     if fewer_than_asked():
-        print(f"{program}: warning: {FEWER}", file=sys.stderr)
+        say(f"warning: {FEWER}")
     if use_accelerator(virtual=True if virtual else None).virtual:
         torch.set_num_threads(plan.threads)  # a sum over other threads is rounded in another order
         device = "cuda"
@@ -82,23 +123,15 @@ def main(program: str, arguments: list[str] | None = None) -> None:
     if readers is None:
         readers = min(16, machine.cores() // place.world - 1)
     start = time.perf_counter()
-    run_ = Run(plan, out, device, rank=place.rank, world=place.world, readers=readers)
-    with drawing.hushed():
-        record = run_.go(progress=place.rank == 0)
+    with goes_on(), drawing.hushed():
+        record = Run(plan, out, device, rank=place.rank, world=place.world, readers=readers).go(
+            progress=place.rank == 0
+        )
     seconds = time.perf_counter() - start
     if record is not None:
         print(f"{record} ({record.stat().st_size / 1000:.0f} kB, this process took {seconds:.0f} s)")
 
 
-def run(program: str) -> None:
-    """Run the command; what goes wrong is one line on stderr and exit status 2."""
-    try:
-        main(program)
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get(DEBUG_VARIABLE) == "1":
-            raise
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{program}: stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(evaluate, PROGRAM, arguments)

@@ -13,14 +13,12 @@ small a model waits for Python, not for the GPU. Chapter 6.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
 import logging
 import math
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -28,13 +26,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor, nn
 
-from .. import evidence
+from .. import evidence, isolated
+from ..commandline import PROCESSES, SEED, STEPS, goes_on, run_command, say, whole
 from ..digests import weights_digest
 from ..evidence import journal
 from ..shapes import SHAPES_FOLDER, caption, manifest
@@ -238,6 +238,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Hold every number to its range."""
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed}: give a whole number from 0 to 2**63 - 1")
         if not 1 <= self.n <= 2 * s.SCENES:
             raise ValueError(f"n = {self.n} scenes: give 1 to {2 * s.SCENES}, 200 is usual")
         if not 1 <= self.steps <= 1000:
@@ -513,25 +515,6 @@ def load(*, folder: Path = evidence.FOLDER) -> Record:
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    usual = Plan()
-    made = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Draw the same scenes with guidance off in every way to load 8-bit Sana, read them back, and write "
-        f"the record {RECORD}.json. A stopped run goes on where it stood.",
-    )
-    add = made.add_argument
-    add("--out", required=True, type=Path, metavar="FOLDER", help="for partial results and the record")
-    add("-n", type=int, default=usual.n, help="scenes, half of them with two objects; default: %(default)s")
-    add("--ways", default=",".join(usual.ways), help="names with commas; default: %(default)s")
-    add("--steps", type=int, default=usual.steps, help="denoising steps; default: %(default)s")
-    add("--seed", type=int, default=usual.seed, help="of the scenes; default: %(default)s")
-    add("--processes", type=int, help="that draw; default: one on a virtual GPU, else by cores, at most 12 a GPU")
-    add("--virtual", action="store_true", help="use the virtual GPU where there is a real one, too")
-    add("--share", help=argparse.SUPPRESS)  # of a process that this one starts: its number/all
-    return made
-
-
 def _share_out(plan: Plan, out: Path, given: list[str], processes: int, gpus: int) -> None:
     """Start the processes, show a bar, wait.
 
@@ -543,10 +526,10 @@ def _share_out(plan: Plan, out: Path, given: list[str], processes: int, gpus: in
     running = []
     (out / "logs").mkdir(exist_ok=True)
     for rank in range(processes):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "SANA_LAB_GPU": str(rank % gpus)}
-        command = [sys.executable, "-m", "sana_lab.evaluate.guidance_off", *given, "--share", f"{rank}/{processes}"]
+        environ = {"OMP_NUM_THREADS": "1", "SANA_LAB_GPU": str(rank % gpus)}
+        command = isolated.module("sana_lab.evaluate.guidance_off", *given, "--share", f"{rank}/{processes}")
         log = (out / "logs" / f"{rank}.txt").open("w", encoding="utf-8")
-        running.append((subprocess.Popen(command, env=environment, stdout=log, stderr=log), log))
+        running.append((isolated.start(command, environ=environ, stdout=log, stderr=log), log))
     try:
         with tqdm(total=len(plan.names) * len(plan.chunks), unit="chunk") as bar:
             while any(process.poll() is None for process, _ in running):
@@ -561,7 +544,7 @@ def _share_out(plan: Plan, out: Path, given: list[str], processes: int, gpus: in
     bad = [rank for rank, (process, _) in enumerate(running) if process.returncode]
     if bad:
         last = (out / "logs" / f"{bad[0]}.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
-        print(f"{PROGRAM}: process {bad[0]} fell apart: {''.join(last)}", file=sys.stderr)
+        say(f"process {bad[0]} fell apart: {''.join(last)}")
 
 
 def summary(found: Record) -> str:
@@ -576,13 +559,33 @@ def summary(found: Record) -> str:
     return "\n".join([*lines, *(f"{name}: {text}" for name, text in found.record["results"]["failed"].items())])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command: 0, or 1 where some way is not complete; errors are exceptions."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
-    plan = Plan(options.n, tuple(filter(None, options.ways.split(","))), options.steps, options.seed)
-    if options.processes is not None and options.processes < 1:
-        raise ValueError(f"processes = {options.processes}: give 1 or more")
+def draw_all(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For partial results and the record.")],
+    n: Annotated[
+        int, typer.Option("-n", help="Scenes, half of them with two objects.", callback=whole(1, 2 * s.SCENES))
+    ] = Plan.n,
+    ways: Annotated[str | None, typer.Option(help="Names with commas.  [default: all]")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = Plan.steps,
+    seed: Annotated[int, typer.Option(help="Of the scenes.", callback=SEED)] = Plan.seed,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="That draw.  [default: one on a virtual GPU, else by cores, at most 12 a GPU]", callback=PROCESSES
+        ),
+    ] = None,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="Use the virtual GPU where there is a real one, too.")
+    ] = False,
+    share_of: Annotated[
+        str | None, typer.Option("--share", hidden=True, help="Of a process that this one starts: its number/all.")
+    ] = None,
+) -> int:
+    """Draw the same scenes with guidance off in every way to load 8-bit Sana, and read them back.
+
+    The record is guidance_off.json. A stopped run goes on where it stood. The exit status is 1 if some way is not
+    complete.
+    """
+    plan = Plan(n, tuple(WAYS if ways is None else filter(None, ways.split(","))), steps, seed)
     manifest.check(SHAPES_FOLDER)
     # bitsandbytes tells of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -593,7 +596,7 @@ def main(arguments: list[str] | None = None) -> int:
     diffusers.utils.logging.set_verbosity_error()
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
-    virtual = options.virtual or not torch.cuda.is_available()
+    virtual = virtual or not torch.cuda.is_available()
     torch.set_num_threads(1)
     if virtual:
         from .. import use_accelerator
@@ -601,34 +604,33 @@ def main(arguments: list[str] | None = None) -> int:
         use_accelerator(virtual=True)
     else:
         torch.cuda.set_device(int(os.environ.get("SANA_LAB_GPU", 0)) % torch.cuda.device_count())
-    if options.share:
-        rank, _, world = options.share.partition("/")
-        share(plan, options.out, int(rank), int(world))
+    if share_of:
+        rank, _, world = share_of.partition("/")
+        share(plan, out, int(rank), int(world))
         return 0
     start = time.perf_counter()
-    claim(options.out, plan.settings | {"virtual": virtual})
-    gpus = 1 if virtual else torch.cuda.device_count()
-    processes = options.processes or (1 if virtual else max(1, min(12 * gpus, (os.cpu_count() or 1) * 3 // 4)))
-    processes = min(processes, len(plan.chunks))
-    if processes == 1:
-        share(plan, options.out)
-    else:
-        _share_out(plan, options.out, given, processes, gpus)
-    path = record(plan, options.out, virtual)
-    found = Record(evidence.load(RECORD, folder=options.out))
+    with goes_on():
+        claim(out, plan.settings | {"virtual": virtual})
+        gpus = 1 if virtual else torch.cuda.device_count()
+        processes = processes or (1 if virtual else max(1, min(12 * gpus, (os.cpu_count() or 1) * 3 // 4)))
+        processes = min(processes, len(plan.chunks))
+        if processes == 1:
+            share(plan, out)
+        else:
+            options = ["--out", str(out), "-n", str(n), "--ways", ",".join(plan.ways), "--steps", str(steps)]
+            options += ["--seed", str(seed), *["--virtual"] * virtual]
+            _share_out(plan, out, options, processes, gpus)
+        path = record(plan, out, virtual)
+    found = Record(evidence.load(RECORD, folder=out))
     print(summary(found))
     print(f"{path} ({path.stat().st_size / 1000:.0f} kB, {time.perf_counter() - start:.0f} s, {processes} processes)")
     return 1 if found.record["results"]["failed"] else 0
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(draw_all, PROGRAM, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get("SANA_LAB_DEBUG") == "1":
-            raise
-        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

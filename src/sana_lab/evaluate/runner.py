@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import evidence, isolated
-from ..checkpoints import Source, resolve
+from ..checkpoints import resolve
 from ..evidence import journal
 from ..generate import drawing
 from ..shapes import caption
@@ -32,6 +32,7 @@ from ..shapes.scoring import ALL_RIGHT
 from . import conditions as c
 from . import statistics as s
 from .distance import psnr, ssim
+from .plan import Plan
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -44,83 +45,6 @@ EXAMPLES = 3
 """So many pairs of pictures are kept of each kind."""
 LINE = {"i": int, "right": [int], "psnr": (float, int, type(None)), "ssim": (float, int)}
 """What is kept of a picture, see `journal.Shape`; of one of the sweep also `sqnr`, a number or None."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run does.
-
-    Args:
-        model: what `load_sana` takes.
-        conditions: names from `conditions.CONDITIONS`; the reference is always drawn.
-        n: paired scenes of each number of objects.
-        n_of: another number for some conditions.
-        objects: numbers of objects, 1, 2 or both.
-        steps: denoising steps.
-        guidance: strength of the prompt.
-        seed: of the scenes. Noise i has seed i.
-        chunk: pictures a batch; results depend on it in the last digits.
-        threads: of the processor, for each process, where the GPU is virtual; results depend on it likewise.
-        sweep: scenes of the sensitivity sweep, 0 for none.
-        sweep_bits: to which a layer is rounded in it.
-        record: name of the record.
-
-    Raises:
-        ValueError: a number out of range or an unknown condition; the text says what would do.
-
-    Chapter 6.
-    """
-
-    model: str | Path | Source = "shapes"
-    conditions: tuple[str, ...] = tuple(c.CONDITIONS)
-    n: int = 500
-    n_of: tuple[tuple[str, int], ...] = ()
-    objects: tuple[int, ...] = (1, 2)
-    steps: int = 20
-    guidance: float = 4.5
-    seed: int = 0
-    chunk: int = 64
-    threads: int = 1
-    sweep: int = 64
-    sweep_bits: int = 2
-    record: str = s.RECORD
-
-    def __post_init__(self) -> None:
-        """Hold every number to its range."""
-        evidence.checked_name(self.record)
-        for name in (*self.conditions, *dict(self.n_of)):
-            if name not in c.CONDITIONS:
-                raise ValueError(f"condition {name!r} is unknown: choose from {', '.join(c.CONDITIONS)}")
-        for name, n in (("n", self.n), *self.n_of):
-            if not 1 <= n <= s.SCENES:
-                raise ValueError(f"n = {n} scenes for {name!r}: give 1 to {s.SCENES}, 500 is usual")
-        if not self.objects or not set(self.objects) <= {1, 2} or len(set(self.objects)) < len(self.objects):
-            raise ValueError(f"objects {self.objects}: give 1, 2 or both")
-        if not 0 <= self.sweep <= s.SCENES:
-            raise ValueError(f"sweep = {self.sweep} scenes: give 0 for no sweep, or up to {s.SCENES}")
-        if not 2 <= self.sweep_bits <= 8:
-            raise ValueError(f"sweep bits {self.sweep_bits}: give 2 to 8")
-        for name in ("steps", "chunk", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
-        if not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise ValueError(f"guidance = {self.guidance}: give a number from 0 up; 4.5 is usual")
-
-    @property
-    def names(self) -> list[str]:
-        """The conditions in their usual order, the reference first."""
-        return [name for name in c.CONDITIONS if name == c.REFERENCE or name in self.conditions]
-
-    def number(self, condition: str) -> int:
-        """Scenes of each number of objects under a condition; of the reference as many as any other needs."""
-        numbers = {name: dict(self.n_of).get(name, self.n) for name in self.names}
-        if condition == c.REFERENCE:
-            return max([*numbers.values(), self.sweep])
-        return numbers[condition]
-
-    def chunks(self, n: int) -> list[range]:
-        """The scenes of each chunk, of `n` in all."""
-        return [range(at, min(at + self.chunk, n)) for at in range(0, n, self.chunk)]
 
 
 @dataclass(frozen=True)

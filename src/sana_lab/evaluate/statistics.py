@@ -20,14 +20,12 @@ from ..checkpoints import Source, resolve
 from ..shapes import SHAPES_FOLDER, caption, sample_scenes
 from ..shapes.scenes import Scene
 from ..shapes.scoring import ALL_RIGHT, ATTRIBUTES, Z_95, Rate, adherence
+from .plan import RECORD, SCENES
 
 FORMAT = 1
 """Of the record and of the partial results; raise it when either changes its meaning."""
 
-RECORD = "evaluation_shapes"
 NAMES = (*ATTRIBUTES, ALL_RIGHT)
-SCENES = 1000
-"""How many paired scenes there are of each number of objects; a run takes the first n of them."""
 
 PSNR_STEP, PSNR_EQUAL = 0.25, 255
 """A PSNR is kept as a byte, in quarters of a decibel; 255 says that both pictures are equal."""

@@ -48,7 +48,7 @@ def load(name: str, *, folder: Path = FOLDER, results: journal.Shape = (dict, li
     Raises:
         ValueError: there is no such record, or its file is damaged; the text names the records that exist.
     """
-    path = folder / f"{checked_name(name)}.json"
+    path = folder / f"{must_be_a_name(name)}.json"
     if not path.is_file():
         path = folder / f"{name}.json.gz"
     if not path.is_file():
@@ -105,7 +105,7 @@ def save(
         "when": when if when is not None else datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "results": results,
     }
-    path = folder / f"{checked_name(name)}.json"
+    path = folder / f"{must_be_a_name(name)}.json"
     try:
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     except ValueError as reason:
@@ -161,11 +161,11 @@ def installed_versions(*more: str) -> dict[str, str]:
     return found
 
 
-def checked_name(name: str) -> str:
-    """The name of a record, if it is one.
+def must_be_a_name(name: str) -> str:
+    """The name of a record as it is.
 
     Raises:
-        ValueError: it is not; the text says what one looks like.
+        ValueError: no file can be named so.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a record's name: use small letters, digits, '_' and '-', without .json")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,25 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def must_be_writable(out: Path, folder: Path) -> None:
+    """Find out early whether `folder`, or what there is above it, can be written. Nothing is made.
+
+    Args:
+        out: what the user gave, for the message.
+        folder: where files are to be.
+
+    Raises:
+        OSError: it cannot.
+    """
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"--out {out}: cannot write in {folder} ({error.strerror}): give another place.") from None
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:

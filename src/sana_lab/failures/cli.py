@@ -10,13 +10,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="The catalogue of known failures.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+from ..commandline import app as new_app
+from ..commandline import say, whole
+
+app = new_app("The catalogue of known failures.", no_args_is_help=True)
 
 
 def mount(parent: typer.Typer) -> None:
@@ -59,7 +56,7 @@ def show(id: Annotated[str, typer.Argument(metavar="ID", help="As `list` prints 
 def run(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `list` prints it.")],
     fix: Annotated[bool, typer.Option("--fix", help="Run the fix instead of the failure.")] = False,
-    number: Annotated[int, typer.Option(help="Which fix, where there are several.")] = 1,
+    number: Annotated[int, typer.Option(help="Which fix, where there are several.", callback=whole(1, 100))] = 1,
     virtual: Annotated[
         bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
     ] = None,
@@ -76,7 +73,7 @@ def run(
     outcome = run_one(id, number if fix else None, virtual=virtual)
     typer.echo(json.dumps(outcome.to_json(), indent=1) if as_json else str(outcome))
     if not (failure.cured_in(outcome) if fix else failure.shown_in(outcome)):
-        typer.echo("sana-lab: this is not what the catalogue says; see `sana-lab failures show`.", err=True)
+        say("this is not what the catalogue says; see `sana-lab failures show`.")
         raise typer.Exit(1)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .paste import SPEAKER
+
 PACKAGE = Path(__file__).parents[1]
 
 FEWEST = 11
@@ -66,7 +68,7 @@ def recognized(name: str, message: str, frames: str = "") -> Own | None:
         frames: the traceback above it.
     """
     words = _spaced(message[:4000])
-    words = re.sub(r"^(?:[\w.]*(?:Error|Exception|NotReady|NotYet|Unbuildable)|sana-lab): ", "", words)
+    words = re.sub(rf"^(?:[\w.]*(?:Error|Exception|NotReady|NotYet|Unbuildable)|{SPEAKER}): ", "", words)
     kind = name.rpartition(".")[2]
     for file in sorted({file for pair in _pairs(words.split(" ")[:120]) for file in _files_with().get(pair, ())}):
         for own in _raised_in(file):

@@ -192,9 +192,12 @@ def _unescape(text: str) -> str:
 
 # ---- which line is the error ------------------------------------------------------------------------------------
 
+SPEAKER = r"(?:sana-lab|python -m sana_lab[\w.]*)"
+"""The programs of ours that write their name before what went wrong, as a pattern; see `sana_lab.commandline`."""
+
 _NAME = r"(?:[A-Za-z_]\w*\.)*[A-Z]?\w*(?:Error|Exception|Interrupt|NotFound|Refused|Unavailable|NotReady|NotYet)"
 _HEADER = re.compile(
-    rf"(?P<name>{_NAME})(?: \(note: [^)]{{0,80}}\))?: +(?=\S)|(?P<own>sana-lab): |(?P<pip>ERROR|error): (?=\S)|"
+    rf"(?P<name>{_NAME})(?: \(note: [^)]{{0,80}}\))?: +(?=\S)|(?P<own>{SPEAKER}): |(?P<pip>ERROR|error): (?=\S)|"
     r"(?P<comfy>!!! Exception during processing!? ?!!!) ?|(?P<crash>Fatal Python error|Segmentation fault|"
     r"terminate called after throwing|Aborted \(core dumped\)|Killed\b(?! [a-z])|Illegal instruction)"
 )

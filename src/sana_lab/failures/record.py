@@ -14,14 +14,17 @@ libraries take workspaces that the virtual GPU does not have. All attempts are i
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from .. import evidence, isolated, machine
+from ..commandline import PROCESSES, SECONDS, run_command
+from ..evidence import journal
 from .catalogue import catalogue
 from .entry import LIBRARIES, Failure, installed_versions, plain
 from .outcome import DIED, TIME_LIMIT, Outcome, leading_words
@@ -36,47 +39,46 @@ LONGEST = 700
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, run, write the record, print what was not as the catalogue says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--real", action="store_true", help="on the GPUs of this machine")
-    kind.add_argument("--virtual", action="store_true", help="on virtual GPUs")
-    parser.add_argument("--out", type=Path, required=True, help="write the record here: a new name ending in .json")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
-    parser.add_argument("--limit", type=float, default=60, help="seconds for each (default: 60)")
-    parser.add_argument("--only", default="", help="only entries whose id contains this, or one of A,B,C")
-    parser.add_argument("--renew", action="store_true", help="with --only: keep what --out holds of the others")
-    options = parser.parse_args(arguments)
-    if options.out.suffix != ".json" or options.jobs < 1:
-        parser.error("--out wants a name that ends in .json, --jobs a number from 1")
-    gpus = _gpus() if options.real else []
-    if options.real and not gpus:
-        parser.error("--real, and this machine shows no GPU: nvidia-smi lists none, or CUDA_VISIBLE_DEVICES hides them")
-    parts = options.only.split(",")
+def record_all(
+    out: Annotated[Path, typer.Option(help="Write the record here: a name that ends in .json.")],
+    real: Annotated[bool, typer.Option("--real", help="On the GPUs of this machine.")] = False,
+    virtual: Annotated[bool, typer.Option("--virtual", help="On virtual GPUs.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes at a time.", callback=PROCESSES)] = 2,
+    limit: Annotated[float, typer.Option(help="Seconds for each.", callback=SECONDS)] = 60,
+    only: Annotated[str, typer.Option(help="Only entries whose id contains this, or one of A,B,C.")] = "",
+    renew: Annotated[bool, typer.Option("--renew", help="With --only: keep what --out holds of the others.")] = False,
+) -> None:
+    """Run the whole catalogue, on real GPUs or on virtual ones, and write down what happened."""
+    if real == virtual:
+        raise ValueError("give --real or --virtual, one of the two.")
+    if out.suffix != ".json":
+        raise ValueError(f"--out {out}: give a name that ends in .json.")
+    gpus = _gpus() if real else []
+    if real and not gpus:
+        why = "nvidia-smi lists none, or CUDA_VISIBLE_DEVICES hides them"
+        raise ValueError(f"--real, and this machine shows no GPU: {why}")
+    parts = only.split(",")
     chosen = [failure for failure in catalogue() if any(part in failure.id for part in parts)]
     unknown = [part for part in parts if not any(part in failure.id for failure in catalogue())]
     if unknown:
-        parser.error(f"no entry's id contains {unknown[0]!r}")
-    try:
-        kept = _kept(options.out) if options.renew else {}
-    except ValueError as reason:
-        parser.error(str(reason))
-    results = record(chosen, gpus, jobs=options.jobs, limit=options.limit)
+        raise ValueError(f"--only {only}: no entry's id contains {unknown[0]!r}")
+    kept = _kept(out) if renew else {}
+    evidence.must_be_a_name(out.stem)
+    journal.must_be_writable(out, out.parent)
+    results = record(chosen, gpus, jobs=jobs, limit=limit)
     both = kept | results
     mode = "--real" if gpus else "--virtual"
     path = evidence.save(
-        options.out.stem,
+        out.stem,
         what="Every entry of the failure catalogue that can run: its reproduction, and each fix that is code, on "
         + ("real GPUs." if gpus else "virtual GPUs."),
-        command=f"python -m sana_lab.failures.record {mode} --out {options.out.name} --jobs {options.jobs}"
-        + (f" --only {options.only}" if options.only and not kept else ""),
+        command=f"python -m sana_lab.failures.record {mode} --out {out.name} --jobs {jobs}"
+        + (f" --only {only}" if only and not kept else ""),
         results={failure.id: both[failure.id] for failure in catalogue() if failure.id in both},
-        folder=options.out.parent,
+        folder=out.parent,
     )
     _report(results)
     print(f"written to {path}")
-    return 0
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -266,6 +268,11 @@ def _report(results: dict[str, Any]) -> None:
     cured = sum(fix["cured"] for _, _, fix in fixes)
     print(f"{len(shown)} of {len(ran)} failures shown, {cured} of {len(fixes)} fixes work, ", end="")
     print(f"{len(results) - len(ran)} entries not run")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(record_all, "python -m sana_lab.failures.record", arguments)
 
 
 if __name__ == "__main__":

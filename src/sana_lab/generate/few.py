@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoints import Source, resolve
+from ..evidence.journal import must_be_writable
 from . import drawing
 from .prompts import slug
 
@@ -91,21 +92,6 @@ def files(out: Path, prompts: list[str], seed: int) -> list[Path]:
         places = [out]
     must_be_writable(out, places[0].parent)
     return places
-
-
-def must_be_writable(out: Path, folder: Path) -> None:
-    """Find out early whether `folder`, or what there is above it, can be written.
-
-    Raises:
-        OSError: it cannot.
-    """
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"--out {out}: cannot write in {folder} ({error.strerror}): give another place.") from None
 
 
 def write(pictures: list, places: list[Path]) -> None:

@@ -34,7 +34,7 @@ from ..checkpoints import PRECISIONS, Source, resolve
 from ..evidence import journal
 from ..launched import FEWER, Place, fewer_than_asked
 from ..machine import processor
-from . import drawing, few, prompts
+from . import drawing, prompts
 from .prompts import Wanted
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def run(
     wanted, warnings = prompts.read(file, seed)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: give a folder for {len(wanted)} pictures.")
-    few.must_be_writable(out, out)
+    journal.must_be_writable(out, out)
     place = place or Place.here()
     tell = say if place.rank == 0 else lambda _: None
     if fewer_than_asked():

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from .. import evidence
+from ..commandline import BATCH, STEPS, run_command, whole
 
 RECORD = "generate_scaling"
 SPOILED = 7
@@ -115,27 +118,38 @@ def measure(
     }
 
 
-def main(arguments: list[str] | None = None) -> Path:
+def _command(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the pictures and the record.")],
+    model: Annotated[str, typer.Option(help="What load_sana() takes.")] = "shapes",
+    precision: Annotated[str, typer.Option(help="What load_sana() takes.")] = "int8",
+    n: Annotated[int, typer.Option("-n", "--n", help="Prompts.", callback=whole(1, 100_000))] = 400,
+    batch: Annotated[int, typer.Option(help="Pictures at once.", callback=BATCH)] = 20,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = 20,
+    processes: Annotated[int, typer.Option(help="How many are compared with one.", callback=whole(2, 64))] = 2,
+) -> None:
+    """Draw one file of prompts with one GPU and with several, compare times and pictures, and write the record."""
+    print(record(out, model=model, precision=precision, n=n, batch=batch, steps=steps, processes=processes))
+
+
+def record(out: Path, **given: Any) -> Path:
     """Measure on this machine's GPUs and write the record.
 
+    Args:
+        out: folder for the pictures and the record.
+        given: as for `measure`.
+
     Raises:
+        ValueError: as `measure`.
         RuntimeError: there are fewer GPUs than processes: times on virtual ones say nothing of real ones.
     """
-    parser = argparse.ArgumentParser(prog="python -m sana_lab.generate.scaling", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the pictures and the record")
-    usual = {"model": "shapes", "precision": "int8", "n": 400, "batch": 20, "steps": 20, "processes": 2}
-    for name, value in usual.items():
-        parser.add_argument(f"--{name}", type=type(value), default=value, help="default: %(default)s")
-    given = vars(parser.parse_args(arguments))
-    out = given.pop("out")
-
     import torch
 
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if there < given["processes"]:
         raise RuntimeError(f"{given['processes']} processes want a real GPU each, and there are {there}.")
     results = measure(out, **given)
-    changed = [f" --{name} {value}" for name, value in given.items() if value != usual[name]]
+    usual = inspect.signature(measure).parameters
+    changed = [f" --{name} {value}" for name, value in given.items() if value != usual[name].default]
     return evidence.save(
         RECORD,
         what="One file of prompts drawn by one process and by several, one GPU each: throughput, and equal pictures",
@@ -146,8 +160,10 @@ def main(arguments: list[str] | None = None) -> Path:
     )
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, "python -m sana_lab.generate.scaling", arguments)
+
+
 if __name__ == "__main__":
-    try:
-        print(main())
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"scaling: {error}")
+    sys.exit(main())

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ..commandline import SECONDS, goes_on, say
 from .methods import LIMIT, METHODS
 
-SIZE = re.compile(r"(\d+)x(\d+)")
+SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 
 
 def mount(parent: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def _command(
     sizes: Annotated[
         list[str] | None, typer.Option("--size", help='Such as "1024x4": pixels, pictures at once; may be repeated.')
     ] = None,
-    limit: Annotated[float, typer.Option(help="Seconds for one method.")] = LIMIT,
+    limit: Annotated[float, typer.Option(help="Seconds for one method.", callback=SECONDS)] = LIMIT,
     out: Annotated[Path | None, typer.Option(help="Folder for results.  [default: MODEL-measured]")] = None,
 ) -> None:
     """Measure a checkpoint, each method in a process of its own: bytes, and on a real GPU times.
@@ -45,8 +46,11 @@ def _command(
     pairs = []
     for size in sizes or ():
         match = SIZE.fullmatch(size)
-        if match is None or int(match[1]) < 32 or int(match[1]) % 32 or int(match[2]) < 1:
-            raise ValueError(f"--size {size}: give pixels and pictures, such as 512x1; pixels a multiple of 32.")
+        if match is None or not (32 <= int(match[1]) <= 16_384) or int(match[1]) % 32 or not 1 <= int(match[2]) <= 1024:
+            raise ValueError(
+                f"--size {size[:60]}: give pixels and pictures, such as 512x1; pixels a multiple of 32 up to 16384, "
+                "pictures up to 1024."
+            )
         pairs.append((int(match[1]), int(match[2])))
     installed = find_spec("torchao") is not None
     methods_here = [name for name, how in METHODS.items() if installed or not how.torchao]
@@ -55,8 +59,9 @@ def _command(
     out = out or beside.with_name(f"{beside.name}-measured")
     real = on_real_gpu()
     if pairs and not real:
-        typer.echo("sana-lab: no real GPU here: bytes are counted on the virtual one, and nothing is timed.", err=True)
-    failed = run(jobs, out, gpus=int(real), limit=limit)
+        say("no real GPU here: bytes are counted on the virtual one, and nothing is timed.")
+    with goes_on():
+        failed = run(jobs, out, gpus=int(real), limit=limit)
     command = " ".join(
         [
             f"sana-lab measure {'FOLDER' if folder.is_dir() else beside}",

@@ -13,7 +13,6 @@ Chapters 8 and 9.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import subprocess
@@ -21,12 +20,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+import typer
 
 from .. import SHAPES_FOLDER, evidence, isolated
 from ..accelerator import use_accelerator
+from ..commandline import run_command
 
 if TYPE_CHECKING:
     import pandas
@@ -416,29 +417,37 @@ def made(checkpoint: str, work: Path) -> Path:
     return folder
 
 
-def main() -> None:
-    """Record, or run one step of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder for the record")
-    parser.add_argument("--size", type=Path, metavar="WORK", help="also checkpoints of real size, made in this folder")
-    parser.add_argument("--virtual", action="store_true", help="on the virtual GPU, to compare")
-    parser.add_argument("--step", choices=STEPS, help="run this step alone, in this process")
-    parser.add_argument("--row", help="run one row of real size in this process (JSON)")
-    asked = parser.parse_args()
+def _command(
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the record.")] = None,
+    size: Annotated[
+        Path | None, typer.Option(metavar="WORK", help="Also checkpoints of real size, made in this folder.")
+    ] = None,
+    virtual: Annotated[bool, typer.Option("--virtual", help="On the virtual GPU, to compare.")] = False,
+    step: Annotated[str | None, typer.Option(hidden=True, help="Run this step alone, in this process.")] = None,
+    row: Annotated[str | None, typer.Option(hidden=True, help="Run one row in this process (JSON).")] = None,
+) -> None:
+    """What stays on the GPU when an 8-bit model leaves it: run each step in a process of its own, write the record."""
     isolated.end_with_parent()
-    if asked.step or asked.row:
-        use_accelerator(virtual=True) if asked.virtual else use_accelerator()
-        if asked.step:
-            found = STEPS[asked.step]()
+    if step or row:
+        use_accelerator(virtual=True) if virtual else use_accelerator()
+        if step:
+            if step not in STEPS:
+                raise ValueError(f"there is no step {step[:60]!r}: choose from {', '.join(STEPS)}")
+            found = STEPS[step]()
         else:
-            folder, *row = json.loads(asked.row)
-            found = on_a_card(Path(folder), *row)
+            folder, *rest = json.loads(row)
+            found = on_a_card(Path(folder), *rest)
         print(json.dumps(found))
-    elif asked.out:
-        print(json.dumps(record(asked.out, virtual=asked.virtual, work=asked.size), indent=1))
-    else:
-        parser.error("give --out FOLDER")
+        return
+    if out is None:
+        raise ValueError("give --out FOLDER, for the record.")
+    print(json.dumps(record(out, virtual=virtual, work=size), indent=1))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, "python -m sana_lab.measure.left_behind", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

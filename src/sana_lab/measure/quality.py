@@ -9,15 +9,17 @@ Chapter 7.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from .. import evidence, isolated
+from ..commandline import BATCH, FACTORS_ABOVE_0, STEPS, goes_on, run_command, whole
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -146,24 +148,28 @@ def record(
     return file
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Make the record and print where it is."""
-    parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.quality", description=__doc__)
-    parser.add_argument("-n", type=int, default=200, help="scenes (default: 200)")
-    parser.add_argument("--steps", type=int, default=20, help="of denoising (default: 20)")
-    parser.add_argument("--batch", type=int, default=50, help="pictures drawn at once (default: 50)")
-    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="sizes of the outliers; 1 for none")
-    parser.add_argument("--out", type=Path, default=evidence.FOLDER, help="folder for the record")
-    given = parser.parse_args(arguments)
-    if min(given.n, given.steps, given.batch) < 1:
-        parser.error("-n, --steps and --batch: give 1 or more")
-    try:
-        print(record(given.n, factors=given.factors, steps=given.steps, batch=given.batch, folder=given.out))
-    except (ValueError, OSError) as reason:
-        parser.error(str(reason))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+def record_command(
+    n: Annotated[int, typer.Option("-n", help="Scenes.", callback=whole(1, 100_000))] = 200,
+    steps: Annotated[int, typer.Option(help="Of denoising.", callback=STEPS)] = 20,
+    batch: Annotated[int, typer.Option(help="Pictures drawn at once.", callback=BATCH)] = 50,
+    factors: Annotated[
+        list[float],
+        typer.Option(metavar="FACTOR...", help="Sizes of the outliers; 1 for none.", callback=FACTORS_ABOVE_0),
+    ] = list(FACTORS),  # noqa: B006
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the record.")] = evidence.FOLDER,
+) -> None:
+    """Does the fast mode draw what the recipe draws? Draw, read, and store the record fast_quality.
+
+    Stopped, the same command goes on where it stood.
+    """
+    with goes_on():
+        print(record(n, factors=factors, steps=steps, batch=batch, folder=out))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(record_command, "python -m sana_lab.measure.quality", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

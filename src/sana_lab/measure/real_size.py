@@ -7,10 +7,14 @@ Chapter 7.
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
+from typing import Annotated
 
-from .. import evidence
+import typer
+
+from .. import commandline, evidence
+from ..commandline import SECONDS, goes_on
 from ..random_checkpoint import make
 from .methods import LIMIT, METHODS
 from .runner import Job, run, save
@@ -45,26 +49,31 @@ def prepare(work: Path) -> list[Job]:
     ]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Make, measure, write."""
-    parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.real_size", description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for checkpoints; some 26 GB")
-    parser.add_argument("--out", type=Path, help="folder for a file a method (default: WORK/measured)")
-    parser.add_argument("--record", type=Path, default=evidence.FOLDER, help="folder for the record")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one method (default: %(default)s)")
-    given = parser.parse_args(arguments)
+def _command(
+    work: Annotated[Path, typer.Argument(metavar="WORK", help="Folder for checkpoints; some 26 GB.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for a file a method.  [default: WORK/measured]")] = None,
+    record: Annotated[Path, typer.Option(help="Folder for the record.")] = evidence.FOLDER,
+    limit: Annotated[float, typer.Option(help="Seconds for one method.", callback=SECONDS)] = LIMIT,
+) -> None:
+    """Everything chapter 7 shows: make the checkpoints with random weights, measure them, and write the record."""
     import torch
 
     from ..accelerator import on_real_gpu
 
     if not on_real_gpu():
-        parser.error("this needs a real GPU; `sana-lab measure FOLDER` counts bytes without one")
-    jobs, out = prepare(given.work), given.out or given.work / "measured"
-    failed = run(jobs, out, gpus=min(2, torch.cuda.device_count()), limit=given.limit)
-    print(save(jobs, out, "python -m sana_lab.measure.real_size WORK", folder=given.record))
+        raise RuntimeError("this needs a real GPU; `sana-lab measure FOLDER` counts bytes without one.")
+    with goes_on():
+        jobs, out = prepare(work), out or work / "measured"
+        failed = run(jobs, out, gpus=min(2, torch.cuda.device_count()), limit=limit)
+    print(save(jobs, out, "python -m sana_lab.measure.real_size WORK", folder=record))
     for job in failed:
         print(f"{job.name}: failed, see {job.name}.log; run again to try it again")
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return commandline.run_command(_command, "python -m sana_lab.measure.real_size", arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

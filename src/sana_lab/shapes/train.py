@@ -9,13 +9,13 @@ command and hardware of the run that made the weights in this package, its page 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import random
+import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,46 +24,27 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from ..commandline import run_command
 from ..evidence import journal
+from .cli import command
 from .model import assemble, build_autoencoder, build_text_encoder, build_tokenizer, build_transformer
+from .plan import Plan
 from .rendering import JITTER, encode_scenes, render_codes
 from .scenes import Scene, all_scenes, paraphrase
 from .tokenizer import instruction
-
-
-@dataclass
-class Plan:
-    """What a run does; every number that shapes the result is here and is written beside the weights.
-
-    Batches count pictures on one device. The two step counts fix the learning-rate schedules.
-    """
-
-    seed: int = 0
-    autoencoder_steps: int = 2200
-    autoencoder_batch: int = 32
-    autoencoder_lr: float = 1.2e-3
-    latent_noise: float = 0.3  # the decoder learns to live with up to this much noise, in units of the latent's spread
-    latent_penalty: float = 1e-4  # keeps the latent small, so that the noise counts
-    probe_weight: float = 0.5  # a linear map of each latent cell must give that patch at 4 x 4 pixels: smooth latents
-    bank: int = 80_000  # encoded pictures per device
-    sentences: int = 6  # ways to ask for each of them
-    transformer_steps: int = 12_000
-    transformer_batch: int = 512
-    transformer_lr: float = 1e-3
-    text_tokens: int = 27  # prompt tokens kept in training; the longest sentence of the grammar has 25
-    two_objects: float = 0.65  # share of pictures with two objects
-    no_text: float = 0.1  # share of empty prompts, for classifier-free guidance
-    with_instruction: float = 0.7  # share of batches with the pipeline's instruction before the prompt
-    flow_shift: float = 3.0
-    ema: float = 0.999
-    save_every: int = 1000
 
 
 class Fleet:
     """The processes of one run: device, rank, averaging of gradients, end of time. One process without torchrun."""
 
     def __init__(self, device: str | None = None, minutes: float = math.inf):
-        """Join the process group that torchrun announces, if any; stop after so many minutes from now."""
+        """Join the process group that torchrun announces, if any; stop after so many minutes from now.
+
+        Raises:
+            ValueError: `device` is "cuda", and there is no GPU.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda: PyTorch sees no GPU on this machine; give cpu, or leave it out")
         self.end = time.monotonic() + 60 * minutes
         self.world, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -401,7 +382,7 @@ def train(
         minutes: stop after this time and keep a checkpoint, from which the same call goes on.
 
     Raises:
-        ValueError: if `out` holds a run with another plan; the text says what differs.
+        ValueError: if `out` holds a run with another plan; the text says what differs. Or there is no such device.
         OSError: if `out` cannot be written.
     """
     fleet, out = Fleet(device, minutes), Path(out)
@@ -425,18 +406,10 @@ def train(
     return out / "pipeline"
 
 
-def main() -> None:
-    """Read the plan from the command line; every field of `Plan` is an option."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--device", choices=("cuda", "cpu"))
-    for name, value in asdict(Plan()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; the next call goes on")
-    given = vars(parser.parse_args())
-    run = {name: given.pop(name) for name in ("out", "device", "minutes")}
-    train(Plan(**given), **run)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status; every field of `Plan` is an option."""
+    return run_command(command(train), "python -m sana_lab.shapes.train", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

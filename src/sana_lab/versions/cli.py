@@ -9,13 +9,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="What each probe does on each stack of library versions.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+from ..commandline import app as new_app
+from ..commandline import goes_on
+
+app = new_app("What each probe does on each stack of library versions.", no_args_is_help=True)
 
 Folder = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the record is.  [default: in the package]")]
 
@@ -46,7 +43,8 @@ def run(
     stacks = [get(name) for name in names] if names else STACKS
     options = {"folder": _folder(record), "say": _say, "bar": True}
     if not check:
-        runner.run(stacks, probe or None, again=again, **options)
+        with goes_on():
+            runner.run(stacks, probe or None, again=again, **options)
         return
     found = runner.check(stacks, probes=probe or None, **options)
     for name, lines in found.items():

@@ -11,14 +11,16 @@ virtual half takes two minutes of one core for a stack. A machine without a GPU,
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from .. import evidence, isolated
+from ..commandline import PROCESSES, goes_on, run_command
 from ..evidence import journal
 from .probes import PROBES
 from .runner import SOURCE, folders, probe_in
@@ -36,49 +38,50 @@ SHARES = 3
 """Processes for one stack on one GPU, at most: each has to import everything."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, run, write the record; the status is 1 if a process ended before its last probe."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="has a folder of libraries for each stack, named like the stack")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)")
-    parser.add_argument("--virtual", action="store_true", help="the virtual half only")
-    parser.add_argument("--probe", action="append", choices=list(PROBES), metavar="ID", help="only this one")
-    parser.add_argument("--again", action="store_true", help="also what a run before left in PLACE")
-    options = parser.parse_args(arguments)
-    names = [stack.name for stack in STACKS if (options.folder / stack.name).is_dir()]
+def run_all(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Has a folder of libraries for each stack, named like the stack.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="PLACE", help="The folder to write into.")],
+    jobs: Annotated[int | None, typer.Option(help="Processes at a time.  [default: cores]", callback=PROCESSES)] = None,
+    virtual: Annotated[bool, typer.Option("--virtual", help="The virtual half only.")] = False,
+    probe: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this one; may be repeated.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what a run before left in PLACE.")] = False,
+) -> int:
+    """Run all probes on a real GPU and on the virtual one, for stacks that somebody unpacked into folders.
+
+    A stopped run goes on with the same command. The exit status is 1 if a process ended before its last probe.
+    """
+    if unknown := [id for id in probe or () if id not in PROBES]:
+        raise ValueError(f"--probe {unknown[0][:60]}: there is no such probe: choose from {', '.join(PROBES)}")
+    names = [stack.name for stack in STACKS if (folder / stack.name).is_dir()]
     if not names:
-        parser.error(f"{options.folder} has no folder with the name of a stack, such as {STACKS[0].name}")
+        raise ValueError(f"{folder} has no folder with the name of a stack, such as {STACKS[0].name}")
     machine = evidence.this_machine()
-    modes = ["virtual"] if options.virtual or machine["driver"] is None else ["real", "virtual"]
-    found = Findings(options.out, machine, "python -m sana_lab.versions.real FOLDER --out PLACE")
-    try:
-        found.resume({name: _installed(options.folder, name) for name in names})
-    except ValueError as reason:
-        parser.error(str(reason))
+    modes = ["virtual"] if virtual or machine["driver"] is None else ["real", "virtual"]
+    found = Findings(out, machine, "python -m sana_lab.versions.real FOLDER --out PLACE")
+    found.resume({name: _installed(folder, name) for name in names})
     from tqdm import tqdm
 
+    jobs = jobs or os.cpu_count() or 1
     with folders() as places:
-        probes = options.probe or list(PROBES)
+        probes = probe or list(PROBES)
         wanted = {(mode, name): probes for mode in modes for name in names}
-        if not options.again:
+        if not again:
             wanted = {(mode, name): found.missing(name, mode, probes, places[-1]) for mode, name in wanted}
         wanted = {pair: ids for pair, ids in wanted.items() if ids}
         if not wanted:
-            print(f"nothing to do: all of it is in {options.out / NAME}.json")
+            print(f"nothing to do: all of it is in {out / NAME}.json")
             return 0
-        each = max(1, min(SHARES, options.jobs // len(wanted)))
+        each = max(1, min(SHARES, jobs // len(wanted)))
         parts = [(name, mode, ids[i::each]) for i in range(each) for (mode, name), ids in wanted.items()]
         parts = [part for part in parts if part[-1]]
-        with tqdm(total=sum(map(len, wanted.values())), unit="probe", mininterval=5) as bar:
+        with goes_on(), tqdm(total=sum(map(len, wanted.values())), unit="probe", mininterval=5) as bar:
 
             def go(part: tuple[str, str, list[str]]) -> None:
-                _probe(options.folder, *part, places, found, bar)
+                _probe(folder, *part, places, found, bar)
 
-            try:
-                isolated.at_once(go, parts, options.jobs)
-            except KeyboardInterrupt:
-                raise SystemExit("stopped; the same command goes on") from None
+            isolated.at_once(go, parts, jobs)
     for line in found.errors:
         print(line, file=sys.stderr)
     print(f"written to {found.write()}")
@@ -193,5 +196,10 @@ def _probe(folder: Path, name: str, mode: str, probes: list[str], places: tuple,
         found.errors.append(f"{name}, {mode}: {reason}")
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(run_all, "python -m sana_lab.versions.real", arguments)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,0 +1,14 @@
+"""For tests of commands: what one is given by a line that somebody typed or a record holds."""
+
+from __future__ import annotations
+
+import typer.main
+
+from sana_lab import commandline
+
+
+def given(function, words):
+    """The values with which a command's function would be called."""
+    app = commandline.app("")
+    app.command(cls=commandline.Command)(function)
+    return typer.main.get_command(app).make_context("x", list(words)).params
