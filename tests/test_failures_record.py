@@ -11,7 +11,7 @@ import pytest
 from sana_lab import evidence
 from sana_lab.failures import catalogue, get, page, record
 from sana_lab.failures.comparison import DIFFERENCES, REAL, VIRTUAL, comparable, compare, fixes_that_work
-from sana_lab.failures.outcome import Outcome, leading_words
+from sana_lab.failures.outcome import Outcome
 
 LIVE = [failure.id for failure in catalogue() if failure.evidence == "live"]
 STORED = evidence.load(VIRTUAL)["results"]
@@ -233,13 +233,6 @@ def test_bad_arguments(monkeypatch, capsys, arguments, words):
     assert record.main(arguments) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
-
-
-def test_leading_words():
-    assert leading_words("a  b\nc") == "a b"
-    assert leading_words("Expected one (when checking argument in method x)") == "Expected one"
-    assert leading_words("Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 3") == "Tried to allocate 2.00 MiB."
-    assert len(leading_words("x" * 999)) == 160
 
 
 # ---- two records compared ---------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import re
 from collections.abc import Callable
 from typing import Any
+
+from sana_lab import messages
 
 Outcome = dict[str, Any]
 
@@ -49,28 +50,18 @@ def outcome_of(run: Callable[[], Outcome]) -> Outcome:
         return {"returns": run()}
     except Exception as error:
         # which class of the hierarchy is part of the outcome; the module that defines it is not
-        message = without_folders(str(error))
+        message = messages.without_folders(str(error))
         return {"raises": type(error).__name__, "words": leading_words(message), "message": message}
+
+
+def leading_words(message: str) -> str:
+    """The words by which people recognize an error, at most 100 characters, as the records have them."""
+    return messages.leading_words(message, 100)
 
 
 def comparable(outcome: Outcome) -> Outcome:
     """The part of an outcome that real and virtual GPU must agree on: all of it, but of messages the leading words."""
     return {key: value for key, value in outcome.items() if key != "message"}
-
-
-def without_folders(message: str) -> str:
-    """A message with the files of libraries named from the library on: where they are installed is the machine's."""
-    return re.sub(r"[^\s\"'(]*[/\\](?:site|dist)-packages[/\\]", "", message)
-
-
-def leading_words(message: str) -> str:
-    """The words by which people recognize an error.
-
-    The first line, up to the name of an internal function (` (when checking argument in method ...`), the number of
-    free bytes (` GPU 0 has a total capacity ...`) or 100 characters, whatever comes first, white space made even.
-    """
-    first = re.split(r"\n| \(when checking| GPU \d+ has a total", message.strip(), maxsplit=1)[0]
-    return " ".join(first.split())[:100]
 
 
 # ---- what cases report with -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from sana_lab.accelerator.conformance import GROUPS, KNOWN_DIFFERENCES, RECORD, 
 
 from . import run
 from .cases import CASES
-from .registry import comparable, leading_words, without_folders
+from .registry import comparable, leading_words
 
 HOW = f"python -m tests.conformance.run --real --out src/sana_lab/evidence/{RECORD}.json"
 
@@ -153,8 +153,5 @@ def test_every_case_has_a_process_of_its_own(tmp_path, fresh):
 
 
 def test_the_record_keeps_no_folder_of_a_machine(record):
-    assert (
-        without_folders('File "/opt/x/lib/python3.12/site-packages/torch/a.py", line 3') == 'File "torch/a.py", line 3'
-    )
     stored = json.dumps(record["results"])
     assert not any(part in stored for part in ("site-packages", "/opt/", "/root/", "/home/", "/tmp/"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -71,13 +70,3 @@ class Outcome:
             then, now = self.before.get(name, "-"), self.after.get(name, "-")
             lines.append(f"  {name}: {then}" + (f" -> {now}" if now != then else ""))
         return "\n".join(lines)
-
-
-def leading_words(message: str) -> str:
-    """The words by which people recognize a message.
-
-    The first line, up to the name of an internal function (` (when checking argument in method ...`), the number of
-    free bytes (` GPU 0 has a total capacity ...`) or 160 characters, whatever comes first, white space made even.
-    """
-    first = re.split(r"\n| \(when checking| GPU \d+ has a total", message.strip(), maxsplit=1)[0]
-    return " ".join(first.split())[:160]

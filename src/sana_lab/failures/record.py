@@ -25,9 +25,10 @@ import typer
 from .. import evidence, isolated, machine
 from ..commandline import PROCESSES, SECONDS, run_command
 from ..evidence import journal
+from ..messages import leading_words, without_folders
 from .catalogue import catalogue
 from .entry import LIBRARIES, Failure, installed_versions, plain
-from .outcome import DIED, TIME_LIMIT, Outcome, leading_words
+from .outcome import DIED, TIME_LIMIT, Outcome
 from .runner import Case, run_many
 
 STEPS = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
@@ -249,8 +250,7 @@ def _words(failure: Failure, outcome: Outcome) -> str:
 
 def _clean(text: str) -> str:
     """Without folders of the machine: libraries' files are named from the library on."""
-    text = re.sub(r"[^\s(]*/(?:site|dist)-packages/", "", text)
-    text = re.sub(rf"[^\s(]*?/((?:{'|'.join(LIBRARIES)}|huggingface_hub|sana_lab)/\S+\.py)", r"\1", text)
+    text = without_folders(text, (*LIBRARIES, "huggingface_hub", "sana_lab"))
     text = re.sub(r"\S*/sana-lab-untrained[^\s/]*", "FOLDER", text)
     return text[:LONGEST]
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from importlib.metadata import distributions
 
 from .. import isolated
+from ..messages import without_folders
 from .probes import PROBES, Probe
 from .stacks import LIBRARIES
 
@@ -150,7 +151,7 @@ def _clean(text: str, wanted: dict) -> str:
     """A message in one line, shortened, without what differs from run to run: folders and addresses."""
     for folder in (wanted["older"], wanted["folder"]):
         text = text.replace(folder, "FOLDER")
-    text = re.sub(r"[^\s(]*/site-packages/", "", text)
+    text = without_folders(text)
     for place in sorted(filter(None, sys.path), key=len, reverse=True):
         text = text.replace(f"{place}/", "")
     text = re.sub(re.escape(tempfile.gettempdir()) + r"/\w+", "FOLDER", text)

@@ -1,0 +1,34 @@
+"""Error messages as records keep them: the words by which people know them, and no folder of a machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+LINE = 160
+"""Characters of leading words."""
+
+_INSTALLED = re.compile(r"[^\s\"'(]*[/\\](?:site|dist)-packages[/\\]")
+_TAIL = re.compile(r"\n| \(when checking| GPU \d+ has a total")
+
+
+def leading_words(message: str, length: int = LINE) -> str:
+    """The words by which people recognize a message.
+
+    The first line, up to the name of an internal function (` (when checking argument in method ...`), the number of
+    free bytes (` GPU 0 has a total capacity ...`) or `length` characters, whatever comes first, white space made even.
+    """
+    return " ".join(_TAIL.split(message.strip(), maxsplit=1)[0].split())[:length]
+
+
+def without_folders(message: str, libraries: Iterable[str] = ()) -> str:
+    """A message with the files of libraries named from the library on: where they are installed is the machine's.
+
+    Args:
+        message: any text.
+        libraries: names of packages whose files lie elsewhere than in `site-packages` or `dist-packages`, such as one
+            installed from its repository.
+    """
+    message = _INSTALLED.sub("", message)
+    names = "|".join(map(re.escape, libraries))
+    return re.sub(rf"[^\s\"'(]*?[/\\]((?:{names})[/\\]\S+\.py)", r"\1", message) if names else message
