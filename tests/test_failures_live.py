@@ -13,7 +13,7 @@ from sana_lab import evidence
 from sana_lab.failures import catalogue, find, get, installed_versions, run, run_many
 from sana_lab.failures.comparison import VIRTUAL, comparable, words_of
 from sana_lab.failures.record import _result
-from sana_lab.failures.worker import placement
+from sana_lab.failures.worker import devices_of
 
 LIVE = [failure for failure in catalogue() if failure.evidence == "live"]
 CASES = [(f.id, n) for f in LIVE for n in [None, *(n for n, fix in enumerate(f.fixes, 1) if fix.function)]]
@@ -65,7 +65,7 @@ def test_devices_before_and_after(outcomes):
     assert broken.where.startswith("diffusers/models/autoencoders/autoencoder_dc.py:")
     assert set(outcomes["autoencoder-left-on-cpu", 1].after.values()) == {"cuda:0"}
     reset = outcomes["reset-device-map-leaves-cpu", None]
-    assert set(reset.after.values()) == {"cpu"}
+    assert reset.after == {"pipe.text_encoder": "cpu, cuda:0", "pipe.transformer": "cpu, cuda:0", "pipe.vae": "cpu"}
     moved = outcomes["move-with-hooks-warning", None]
     assert (moved.before, moved.after) == ({"model": "cuda:0, cuda:1"}, {"model": "cuda:0"})
 
@@ -97,13 +97,26 @@ def test_garbage_from_stdin():
         assert b"No entry" in done.stdout or b"Nothing was given" in done.stdout
 
 
-def test_placement_counts_each_model_once():
+def test_devices_count_each_model_once():
     import torch
 
     layer = torch.nn.Linear(2, 2)
     pipe = type("Pipe", (), {"components": {"vae": layer, "tokenizer": object()}})()
-    assert placement({"pipe": pipe, "vae": layer, "x": 3}) == {"pipe.vae": "cpu"}
-    assert placement({"vae": layer, "pipe": pipe}) == {"pipe.vae": "cpu"}
+    assert devices_of({"pipe": pipe, "vae": layer, "x": 3}) == {"pipe.vae": "cpu"}
+    assert devices_of({"vae": layer, "pipe": pipe}) == {"pipe.vae": "cpu"}
+
+
+def test_devices_count_what_stayed_behind_beside_the_weights():
+    """Codes in memory of the CPU, scales on a GPU: what `to` leaves of an 8-bit layer."""
+    import torch
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    codes = torch.ones(2, 2, dtype=torch.int8)
+    layer = Linear8bitLt(2, 2, bias=False, has_fp16_weights=False)
+    layer.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=torch.ones(2))
+    assert devices_of({"model": layer}) == {"model": "cpu"}
+    layer.weight.SCB = torch.ones(2, device="meta")
+    assert devices_of({"model": layer}) == {"model": "cpu, meta"}
 
 
 def test_a_fresh_interpreter_does_the_same(outcomes):

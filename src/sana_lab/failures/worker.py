@@ -125,13 +125,13 @@ def _execute(code: str, file: str, namespace: dict[str, Any], settle: Callable[[
     linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # so that tracebacks show lines
     before: dict[str, str] = {}
     for statement in ast.parse(code, file).body:
-        before = placement(namespace)
+        before = devices_of(namespace)
         try:
             exec(compile(ast.Module([statement], []), file, "exec"), namespace)
             settle()
         except Exception as error:
-            return {**_broke(error, file, code, statement.lineno), "before": before, "after": placement(namespace)}
-    return {"before": before, "after": placement(namespace)}
+            return {**_broke(error, file, code, statement.lineno), "before": before, "after": devices_of(namespace)}
+    return {"before": before, "after": devices_of(namespace)}
 
 
 def _broke(error: Exception, file: str, code: str, line: int) -> dict[str, Any]:
@@ -160,9 +160,14 @@ def _library(file: str) -> str:
     return "" if short.startswith("<") else short.partition("/")[0]
 
 
-def placement(namespace: dict[str, Any]) -> dict[str, str]:
-    """The devices of all models among some variables, `{"pipe.vae": "cpu", ...}`; a pipeline counts by component."""
+def devices_of(namespace: dict[str, Any]) -> dict[str, str]:
+    """The devices of all models among some variables, `{"pipe.vae": "cpu", ...}`; a pipeline counts by component.
+
+    What bitsandbytes keeps beside its weights counts too: in some failures it is all that stayed behind.
+    """
     import torch
+
+    from ..accounting import tensors_of
 
     modules: dict[int, tuple[str, Any]] = {}
     for name, value in namespace.items():
@@ -174,7 +179,7 @@ def placement(namespace: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name, module in modules.values():
         if isinstance(module, torch.nn.Module):
-            places = {str(tensor.device) for tensor in [*module.parameters(), *module.buffers()]}
+            places = {str(tensor.device) for part in module.modules() for _, tensor, *_ in tensors_of(part)}
             found[name] = ", ".join(sorted(places))
     return found
 
