@@ -5,6 +5,8 @@ BIN := .venv/bin
 export PYTHONUTF8 := 1
 # Threads that wait sleep: on a busy machine, spinning ones stall each other.
 export OMP_WAIT_POLICY := PASSIVE
+# A module stays in one process, the long ones go first (conftest.py), and the slowest tests are shown.
+PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25 --durations-min=1
 
 .PHONY: book test helper lab serve refresh check bench
 
@@ -12,10 +14,10 @@ book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
 
 test: book  ## the helper's tests, the chapters' outputs (nbval), the built site in a browser
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n $(WORKERS) --dist loadscope
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL)
 
 helper: .venv/.stamp  ## the helper's tests alone, without book and chapters
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n $(WORKERS) --dist loadscope tests --ignore=tests/site
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL) tests --ignore=tests/site
 
 lab: .venv/.stamp  ## JupyterLab on the chapters
 	$(BIN)/jupyter lab notebooks

@@ -1,8 +1,10 @@
 """What stands around the code: the files that programs of others read name only what is there."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -176,3 +178,33 @@ def test_the_type_marker_is_in_the_package():
     assert (ROOT / "src" / "sana_lab" / "py.typed").exists()
     data = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]["package-data"]["sana_lab"]
     assert "py.typed" in data and "Typing :: Typed" in PROJECT["classifiers"]
+
+
+# ---- the order of tests ------------------------------------------------------------------------------------------
+
+
+def shared():
+    """The conftest.py of the repository, under a name of its own."""
+    spec = importlib.util.spec_from_file_location("shared_conftest", ROOT / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_long_modules_are_there_and_go_first():
+    order = shared()
+    there = [
+        path.relative_to(ROOT).as_posix() for part in ("tests", "notebooks") for path in (ROOT / part).rglob("*.*")
+    ]
+    assert [name for name in order.LONGEST if not any(path.startswith(name) for path in there)] == []
+    ids = ["tests/test_a.py::x", "notebooks/01_a.ipynb::Cell 0", "tests/test_a.py::a", "tests/test_failures_live.py::x"]
+    items = [SimpleNamespace(nodeid=id) for id in ids]
+    order.pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == [ids[3], ids[1], ids[0], ids[2]]
+    assert "--no-loadscope-reorder --durations=25" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_seconds_of_a_module_are_those_of_its_tests_and_fixtures():
+    reports = [("a.py::x", 1.0), ("b.py::y[1::2]", 5.0), ("a.py::x", 3.0), ("b.py", 0.0)]
+    found = shared().seconds_by_module(SimpleNamespace(nodeid=id, duration=seconds) for id, seconds in reports)
+    assert found == {"b.py": 5.0, "a.py": 4.0} and list(found) == ["b.py", "a.py"]
