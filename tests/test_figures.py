@@ -110,6 +110,7 @@ def figure_of_each_kind(pictures):
     yield figures.picture_grid({"bf16": pictures, "8-bit": pictures}, [f"picture {i}" for i in range(8)])
     yield figures.bars_with_intervals({"bf16": [(97, 95, 98)], "8-bit": [(96, 94, 98)]}, ["one object"], xlabel="%")
     yield figures.stacked_bytes({"bf16": {"encoder": 3 << 30, "vae": 2 << 30}, "8-bit": {"encoder": 1 << 30}})
+    yield figures.flow([("Reader", "reads", "blue")], ["text", "vectors"], again=(0, "twice", "noise"))
 
 
 def test_the_same_figure_gives_the_same_bytes_without_a_date(pictures):
@@ -152,6 +153,7 @@ def test_grid_rows_keep_their_order(pictures):
         (lambda p: figures.bars_with_intervals({"a": [(float("nan"), 0, 2)]}, ["x"], xlabel="%"), "does not hold"),
         (lambda p: figures.stacked_bytes({}), "at least one row"),
         (lambda p: figures.stacked_bytes({"a": {"x": -1}}), "negative"),
+        (lambda p: figures.flow([("Reader", "reads", "blue")], ["text"]), "1 boxes have 2 arrows"),
     ],
 )
 def test_bad_input_is_refused(pictures, call, said):
@@ -173,6 +175,32 @@ def test_stacked_bars_add_up_and_name_their_unit():
     assert sorted(bar.get_x() + bar.get_width() for bar in axes.patches) == [0, 1, 6, 8]
     large = figures.stacked_bytes({"bf16": {"a": 6 << 30}}).axes[0]
     assert large.get_xlabel() == "weights in memory (GiB)"
+
+
+def test_a_model_has_one_color_whatever_its_place_and_its_name():
+    def colors(*components):
+        axes = figures.stacked_bytes({"bf16": dict.fromkeys(components, 1 << 20)}).axes[0]
+        return {bar.get_label(): bar[0].get_facecolor() for bar in axes.containers}
+
+    own = {name: mpl.colors.to_rgba(figures.PALETTE[hue]) for name, hue in figures.COMPONENTS.items()}
+    assert colors("vae", "text_encoder", "transformer") == colors(*own) == own
+    assert colors("transformer") == {"transformer": own["transformer"]}
+    named = colors("text encoder", "transformer", "autoencoder")
+    assert list(named.values()) == list(own.values())
+    mixed = colors("scheduler", "transformer", "vae", "other")
+    assert (mixed["transformer"], mixed["vae"]) == (own["transformer"], own["vae"])
+    assert len(set(mixed.values())) == 4
+    assert len(colors(*"abcdefg")) == 7
+
+
+def test_a_flow_names_its_boxes_and_arrows_in_order():
+    boxes = [("Reader", "reads", "blue"), ("Painter", "paints", "amber")]
+    axes = figures.flow(boxes, ["text", "vectors", "picture"], again=(1, "20 times", "noise")).axes[0]
+    said = [text.get_text() for text in axes.texts if text.get_text()]
+    assert said == ["text", "vectors", "picture", "Reader", "reads", "Painter", "paints", "20 times", "noise"]
+    assert [patch.get_edgecolor() for patch in axes.patches if hasattr(patch, "get_boxstyle")] == [
+        mpl.colors.to_rgba(figures.PALETTE[color]) for _, _, color in boxes
+    ]
 
 
 def test_a_returned_figure_is_shown_once():

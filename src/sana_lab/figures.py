@@ -1,4 +1,4 @@
-"""The one figure style of the book, and the three kinds of figure that chapters share.
+"""The one figure style of the book, and the four kinds of figure that chapters share.
 
 A page is read on white and on near-black, printed in grey, and read by people who see fewer colors. So the ground is
 transparent, text and axes are one mid grey that has contrast on both, the five colors differ in lightness as well as
@@ -17,16 +17,25 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot's: a notebook would show a returned figure twice
+from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 INK = "#757c86"
-"""Text, axes and outlines: contrast 4.2 to 1 on white and on the dark pages (WCAG 2.2 formula)."""
+"""Text, axes and outlines: contrast 4.2 to 1 on white and on the dark pages (WCAG 2.2 formula).
+
+No single grey has more on both: 4.5 on white takes a luminance below 0.183, 4.5 on the dark pages one above 0.215.
+"""
 
 PALETTE = {"blue": "#354baf", "plum": "#a14784", "rust": "#c75d2b", "green": "#2ea476", "amber": "#de9e0d"}
 """Five colors, dark to light: at least 8 apart in CIE L*, 25 in CIE76 under each simulated color blindness."""
 
 COLORS = tuple(PALETTE[name] for name in ("blue", "amber", "plum", "green", "rust"))  # neighbors far apart in lightness
 HATCHES = ("", "///", "...", "xx", "\\\\\\")
+COMPONENTS = {"text_encoder": "blue", "transformer": "amber", "vae": "green"}
+"""The color of each of Sana's three models, in every figure."""
+
+_SAME = {"text encoder": "text_encoder", "autoencoder": "vae"}  # as pages call them
+
 MARKERS = ("o", "s", "^", "D", "v")
 GRID_BYTES = 200 * 1024
 """What the pictures of one grid may take as PNG; base64 inside the SVG makes it a third more."""
@@ -172,7 +181,8 @@ def stacked_bytes(parts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Draw bytes by component as one stacked bar for each row, with each row's total at its end.
 
     Args:
-        parts: row label (for example a precision) → component → bytes.
+        parts: row label (for example a precision) → component → bytes. Sana's models have their `COMPONENTS` color, by
+            their names in code or on pages; others get what is left.
 
     Returns:
         The figure; its axis is in MiB, or in GiB where the largest total exceeds four of them.
@@ -185,12 +195,13 @@ def stacked_bytes(parts: Mapping[str, Mapping[str, int]]) -> Figure:
     totals = {row: sum(sizes.values()) for row, sizes in parts.items()}
     unit, scale = ("GiB", 2**30) if max(totals.values()) > 4 * 2**30 else ("MiB", 2**20)
     components = list(dict.fromkeys(component for sizes in parts.values() for component in sizes))
+    styles = _styles(components)
     figure = Figure(figsize=(7.0, 0.95 + 0.42 * len(parts)), layout="constrained")
     axes = figure.subplots()
     start = np.zeros(len(parts))
-    for position, component in enumerate(components):
+    for component in components:
         size = np.array([sizes.get(component, 0) / scale for sizes in parts.values()])
-        style = {"color": COLORS[position % len(COLORS)], "hatch": HATCHES[position % len(HATCHES)], "ec": INK}
+        style = {"color": COLORS[styles[component]], "hatch": HATCHES[styles[component]], "ec": INK}
         axes.barh(range(len(parts)), size, 0.62, left=start, label=component, linewidth=0.8, **style)
         start += size
     for position, total in enumerate(totals.values()):
@@ -204,6 +215,61 @@ def stacked_bytes(parts: Mapping[str, Mapping[str, int]]) -> Figure:
     axes.tick_params(axis="y", length=0)
     _legend(axes, len(components))
     return figure
+
+
+def flow(
+    boxes: Sequence[tuple[str, str, str]], arrows: Sequence[str], *, again: tuple[int, str, str] | None = None
+) -> Figure:
+    """Draw boxes from left to right with an arrow into the first, between them, and out of the last.
+
+    Args:
+        boxes: title, what it does (may hold line breaks) and color name in `PALETTE` of each.
+        arrows: a label for each arrow, one more than boxes; may hold line breaks.
+        again: index of a box that is called several times, the words at its loop, and what comes in from below it.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the number of arrows does not fit the boxes.
+    """
+    if len(arrows) != len(boxes) + 1:
+        raise ValueError(f"{len(boxes)} boxes have {len(boxes) + 1} arrows, got {len(arrows)}")
+    wide, gap = 1.24, 0.82  # inches
+    width, height = len(boxes) * wide + len(arrows) * gap, 2.1
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    arrow = {"arrowstyle": "-|>", "color": INK, "lw": 1.6}
+    small = {"ha": "center", "fontsize": 8}
+    for position, label in enumerate(arrows):
+        left = position * (wide + gap)
+        axes.annotate("", (left + gap - 0.05, 1.05), (left + 0.05, 1.05), arrowprops=arrow)
+        axes.text(left + gap / 2, 1.16, label, va="bottom", **small)
+    for position, (title, does, color) in enumerate(boxes):
+        left = gap + position * (wide + gap)
+        edge = {"fc": "none", "ec": PALETTE[color], "lw": 2.4}
+        axes.add_patch(FancyBboxPatch((left, 0.7), wide, 0.7, "round,pad=0,rounding_size=0.1", **edge))
+        axes.text(left + wide / 2, 1.28, title, va="top", ha="center", fontsize=10, weight="bold")
+        axes.text(left + wide / 2, 0.94, does, va="center", **small)
+    if again is not None:
+        index, times, below = again
+        middle = gap + index * (wide + gap) + wide / 2
+        loop = arrow | {"connectionstyle": "arc3,rad=-0.9"}
+        axes.annotate("", (middle + 0.25, 1.44), (middle - 0.25, 1.44), arrowprops=loop)
+        axes.text(middle, 1.72, times, va="bottom", **small)
+        axes.annotate("", (middle, 0.66), (middle, 0.32), arrowprops=arrow)
+        axes.text(middle, 0.28, below, va="top", **small)
+    return figure
+
+
+def _styles(components: Sequence[str]) -> dict[str, int]:
+    """Which color and hatch each component has: its own if it is one of Sana's models, else the first that is left."""
+    own = {name: COMPONENTS.get(_SAME.get(name, name)) for name in components}
+    styles = {name: COLORS.index(PALETTE[hue]) for name, hue in own.items() if hue is not None}
+    left = [index for index in range(len(COLORS)) if index not in styles.values()] or range(len(COLORS))
+    others = [name for name in components if name not in styles]
+    return styles | {name: left[position % len(left)] for position, name in enumerate(others)}
 
 
 def _legend(axes: Axes, entries: int) -> None:
