@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from sana_lab import int8
 from sana_lab.exercises import Verdict, exercise
-from sana_lab.exercises.ch02 import check_absmax_rows, check_affine, check_bits_per_value
+from sana_lab.exercises.ch02 import check_absmax_rows, check_affine, check_best_range, check_bits_per_value
 
 CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "02_eight_bits_from_scratch.ipynb"
 TINY = 1e-38
@@ -94,6 +95,13 @@ def block_bits(values, bits, block):
     return bits + 32 * math.ceil(values / block) / values
 
 
+def best(x, bits, *, lowest=0.01, score=None):
+    """The right answer of exercise 4, with one thing changed at a time."""
+    score = score or (lambda x, y: int8.sqnr_db(x, y))
+    parts = [i / 100 for i in range(1, 101) if i / 100 >= lowest]
+    return max(parts, key=lambda part: score(x, int8.quantize(x, bits, clip=part).dequantize()))
+
+
 WRONG = {
     "rows: stub": (check_absmax_rows, lambda x: None, "return 2 things"),
     "rows: floats": (check_absmax_rows, lambda x: (rows(x)[0].float(), rows(x)[1]), "torch.int8"),
@@ -171,6 +179,36 @@ WRONG = {
     "bits: a truth": (check_bits_per_value, lambda v, b, n: True, "this is bool"),
     "bits: a word": (check_bits_per_value, lambda v, b, n: "4.5", "this is str"),
     "bits: upside down": (check_bits_per_value, lambda v, b, n: b + n / 32, "cost 4.5 bits each, you say 6"),
+    "range: all of it": (check_best_range, lambda x, bits: 1.0, "the whole range keeps .* Try some"),
+    "range: the chapter's star": (
+        check_best_range,
+        lambda x, bits: {4: 0.6, 3: 0.45, 2: 0.3, 8: 0.9}[bits],
+        "4 bits: a range",
+    ),
+    "range: not below 0.2": (
+        check_best_range,
+        lambda x, bits: best(x, bits, lowest=0.2),
+        "outlier of 15 at 3 bits: .* another",
+    ),
+    "range: three sigma": (
+        check_best_range,
+        lambda x, bits: min(1, (3 * x.std() / x.abs().max()).item()),
+        "another|the whole",
+    ),
+    "range: the largest error": (
+        check_best_range,
+        lambda x, bits: best(x, bits, score=lambda x, y: -(x - y).abs().max().item()),
+        "another one up to|the whole range",
+    ),
+    "range: in the unit of x": (
+        check_best_range,
+        lambda x, bits: best(x, bits) * x.abs().max().item(),
+        "no part of the absmax|unit of x",
+    ),
+    "range: bits forgotten": (check_best_range, lambda x, bits: best(x, 4), "uniform|normal"),
+    "range: nothing": (check_best_range, lambda x, bits: None, "above 0 and up to 1; this is None"),
+    "range: zero": (check_best_range, lambda x, bits: 0, "0 is no part"),
+    "range: in place": (check_best_range, lambda x, bits: best(x.div_(x.abs().max()), bits), "changes `x`"),
     "bits: not called": (check_bits_per_value, 4.5, "without calling it; this is float"),
 }
 
@@ -198,6 +236,14 @@ RIGHT = {
     "affine: zero point in int32": (check_affine, lambda x: (*uneven(x)[:2], uneven(x)[2].int())),
     "affine: plain numbers": (check_affine, lambda x: (uneven(x)[0], uneven(x)[1].item(), int(uneven(x)[2]))),
     "affine: of shape 1": (check_affine, lambda x: (uneven(x)[0], *(part.reshape(1) for part in uneven(x)[1:]))),
+    "range": (check_best_range, best),
+    "range: a Fraction": (check_best_range, lambda x, bits: Fraction(round(100 * best(x, bits)), 100)),
+    "range: a tensor": (check_best_range, lambda x, bits: torch.tensor(best(x, bits))),
+    "range: np.float32": (check_best_range, lambda x, bits: np.float32(best(x, bits))),
+    "range: by the mean square": (
+        check_best_range,
+        lambda x, bits: best(x, bits, score=lambda x, y: -(x - y).square().mean().item()),
+    ),
     "bits": (check_bits_per_value, block_bits),
     "bits: np.float32": (check_bits_per_value, lambda v, b, n: np.float32(block_bits(v, b, n))),
     "bits: np.float64": (check_bits_per_value, lambda v, b, n: b + 32 * np.ceil(v / n) / v),
@@ -216,14 +262,24 @@ def test_a_right_answer_passes(check, answer):
 
 def test_the_chapters_stubs_are_refused_and_its_solutions_pass():
     cells = [c for c in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-    names = ("absmax_rows", "affine", "bits_per_value")
-    checks = {n: c for n, c in zip(names, (check_absmax_rows, check_affine, check_bits_per_value), strict=True)}
-    for name in names:
+    checks = {
+        "absmax_rows": check_absmax_rows,
+        "affine": check_affine,
+        "bits_per_value": check_bits_per_value,
+        "best_range": check_best_range,
+    }
+    taught = {}
+    for name in ("round_trip_clipped", "sqnr"):
+        (source,) = ["".join(c["source"]) for c in cells if f"def {name}(" in "".join(c["source"])]
+        definition = next(part for part in source.split("\n\n\n") if part.startswith(f"def {name}("))
+        exec(definition.split("\n\n\n")[0], {"torch": torch, "math": math}, taught)
+        taught[name].__globals__.update(taught)
+    for name in checks:
         *_, stub, solution = [
             "".join(c["source"]) for c in cells if f"def {name}(" in "".join(c["source"])
         ]  # the text may define it too
         for source, passes in ((stub, False), (solution, True)):
-            namespace = {"torch": torch, "math": math, **{f"check_{n}": c for n, c in checks.items()}}
+            namespace = {"torch": torch, "math": math, **taught, **{f"check_{n}": c for n, c in checks.items()}}
             exec(source, namespace)
             assert checks[name](namespace[name]).passed is passes, source
 

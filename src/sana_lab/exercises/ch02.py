@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from .. import int8
 from . import NotYet, exercise
 from .answers import ask, near, number, tensors
 
@@ -165,6 +167,57 @@ def check_bits_per_value(answer: Callable[..., float]) -> str:
             raise NotYet(f"{case}: a last block is a block however short it is: round their number up, not to nearest")
         raise NotYet(f"{case} cost {right:g} bits each, you say {got:g}. Count codes and scales, divide by the values")
     return "4 bits in blocks of 64 are really 4.5, and blocks of one value save nothing."
+
+
+@exercise
+def check_best_range(answer: Callable[[Tensor, int], float]) -> str:
+    """Check `answer(x, bits)`: the part of the absmax that codes should cover for the best signal-to-noise ratio.
+
+    Within 0.3 dB of the best of a hundred ranges: which codes a few large numbers get moves the ratio by less.
+
+    Chapter 2, exercise 4.
+    """
+    for name, x, bits, most in _ranges():
+        given = ask(answer, x, bits)
+        got = number(given, "a part of the absmax, a number above 0 and up to 1")
+        case = f"{name} at {bits} bits"
+        if not 0 < got <= 1 + 1e-6:
+            raise NotYet(f"{case}: {got:g} is no part of the absmax, which is above 0 and at most 1")
+        yours = _kept(x, bits, min(got, 1.0))
+        if yours >= most - 0.3:
+            continue
+        if got > 0.999:
+            raise NotYet(f"{case}: the whole range keeps {yours:.1f} dB, a smaller one up to {most:.1f}. Try some")
+        raise NotYet(f"{case}: a range of {got:.2f} keeps {yours:.1f} dB, another one up to {most:.1f}")
+    return (
+        "fewer bits want a smaller range. An outlier shrinks it, unless it is so large that it is most of the signal."
+    )
+
+
+@cache
+def _ranges() -> list[tuple[str, Tensor, int, float]]:
+    """What the numbers are, the numbers, the width in bits, and the decibels that the best range keeps."""
+    generator = torch.Generator().manual_seed(7)
+    normal = torch.randn(1000, generator=generator)
+    many = torch.randn(4000, generator=generator)
+    many[17], huge = -15.0, normal.clone()
+    huge[17] = -60.0
+    uniform = torch.rand(1000, generator=generator) * 2 - 1
+    cases = (
+        ("normal numbers", normal, 4),
+        ("uniform numbers", uniform, 3),
+        ("small normal numbers", normal * 1e-3, 2),
+        ("normal numbers", normal, 8),
+        ("4,000 normal numbers with an outlier of 15", many, 3),
+        ("1,000 normal numbers with an outlier of 60", huge, 4),
+        ("large uniform numbers", uniform * 50, 8),
+    )
+    return [(name, x, bits, max(_kept(x, bits, i / 100) for i in range(1, 101))) for name, x, bits in cases]
+
+
+def _kept(x: Tensor, bits: int, part: float) -> float:
+    """Decibels that are left when codes cover this part of the absmax."""
+    return int8.sqnr_db(x, int8.quantize(x, bits, clip=part).dequantize())
 
 
 def _half(x: Tensor) -> bool:
