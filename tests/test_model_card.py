@@ -25,7 +25,7 @@ def said(pattern):
 def test_pictures_seen_and_encoded():
     plan, devices = RESULTS["plan"], RUN["machine"]["count"]
     step = plan["transformer_batch"] * devices
-    assert said(r"a step of ([\d,]+) pictures") == step
+    assert said(r"per step of ([\d,]+) pictures") == step
     assert said(r"saw ([\d.]+) million pictures") == round(step * plan["transformer_steps"] / 1e6, 1)
     assert said(r"from ([\d,]+) encoded ones") == plan["bank"] * devices
 
@@ -33,13 +33,16 @@ def test_pictures_seen_and_encoded():
 def test_time_of_a_step():
     second = [line for line in RESULTS["log"] if line["stage"] == "transformer" and line["step"] >= 2000]
     first, last = second[0], second[-1]
-    assert said(r"at (\d+) ms a step") == pytest.approx(
+    assert said(r"at (\d+) ms per step") == pytest.approx(
         1000 * (last["time"] - first["time"]) / (last["step"] - first["step"]), abs=1
     )
 
 
 def test_minutes_of_both_pieces():
     assert "nineteen minutes" in CARD
+    last = max(line["time"] for line in RESULTS["log"] if line["stage"] == "autoencoder")
+    first = min(line["time"] for line in RESULTS["log"] if line["stage"] == "transformer")
+    assert round((first - last) / 60) == 3 and "about three lie between the two" in CARD
     assert round(sum(piece["minutes"] for piece in RESULTS["pieces"])) == 19
 
 
