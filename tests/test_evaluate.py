@@ -187,7 +187,7 @@ def test_simulated_bits_round_the_kinds_of_layers_that_are_named(model, gpu):
     layers = [layer for layer in conditions.layers(plain) if layer.weights > 32]  # a small weight may be on the grid
     for name, wanted in kinds.items():
         condition = conditions.CONDITIONS[name]
-        assert condition.title == f"3-bit {' and '.join(wanted)}"
+        assert condition.title == f"3-bit {' and '.join(wanted)}, simulated"
         pipe = conditions.load(model, condition, "cuda")
         for component in (*conditions.COMPONENTS, "vae"):
             before, after = getattr(plain, component).state_dict(), getattr(pipe, component).state_dict()

@@ -68,9 +68,9 @@ CONDITIONS = {
     "int8-slim": Condition("int8, slim", "int8", slim=True),
     "nf4": Condition("nf4", "nf4"),
     "nf4-slim": Condition("nf4, slim", "nf4", slim=True),
-    **{f"w{bits}": Condition(f"{bits}-bit Linear", bits=bits) for bits in BITS},
-    **{f"c{bits}": Condition(f"{bits}-bit Conv2d", bits=bits, kinds=(nn.Conv2d,)) for bits in BITS},
-    **{f"wc{bits}": Condition(f"{bits}-bit Linear and Conv2d", bits=bits, kinds=BOTH) for bits in BITS},
+    **{f"w{bits}": Condition(f"{bits}-bit Linear, simulated", bits=bits) for bits in BITS},
+    **{f"c{bits}": Condition(f"{bits}-bit Conv2d, simulated", bits=bits, kinds=(nn.Conv2d,)) for bits in BITS},
+    **{f"wc{bits}": Condition(f"{bits}-bit Linear and Conv2d, simulated", bits=bits, kinds=BOTH) for bits in BITS},
 }
 """Every condition by its name. The first is what the others are compared with."""
 

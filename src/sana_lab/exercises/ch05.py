@@ -29,7 +29,7 @@ def _layer(rows: int, columns: int, seed: int, *, called: bool = False) -> tuple
     layer.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=largest)
     if called:
         with torch.no_grad():
-            layer(torch.ones(1, columns))
+            layer(torch.ones(1, columns, dtype=torch.half))  # bitsandbytes warns of other types
     return layer, (codes.double() * largest.double()[:, None] / 127).float()
 
 
