@@ -39,9 +39,9 @@ def _try_llm_int8(answer: Callable[..., Tensor], generator: torch.Generator, row
     edge = calm / 32
     edge[:, 20] = 6.0
 
-    def tried(x: Tensor, *threshold: float) -> tuple[Tensor, Tensor]:
-        given = ask(answer, x.clone(), codes, absmax, *threshold)
-        right = int8.llm_int8_linear(x, codes, absmax, None, *threshold)
+    def tried(x: Tensor, **threshold: float) -> tuple[Tensor, Tensor]:
+        given = ask(answer, x.clone(), codes, absmax, **threshold)
+        right = int8.llm_int8_linear(x, codes, absmax, **threshold)
         return tensor(given, (rows, n), "the output of the layer, a tensor"), right
 
     y, right = tried(calm)
@@ -58,10 +58,10 @@ def _try_llm_int8(answer: Callable[..., Tensor], generator: torch.Generator, row
     y, right = tried(edge)
     if not _near(y, right):
         raise NotYet("a value of exactly 6 is an outlier at threshold 6: `>=`, as bitsandbytes has it")
-    y, right = tried(rough, 80.0)
+    y, right = tried(rough, threshold=80.0)
     if not _near(y, right):
         raise NotYet("the threshold is an argument: at 80 the columns of 75 and 50 stay in 8 bits")
-    y, right = tried(rough, 0.0)
+    y, right = tried(rough, threshold=0.0)
     if not _near(y, right):
         raise NotYet(
             "threshold 0 turns the search off, as in bitsandbytes: all in 8 bits. `x.abs() >= 0` marks every column"
@@ -213,7 +213,9 @@ def check_share(answer: Callable[[Tensor, float], float]) -> str:
     if not near(number(ask(answer, x, 6.0), SHARE), 0.0):
         raise NotYet("no value reaches 6, so nothing goes to 16 bits: the share is 0")
     x[0, 1], x[1, 1], x[3, 5], x[2, 7] = 40.0, 36.0, -38.0, 30.0
-    if not near(ask(answer, x, 35.0), 0.2):
+    given = ask(answer, x, 35.0)
+    number(given, SHARE)
+    if not near(given, 0.2):
         raise NotYet("the threshold is an argument: at 35 two columns of 10 are left")
     return "columns count, not values: one large number moves a whole column, for every token."
 
