@@ -1,5 +1,6 @@
 """The command line: what it draws, what it says, and that bad input is one line and no file."""
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -20,13 +21,19 @@ from sana_lab.shapes import manifest
 
 
 @pytest.fixture
-def shapes(folder, tmp_path, monkeypatch):  # noqa: F811
-    """The small pipeline in the place of the trained model, and a virtual GPU whatever the machine."""
+def stand_in(folder, tmp_path, monkeypatch):  # noqa: F811
+    """The small pipeline in the place of the trained model."""
     model = shutil.copytree(folder, tmp_path / "model")
     manifest.write_manifest(model)
     monkeypatch.setattr(checkpoints, "SHAPES_FOLDER", model)
+    return model
+
+
+@pytest.fixture
+def shapes(stand_in):
+    """The same, and a virtual GPU whatever the machine."""
     with use_accelerator(virtual=True):
-        yield model
+        yield stand_in
 
 
 @pytest.fixture
@@ -270,10 +277,38 @@ def test_train_hands_everything_over(monkeypatch, run):
 # ---- make bench
 
 
-def test_bench_measures_every_row_that_has_a_goal(shapes):
-    rows = bench.measure("shapes", 1)
-    assert bench.GOALS.keys() < rows.keys()
+def test_bench_measures_every_row_that_has_a_goal(stand_in):
+    rows = bench.measure("shapes", 1, steps=(2, 1))
+    full = {name.replace("2 steps", "20 steps").replace("1 steps", "10 steps") for name in rows}
+    assert bench.GOALS.keys() < full and inspect.signature(bench.measure).parameters["steps"].default == (20, 10)
     assert all(len(runs) == 1 and 0 < runs[0] < 600 for runs in rows.values())
+
+
+def test_bench_draws_the_same_picture_with_and_without_the_virtual_gpu(stand_in, monkeypatch):
+    devices, real = [], bench._drawing
+
+    def drawing(*arguments):
+        draw = real(*arguments)
+
+        def noted(steps):
+            (pipe,) = [cell.cell_contents for cell in draw.__closure__]
+            devices.append((pipe.device.type, steps, torch.cuda.is_available()))
+            return draw(steps)
+
+        return noted
+
+    monkeypatch.setattr(bench, "_drawing", drawing)
+    rows = bench.beside_plain("shapes", 2, steps=1)
+    assert devices == [("cuda", 1, True), ("cpu", 1, False), ("cpu", 1, False), ("cuda", 1, True)]
+    assert list(rows) == ["bf16, 1 steps, virtual GPU", "bf16, 1 steps, plain CPU"]
+    assert all(len(runs) == 2 and min(runs) > 0 for runs in rows.values())
+
+
+def test_bench_says_how_many_times_the_virtual_gpu_costs():
+    rows = {"virtual": [1.0, 1.5, 9.0], "plain": [1.0, 1.25, 1.0]}
+    assert bench.ratio(rows).split()[-3:] == ["1.50", "1.2,", "missed"]
+    assert bench.ratio({**rows, "plain": [1.3]}).split()[-3:] == ["1.15", "1.2,", "met"]
+    assert bench.ratio(rows).index("1.2,") == bench.table(rows).index("goal")
 
 
 def test_bench_table_tells_the_median_and_whether_the_goal_is_met():
