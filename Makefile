@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A module stays in one process, the long ones go first (conftest.py), and the slowest tests are shown.
 PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25 --durations-min=1
 
-.PHONY: book test helper lab serve refresh check bench
+.PHONY: book test helper lab serve refresh check bench mutants
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
@@ -40,6 +40,9 @@ check: .venv/.stamp  ## lint, the house's rules, public names, spelling, stored 
 
 bench: .venv/.stamp  ## time the Shapes model on this machine
 	$(BIN)/python -m sana_lab.bench
+
+mutants: .venv/.stamp  ## do the tests notice when one thing of a file changes: make mutants FILE=src/sana_lab/int8.py
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python tools/mutants.py $(FILE)
 
 .venv/.stamp: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -247,6 +247,160 @@ def test_layers_without_integers_or_scales_are_refused():
     assert checked(pipe_of(layer))
 
 
+# ---- what it says, whole ----------------------------------------------------------------------------------------
+
+LOAD = "load it with BitsAndBytesConfig(load_in_8bit=True), under the name 'part' in a quant_mapping"
+
+
+def eight(moved=True):
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer = Linear8bitLt(8, 8, has_fp16_weights=False)
+    return layer.to("cpu") if moved else layer
+
+
+def four():
+    from bitsandbytes.nn import Linear4bit
+
+    return Linear4bit(8, 8).to("cpu")
+
+
+def pipe_with(*layers, inside=nn.Sequential, computes="cpu"):
+    return SimpleNamespace(components={"part": inside(*layers)}, _execution_device=torch.device(computes))
+
+
+def test_the_message_has_a_line_for_each_thing():
+    end = "\nplacement(pipe) shows where its parts are."
+    assert str(NotReady(["a: b"])) == f"this pipeline is not ready, one thing is wrong:\n  - a: b{end}"
+    two = NotReady(["a: b", "c: d"])
+    assert str(two) == f"this pipeline is not ready, 2 things are wrong:\n  - a: b\n  - c: d{end}"
+    assert two.problems == ("a: b", "c: d")
+
+
+@pytest.mark.parametrize(
+    ("n", "named"), [(1, "0 is"), (2, "2 layers (0, 1) are"), (3, "3 layers (0, 1, …) are")], ids=str
+)
+def test_damaged_layers_are_named_or_counted(n, named):
+    floats = [eight(moved=False) for _ in range(n)]
+    assert problems(pipe_with(*floats)) == (
+        f"part: {named} 8-bit in name only, with weights in floating point: weights are quantized on their way to a "
+        "device, so load it with from_pretrained, or move it once",
+    )
+    integers = [eight() for _ in range(n)]
+    for layer in integers:
+        layer.weight.SCB = None
+    unscaled = f"part: {named} integers without the scales of the rows: load it again"
+    assert problems(pipe_with(*integers)) == (unscaled,)
+    both = problems(pipe_with(*integers, *floats, eight(), four()))
+    assert len(both) == 2 and "in name only" in both[0] and both[1] == unscaled
+
+
+def test_what_is_not_in_8_bits_may_hold_what_it_likes():
+    from bitsandbytes.nn import Linear4bit
+
+    pipe = pipe_with(nn.Linear(8, 8), Linear4bit(8, 8))
+    assert checked(pipe) is pipe
+
+
+def test_a_layer_whose_weight_is_brought_later_is_not_damaged():
+    from bitsandbytes.nn import Linear8bitLt
+
+    pipe = pipe_with(Linear8bitLt(8, 8, has_fp16_weights=False, device="meta"))
+    assert "in name only" not in problems(pipe)[0], "that it has no data is what is wrong"
+    pipe.components["part"]._hf_hook = SimpleNamespace(execution_device="cpu", offload=True)
+    assert checked(pipe) is pipe
+
+
+def test_layers_of_this_package_need_no_weight():
+    from sana_lab.layers import OnCodes
+
+    pipe = pipe_with(OnCodes(torch.zeros(4, 8, dtype=torch.int8), torch.ones(4), None))
+    assert checked(pipe, eight_bit=("part",)) is pipe
+
+
+def sanas(*layers, name="SanaSomething", home="diffusers.models.somewhere"):
+    model = type(name, (nn.Module,), {"__module__": home})()
+    model.layers = nn.ModuleList(layers)
+    return model
+
+
+def test_inputs_as_they_lie_matter_in_sanas_transformers_only():
+    def inside(**how):
+        return lambda *layers: sanas(*layers, **how)
+
+    rest = (
+        "inputs as they lie in memory; without guidance some are views, of which a real GPU makes nonsense: "
+        "sana_lab.contiguous_inputs_(pipe.part)"
+    )
+    pipe = pipe_with(eight(), inside=sanas)
+    assert problems(pipe) == (f"part: one 8-bit layer takes its {rest}",)
+    assert problems(pipe_with(eight(), eight(), inside=sanas)) == (f"part: 2 8-bit layers take their {rest}",)
+    contiguous_inputs_(pipe.components["part"])
+    for healthy in (
+        pipe,
+        pipe_with(inside=sanas),
+        pipe_with(nn.Linear(8, 8), four(), inside=sanas),
+        pipe_with(eight(), inside=inside(home="mine.diffusers")),
+        pipe_with(eight(), inside=inside(name="Flux")),
+    ):
+        assert checked(healthy) is healthy
+
+
+@pytest.mark.parametrize(
+    ("layers", "wanted", "said"),
+    [
+        ([eight], True, None),
+        ([nn.Identity], False, None),
+        ([nn.Identity], True, f"not in 8 bits, it has no layer of bitsandbytes: {LOAD}"),
+        ([four], True, f"in 4 bits, not in 8: {LOAD}"),
+        ([eight, four], True, f"in 4 bits, not in 8: {LOAD}"),
+        ([eight], False, "in 8 bits, and was not to be: name the components to quantize, in quant_mapping or "
+                         "components_to_quantize"),
+        ([eight, four], False, "in 4 bits, and was not to be: name the components to quantize, in quant_mapping or "
+                               "components_to_quantize"),
+    ],
+)  # fmt: skip
+def test_the_width_of_a_part(layers, wanted, said):
+    pipe = pipe_with(*(make() for make in layers))
+    meant = ("part",) if wanted else ()
+    assert checked(pipe) is pipe, "any width will do where none is asked for"
+    if said is None:
+        assert checked(pipe, eight_bit=meant) is pipe
+    else:
+        assert problems(pipe, eight_bit=meant) == (f"part: {said}",)
+
+
+def test_where_it_computes():
+    pipe = pipe_with(nn.Linear(2, 2))
+    assert checked(pipe, device="cpu") is pipe
+    assert problems(pipe, device="cuda") == ('the pipeline computes on cpu, not on cuda: pipe.to("cuda")',)
+    pipe = pipe_with(nn.Linear(2, 2), computes="cuda:0")
+    pipe.components["part"]._hf_hook = SimpleNamespace(execution_device="cuda:0", offload=True)
+    assert checked(pipe) is checked(pipe, device="cuda") is checked(pipe, device="cuda:0") is pipe
+    for elsewhere in ("cuda:1", "cpu"):
+        (problem,) = problems(pipe, device=elsewhere)
+        assert problem == f'the pipeline computes on cuda:0, not on {elsewhere}: pipe.to("{elsewhere}")'
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"eight_bit": "part"}, TypeError, "eight_bit takes several names: write ('part',)"),
+        ({"eight_bit": ("parts",)}, ValueError,
+         "eight_bit names 'parts', which is no model of this pipeline: did you mean 'part'?"),
+        ({"eight_bit": ("part", "qqq")}, ValueError,
+         "eight_bit names 'qqq', which is no model of this pipeline: there are part, vae."),
+        ({"device": "gpu"}, ValueError, "device='gpu': give \"cuda\", \"cuda:1\" or \"cpu\"."),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_told_with_what_would_do(given, error, words):
+    pipe = pipe_with(nn.Linear(2, 2))
+    pipe.components["vae"] = nn.Linear(2, 2)
+    with pytest.raises(error) as refused:
+        checked(pipe, **given)
+    assert str(refused.value) == words
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "words"),
     [

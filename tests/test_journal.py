@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,9 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     write_text(tmp_path / "a", "x")
     write_text(tmp_path / "a", "x", sync=False)
     assert done == ["sync", "replace", "replace"]
+    with replacing(tmp_path / "b") as partial:
+        partial.touch()
+    assert done[3:] == ["sync", "replace"], "who does not say otherwise waits for the disk"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -58,6 +62,30 @@ def test_a_killed_write_leaves_the_old_file_and_what_lies_beside_it_is_cleared(t
     assert file.read_text() == "old" and len(list(tmp_path.iterdir())) == 3
     journal.clear(tmp_path, {"a.txt"})
     assert sorted(tmp_path.iterdir()) == [other, file]
+
+
+def test_what_another_process_clears_meanwhile_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / ".a.txt.1.partial"])
+    journal.clear(tmp_path, {"a.txt"})
+
+
+def test_files_are_the_same_on_windows(tmp_path, monkeypatch):
+    """Where Python's defaults are another encoding and other line ends."""
+    write, load = Path.write_text, Path.read_text
+
+    def windows_write(path, text, encoding="cp1252", errors=None, newline="\r\n"):
+        return write(path, text, encoding, errors, newline)
+
+    monkeypatch.setattr(Path, "write_text", windows_write)
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding="cp1252", errors=None: load(path, encoding, errors))
+    write_text(tmp_path / "a.json", '{"ü": "→"}\n')
+    assert (tmp_path / "a.json").read_bytes() == '{"ü": "→"}\n'.encode()
+    assert read(tmp_path / "a.json", way_out="") == {"ü": "→"}
+
+
+def test_json_is_for_people_to_read(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1]})
+    assert (tmp_path / "a.json").read_bytes() == b'{\n "a": [\n  1\n ]\n}\n'
 
 
 # ---- JSON that may not be ours -----------------------------------------------------------------------------------
@@ -86,6 +114,27 @@ def test_a_shape_says_what_is_wrong(value, said):
     assert complaint(value, SHAPE) == said
 
 
+def odd(value):
+    return "is odd" if value % 2 else None
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "said"),
+    [
+        (3, odd, "it is odd"),
+        (4, odd, None),
+        ({"a": {"b": [2, 5]}}, {"a": {str: [odd]}}, "a.b[1] is odd"),
+        ({"a": 1}, {str: str}, "a is a number, not a text"),
+        ("a", (int, type(None)), "it is a text, not a number or null"),
+        ("a", (int, float), "it is a text, not a number"),
+        (True, (int, float), "it is true or false, not a number"),
+        (True, object, None),
+    ],
+)
+def test_shapes_of_every_kind(value, shape, said):
+    assert complaint(value, shape) == said
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1]", b"null", b"3", b"\xff\xfe", b"[" * 100_000, b'{"n": 1, "ways": 2}', b'{"a": 1} {}']
 )
@@ -95,6 +144,12 @@ def test_a_file_of_something_else_is_one_line_with_name_and_way_out(tmp_path, co
     with pytest.raises(ValueError, match=r"kept.json is damaged \(.*\): delete it") as refused:
         read(file, SHAPE, way_out="delete it")
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_the_reason_is_that_of_the_library(tmp_path):
+    (tmp_path / "kept.json").touch()
+    with pytest.raises(ValueError, match=r"\(Expecting value: line 1 column 1 \(char 0\)\)"):
+        read(tmp_path / "kept.json", way_out="")
 
 
 def test_what_is_no_file_is_told_and_not_waited_for(tmp_path):
@@ -157,6 +212,23 @@ def test_every_difference_is_told_with_old_and_new():
         "gone 1, not none",
     ]
     assert differences(was, was) == []
+    assert differences({"a": {"b": 1}}, {"a": 3}) == ['a {"b": 1}, not 3']
+    assert differences({"a": 3}, {"a": {"b": 1}}) == ['a 3, not {"b": 1}']
+
+
+def test_three_differences_are_told_and_more_are_counted(tmp_path):
+    was, now = dict.fromkeys("abcd", 1), dict.fromkeys("abcd", 2)
+    told = "holds a run with a 1, not 2; b 1, not 2; c 1, not 2"
+    with pytest.raises(ValueError, match=f"{told}: give another"):
+        journal.hold_to({**was, "d": 2}, now, tmp_path)
+    with pytest.raises(ValueError, match=f"{told}, and 1 more: give another"):
+        journal.hold_to(was, now, tmp_path)
+
+
+def test_all_folders_above_are_made(tmp_path):
+    for begin, file in ((hold, tmp_path / "a" / "b" / "c"), (Journal, tmp_path / "d" / "e" / "f")):
+        begin(file, {})
+        assert file.is_file()
 
 
 def test_a_run_is_held_to_what_the_file_notes(tmp_path):
@@ -174,7 +246,9 @@ def test_a_run_is_held_to_what_the_file_notes(tmp_path):
     result = tmp_path / "out" / "part"
     result.touch()
     file.unlink()
-    with pytest.raises(ValueError, match=f"part is there without settings.json.*delete {file.parent}"):
+    with pytest.raises(
+        ValueError, match=f"part is there without settings.json, which tells how .*: .*delete {file.parent}"
+    ):
         hold(file, settings, results=[result])
     assert not file.exists()
 
@@ -200,8 +274,9 @@ def test_a_journal_goes_on_with_what_was_kept(tmp_path):
         Journal(file, settings | {"n": 4})
     with pytest.raises(ValueError, match=r"run.partial is damaged \(found.a is a number, not a text\): .*delete it"):
         Journal(file, settings, {str: str})
-    second.end()
-    assert list(file.parent.iterdir()) == []
+    for _ in range(2):
+        second.end()
+        assert list(file.parent.iterdir()) == []
 
 
 def test_it_imports_none_of_the_libraries():

@@ -190,6 +190,161 @@ def test_it_shows_as_text_and_as_a_page(folder, two_gpus):
     assert repr(placement(moved(folder, "cuda"))).endswith("no problem found")
 
 
+# ---- parts that a few layers make up -----------------------------------------------------------------------------
+
+
+def pipe_of(computes="cpu", **parts):
+    return SimpleNamespace(components=parts, _execution_device=torch.device(computes))
+
+
+def hooked(module, hook):
+    module._hf_hook = hook
+    return module
+
+
+def linear(device="cpu", **kwargs):
+    return nn.Linear(2, 2, device=device, **kwargs)
+
+
+def group_offloaded(module, kind="group_offloading"):
+    module._diffusers_hook = SimpleNamespace(hooks={kind: None})
+    return module
+
+
+class CpuOffload:
+    """Accelerate's class of this name is told by its name."""
+
+    execution_device = "cuda:0"
+
+
+MOVES = {"execution_device": "cuda:0", "offload": False}
+
+
+@pytest.mark.parametrize(
+    ("computes", "model", "said"),
+    [
+        ("cpu", lambda: linear("meta"),
+         "2 of its 2 tensors are on the meta device, which holds no data, and no hook brings it: load the component "
+         "again"),
+        ("cpu", lambda: nn.Sequential(linear(), linear("meta", bias=False)),
+         "1 of its 3 tensors are on the meta device, which holds no data, and no hook brings it: load the component "
+         "again"),
+        ("cuda:0", linear,
+         'all of it is on cpu, and it will be handed tensors on cuda:0: pipe.part.to("cuda:0")'),
+        ("meta", lambda: nn.Sequential(linear(bias=False), linear("meta")),
+         "1 of its 3 tensors are on cpu, where the data will be on meta: 0.weight"),
+        ("meta", lambda: nn.Sequential(linear(), linear("meta")),
+         "2 of its 4 tensors are on cpu, where the data will be on meta: 0.weight, 0.bias"),
+        ("meta", lambda: nn.Sequential(linear("meta"), nn.Sequential(linear(), linear(bias=False))),
+         "3 of its 5 tensors are on cpu, where the data will be on meta: 1.0.weight, 1.0.bias, …"),
+    ],
+)  # fmt: skip
+def test_the_sentence_on_what_is_elsewhere(computes, model, said):
+    assert placement(pipe_of(computes, part=model())).problems == (f"part: {said}",)
+
+
+@pytest.mark.parametrize(
+    ("hook", "named", "trusted"),
+    [
+        (None, "", False),
+        (SimpleNamespace(), "", False),
+        (SimpleNamespace(execution_device=None, offload=False), "", False),
+        (SimpleNamespace(**MOVES), "moves inputs", False),
+        (SimpleNamespace(execution_device=0), "moves inputs", False),
+        (SimpleNamespace(**MOVES | {"offload": True}), "sequential offload", True),
+        (CpuOffload(), "model offload", True),
+        (SimpleNamespace(hooks=(SimpleNamespace(), CpuOffload())), "model offload", True),
+        (SimpleNamespace(hooks=(SimpleNamespace(**MOVES | {"offload": True}), CpuOffload())), "model offload", True),
+    ],
+)  # fmt: skip
+def test_what_a_hook_says_and_whether_it_brings_all(hook, named, trusted):
+    found = placement(pipe_of("cuda:0", part=hooked(nn.Sequential(linear()), hook)))
+    assert (found.parts[0].hooks, found.problems == ()) == (named, trusted)
+    inside = placement(pipe_of("cuda:0", part=nn.Sequential(nn.Sequential(hooked(linear(), hook)))))
+    assert (inside.parts[0].hooks, inside.problems == ()) == (named, trusted)
+
+
+@pytest.mark.parametrize(("device", "there"), [(0, "cuda:0"), (1, "cuda:1"), ("cuda:1", "cuda:1"), ("meta", "meta")])
+def test_inputs_are_moved_where_the_hook_says(device, there):
+    (problem,) = placement(pipe_of(part=hooked(linear(), SimpleNamespace(execution_device=device)))).problems
+    assert problem == f'part: all of it is on cpu, and it will be handed tensors on {there}: pipe.part.to("{there}")'
+
+
+def test_group_offloading_brings_its_own_and_nothing_else():
+    found = placement(pipe_of("cuda:0", part=group_offloaded(nn.Sequential(nn.Sequential(linear())))))
+    assert found.parts[0].hooks == "group offload" and found.problems == ()
+    found = placement(pipe_of("cuda:0", part=nn.Sequential(group_offloaded(linear()), linear())))
+    assert found.parts[0].hooks == "group offload"
+    assert found.problems == (
+        "part: 2 of its 4 tensors are on cpu, where the data will be on cuda:0: 1.weight, 1.bias",
+    )
+    found = placement(pipe_of("cuda:0", part=group_offloaded(linear(), "layerwise_casting")))
+    assert found.parts[0].hooks == "" and len(found.problems) == 1
+
+
+def test_a_tensor_held_twice_counts_once_and_the_largest_comes_first():
+    part = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(9, 9, bias=False).half())
+    part[1].weight = part[0].weight
+    part.register_buffer("seen", torch.ones(1, dtype=torch.int64))
+    part.append(nn.Linear(3, 3, device="meta"))  # two tensors without memory are two
+    part.append(nn.Linear(5, 50, bias=False, device="meta").bfloat16())
+    (found,) = placement(pipe_of(part=part)).parts
+    assert list(found.bytes.items()) == [("meta", 4 * 12 + 2 * 250), ("cpu", 4 * 16 + 2 * 81 + 8)]
+    assert found.dtypes == ("bfloat16", "float16", "float32"), "a buffer is no weight"
+    assert found.device == "meta + cpu"
+    (alone,) = placement(pipe_of(part=nn.Sequential(nn.Linear(1, 1), nn.Linear(3, 3).half()))).parts
+    assert alone.dtypes == ("float16", "float32")
+
+
+def test_parts_come_in_the_order_of_calls():
+    parts = {name: linear() for name in ("c", "a", "d", "b")}
+    pipe = pipe_of(**parts, tokenizer=object())
+    assert list(placement(pipe).devices) == ["c", "a", "d", "b"]
+    pipe.model_cpu_offload_seq = None
+    assert list(placement(pipe).devices) == ["c", "a", "d", "b"]
+    pipe.model_cpu_offload_seq = "b->a->d"
+    assert list(placement(pipe).devices) == ["b", "a", "d", "c"]
+
+
+def test_the_device_of_a_pipeline_that_does_not_say_where_it_computes():
+    pipe = SimpleNamespace(components={"part": linear()}, device=torch.device("meta"))
+    assert placement(pipe).inputs == "meta"
+    pipe._execution_device = None
+    assert placement(pipe).inputs == "meta"
+    pipe._execution_device = torch.device("cpu")
+    assert placement(pipe).inputs == "cpu"
+
+
+def test_cuda_is_the_current_gpu(two_gpus):
+    pipe = pipe_of("cuda", part=linear("cuda"))
+    assert placement(pipe).inputs == "cuda:0"
+    with torch.cuda.device(1):
+        assert placement(pipe).inputs == "cuda:1"
+
+
+def test_the_table_and_the_page_of_small_parts():
+    part = nn.Sequential(nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False).half())
+    found = placement(pipe_of(part=part, bare=nn.Identity(), other=hooked(linear("meta"), SimpleNamespace(**MOVES))))
+    table = found.table
+    assert table.loc["part"].tolist() == ["cpu", "float32, float16", 1.5, "–"]
+    assert table.loc["bare"].tolist() == ["none", "", 0.0, "–"]
+    assert table.loc["other"].tolist() == ["meta", "float32", 0.0, "moves inputs"]
+    assert list(table.columns) == ["device", "dtypes", "MiB", "hooks"]
+    (problem,) = found.problems
+    assert repr(found) == f"{table.to_string()}\ninputs are made on cpu\nPROBLEM {problem}"
+    healthy = Placement(found.parts[:1], "cpu", ())
+    page = "<p>inputs are made on <code>cpu</code></p><ul><li>no problem found</li></ul>"
+    assert healthy._repr_html_() == healthy.table.to_html() + page
+    odd = Placement(found.parts, "cpu", ("a < b", "c"))
+    assert odd._repr_html_().endswith("<ul><li>PROBLEM a &lt; b</li><li>PROBLEM c</li></ul>")
+
+
+def test_what_it_got_is_named():
+    with pytest.raises(TypeError) as refused:
+        placement(SimpleNamespace(components={"tokenizer": object()}))
+    assert str(refused.value) == "placement needs a diffusers pipeline with models in it, got SimpleNamespace"
+
+
 @pytest.mark.parametrize("thing", [None, "pipe", nn.Linear(2, 2), {}])
 def test_what_is_no_pipeline_is_refused(thing):
     with pytest.raises(TypeError, match="diffusers pipeline"):
