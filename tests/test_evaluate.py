@@ -551,10 +551,10 @@ def test_it_needs_none_of_the_books_own_libraries():
 # ---- the record in the package -----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(statistics.RECORD not in evidence.names(), reason="no evaluation recorded yet")
-def test_the_record_of_the_package_agrees_with_itself():
-    evaluation = statistics.load_evaluation()
-    path = evidence.FOLDER / f"{statistics.RECORD}.json"
+@pytest.mark.parametrize("name", [statistics.RECORD, "evaluation_convolutions"])
+def test_the_record_of_the_package_agrees_with_itself(name):
+    evaluation = statistics.load_evaluation(name)
+    path = evidence.FOLDER / f"{name}.json"
     assert path.stat().st_size < 300_000
     for name in evaluation.conditions:
         for objects in evaluation.settings["objects"]:
@@ -568,3 +568,12 @@ def test_the_record_of_the_package_agrees_with_itself():
             kept = entry["paired"]
             assert (kept["only_reference"], kept["only_this"]) == (table.only_first, table.only_second)
             assert kept["p"] == pytest.approx(table.p, rel=1e-3)
+
+
+def test_both_records_are_of_the_same_scenes_weights_and_settings():
+    one, other = (statistics.load_evaluation(name) for name in (statistics.RECORD, "evaluation_convolutions"))
+    assert one.settings == other.settings
+    for objects in one.settings["objects"]:  # other GPUs, and the same pictures but for the last digits
+        for name in ("bf16", "w3"):
+            first, second = one.outcomes(name, objects), other.outcomes(name, objects)
+            assert (first.right[ALL_RIGHT][: second.n] != second.right[ALL_RIGHT]).sum() <= 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sana_lab.exercises.ch06 import check_flawless_needed, check_mcnemar
+from sana_lab.exercises.ch06 import check_flawless_needed, check_mcnemar, check_pairs_needed
 
 Z = 1.959963984540054
 
@@ -136,3 +136,44 @@ def test_the_right_numbers_pass():
 def test_the_right_numbers_pass_in_any_type(kind):
     verdict = check_flawless_needed(lambda least: kind(by_trying(least)))
     assert verdict.passed, verdict
+
+
+def pairs(share, limit, *, both=2, up=math.ceil, strict=True):
+    """The right answer of exercise 3, with one thing changed at a time."""
+    k = 1
+    while (both * 0.5**k >= limit) if strict else (both * 0.5**k >= 2 * limit):
+        k += 1
+    return up(k / share)
+
+
+PAIRS_WRONG = {
+    "stub": (lambda share, limit: 0, "it takes 6 discordant pairs and so 86; yours is 0"),
+    "discordant pairs alone": (lambda share, limit: pairs(1, limit), "only 7% of all pairs"),
+    "one tail": (lambda share, limit: pairs(share, limit, both=1), "count both tails"),
+    "rounded down": (lambda share, limit: pairs(share, limit, up=math.floor), "round up"),
+    "multiplied": (lambda share, limit: math.ceil(pairs(1, limit) * share), "divide by the share"),
+    "one share alone": (lambda share, limit: 86, "yours is 86"),
+    "one limit alone": (lambda share, limit: pairs(share, 0.05), "below 0.004"),
+    "not whole": (lambda share, limit: pairs(1, limit) / share, "a whole number of pairs"),
+    "by the normal curve": (lambda share, limit: math.ceil(stats.norm.isf(limit / 2) ** 2 / share), "discordant pairs"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS_WRONG)
+def test_wrong_numbers_of_pairs_are_told_apart(name):
+    answer, hint = PAIRS_WRONG[name]
+    verdict = check_pairs_needed(answer)
+    assert not verdict.passed and hint in verdict.text, verdict
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_the_right_number_of_pairs_passes_in_any_type(kind):
+    verdict = check_pairs_needed(lambda share, limit: kind(pairs(share, limit)))
+    assert verdict.passed, verdict
+
+
+def test_the_right_number_of_pairs_is_the_least_that_mcnemars_test_finds():
+    for share, limit in ((0.07, 0.05), (0.5, 0.004), (1.0, 0.01)):
+        n = pairs(share, limit)
+        assert stats.binomtest(0, math.floor(n * share)).pvalue < limit
+        assert stats.binomtest(0, math.floor((n - 1) * share)).pvalue >= limit

@@ -100,3 +100,40 @@ def check_flawless_needed(needed: Callable[[float], int]) -> str:
             raise NotYet("with every picture right the lower end is n / (n + z²): solve that for n, not z² / n")
         raise NotYet(f"for {least} it takes {math.ceil(exact)}, yours is {answer}: the lower end is n / (n + z²)")
     return "380 pictures without a mistake do not yet prove 99 %; 381 do."
+
+
+@exercise
+def check_pairs_needed(needed: Callable[[float, float], int]) -> str:
+    """Check `needed(discordant, limit)`: how many pairs until McNemar's p can be below `limit`, all against one side.
+
+    Chapter 6, exercise 3.
+    """
+    for share, limit in ((0.07, 0.05), (0.03, 0.05), (0.07, 0.004), (0.6, 0.01), (1.0, 0.05)):
+        answer = whole(ask(needed, share, limit), "a whole number of pairs")
+        heads = _heads(limit)
+        right = math.ceil(heads / share)
+        if answer == right:
+            continue
+        said = f"where {share:.0%} of the pairs differ and p must be below {limit:g}"
+        if answer == heads:
+            raise NotYet(f"{said}: {heads} discordant pairs, yes; but only {share:.0%} of all pairs are discordant")
+        if answer in (math.ceil((heads - 1) / share), math.floor((heads - 1) / share)) and share < 1:
+            raise NotYet(
+                f"{said}: {heads - 1} discordant pairs have p = {2 * 0.5 ** (heads - 1):.3g}; count both tails"
+            )
+        if answer in (heads - 1, heads + 1):
+            raise NotYet(f"{said}: {heads} heads in {heads} throws are the first with p = {2 * 0.5**heads:.3g}")
+        if answer == math.floor(heads / share):
+            raise NotYet(f"{said}: {answer} pairs are too few by one, round up")
+        if answer == math.ceil(heads * share):
+            raise NotYet(f"{said}: divide by the share, the rarer a difference the more pairs it takes")
+        raise NotYet(f"{said} it takes {heads} discordant pairs and so {right}; yours is {answer}")
+    return "what a test can find is decided before the first picture: by how many pairs will differ at all."
+
+
+def _heads(limit: float) -> int:
+    """So many heads in as many throws are rarer than `limit`, counted on both sides."""
+    heads = 1
+    while 2 * 0.5**heads >= limit:
+        heads += 1
+    return heads
