@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable
 
@@ -32,3 +33,8 @@ def without_folders(message: str, libraries: Iterable[str] = ()) -> str:
     message = _INSTALLED.sub("", message)
     names = "|".join(map(re.escape, libraries))
     return re.sub(rf"[^\s\"'(]*?[/\\]((?:{names})[/\\]\S+\.py)", r"\1", message) if names else message
+
+
+def with_code(message: str) -> str:
+    """HTML of a line that has code in backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(message))

@@ -23,6 +23,7 @@ import typer
 
 from .. import evidence
 from ..commandline import run_command
+from ..evidence import compared
 
 if TYPE_CHECKING:
     import pandas
@@ -69,17 +70,10 @@ def fold(name: str) -> int:
 
 
 def verdict(real: dict[str, Any], virtual: dict[str, Any]) -> str:
-    """`same`, or what differs: `kind` (returns or raises), `error` (its type or words), `value` (what is returned).
-
-    `skipped` if either did not run.
-    """
+    """As `compared.verdict`; `skipped` if either did not run."""
     if real.get("raises") in NOT_COMPARED or virtual.get("raises") in NOT_COMPARED:
         return "skipped"
-    if ("raises" in real) != ("raises" in virtual):
-        return "kind"
-    if "raises" in real:
-        return "same" if (real["raises"], real["words"]) == (virtual["raises"], virtual["words"]) else "error"
-    return "same" if real == virtual else "value"
+    return compared.verdict(real, virtual)
 
 
 def refuses_devices(entry: dict[str, Any], name: str) -> bool:
@@ -154,28 +148,29 @@ def compare(real: dict[str, Any], virtual: dict[str, Any], only: Any = None) -> 
 # ---- the comparison as a record -------------------------------------------------------------------------------------
 
 REASONS: dict[str, str] = {
-    r"jiterator": "`jiterator` compiles CUDA code, which nothing here can run",
-    r"torch\._scaled_mm_v2|scaled_mm": "scaled products of 8-bit floats with the scales of version 2: not computed",
-    r"_flash_attention|_efficient_attention": "attention kernels called by their own names: not computed",
-    r"batch_norm|instance_norm": "batch norm: the kernel of cuDNN, its words, types and sizes of what it saves",
-    r"native_layer_norm": "16-bit layer norm: CUDA keeps mean and deviation in float32",
-    r"linalg|cholesky|lu|qr|svd|eig|pca_lowrank|logdet": "linear algebra: which of several kernels is reached first",
-    r"rrelu|adaptive_avg_pool3d|pad\.|logcumsumexp|median|einsum|tril_indices|triu_indices": (
+    r".*jiterator.*": "`jiterator` compiles CUDA code, which nothing here can run",
+    r".*scaled_mm.*": "scaled products of 8-bit floats with the scales of version 2: not computed",
+    r".*(_flash_attention|_efficient_attention).*": "attention kernels called by their own names: not computed",
+    r".*(batch_norm|instance_norm).*": "batch norm: the kernel of cuDNN, its words, types and sizes of what it saves",
+    r".*native_layer_norm.*": "16-bit layer norm: CUDA keeps mean and deviation in float32",
+    r".*(linalg|cholesky|lu|qr|svd|eig|pca_lowrank|logdet).*": (
+        "linear algebra: which of several kernels is reached first"
+    ),
+    r".*(rrelu|adaptive_avg_pool3d|pad\.|logcumsumexp|median|einsum|tril_indices|triu_indices).*": (
         "types that decide together with a size or a mode"
     ),
-    r"conv": "convolutions: which kernel cuDNN or a processor picks",
-    r"unfold|embedding_bag|pdist|grid_sample": "kernels of one function without a rule",
-    r"sparse": "sparse tensors of two devices",
+    r".*conv.*": "convolutions: which kernel cuDNN or a processor picks",
+    r".*(unfold|embedding_bag|pdist|grid_sample).*": "kernels of one function without a rule",
+    r".*sparse.*": "sparse tensors of two devices",
 }
-"""What an operator's name holds -> why the virtual GPU differs from a real one in some of its cases."""
+"""Operators -> why the virtual GPU differs from a real one in some of their cases; see `compared.Reasons`."""
 
 OTHER = "single calls without a rule of their own"
 
 
 def reason(name: str) -> str:
     """Why the virtual GPU differs in a case."""
-    operator = parse(name).operator
-    return next((why for pattern, why in REASONS.items() if re.search(pattern, operator)), OTHER)
+    return compared.why(REASONS, parse(name).operator) or OTHER
 
 
 def figures(agreement: Agreement) -> dict[str, int]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import re
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..evidence import compared
+from ..messages import with_code
 from .raw_memory import ARGUMENTS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def conformance_table() -> Conformance:
             "shows": [result["shows"] for result in results.values()],
             "outcome": ["raises" if "raises" in result["outcome"] else "returns" for result in results.values()],
             "real GPU": [describe(result["outcome"]) for result in results.values()],
-            "virtual GPU": [KNOWN_DIFFERENCES.get(name, "same") for name in results],
+            "virtual GPU": [compared.why(KNOWN_DIFFERENCES, name) or compared.SAME for name in results],
         },
         index=pandas.Index(results, name="case"),
     )
@@ -109,8 +110,8 @@ class Conformance:
         for group, cases in self.cases.groupby("group", sort=False):
             rows.append(f'<tr><th colspan="{len(heads)}">{html.escape(group)}</th></tr>')
             for name, case in cases.iterrows():
-                cells = (f"{_prose(case['shows'])}<br><code>{name}</code>", _prose(case["real GPU"]))
-                cells += (_prose(case["virtual GPU"]),)
+                cells = (f"{with_code(case['shows'])}<br><code>{name}</code>", with_code(case["real GPU"]))
+                cells += (with_code(case["virtual GPU"]),)
                 rows.append("<tr>" + "".join(f'<td style="text-align: left">{cell}</td>' for cell in cells) + "</tr>")
         head = "".join(f'<th style="text-align: left">{text}</th>' for text in heads)
         body = "".join(rows)
@@ -156,8 +157,3 @@ def _flat(value: Any) -> str:
     if isinstance(value, list) and any(isinstance(item, dict | str) for item in value):
         return ", ".join(_flat(item) for item in value)
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def _prose(text: str) -> str:
-    """HTML of a line with code in backticks."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))

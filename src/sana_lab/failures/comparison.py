@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import evidence
+from ..evidence import compared
 from .catalogue import catalogue
 from .entry import Failure
 
 VIRTUAL, REAL = "failures_virtual", "failures_real"
 """Names of the records in `sana_lab.evidence`."""
 
-DIFFERENCES = {
+DIFFERENCES: compared.Reasons = {
     "reset-device-map-leaves-cpu": (
         "The call fails there too, and takes CUDA with it: what the example prints afterwards never comes, the process "
         "ends in an illegal memory access."
     ),
     "torch-without-cuda": "PyTorch built for CPUs says the one; built for CUDA, with all GPUs hidden, the other.",
 }
-"""Entry -> why the records differ. The tests want every difference explained, and no explanation without one."""
+"""Entry -> why the records differ. `compared.unexplained` holds them: no difference without one, none without need."""
 
 _PLACE = re.compile(r"^\S+\.py:\d+: ")
 _AMOUNT = re.compile(r"\b\d+(?:\.\d+)? (?:bytes|[KMGT]iB)\b")
@@ -77,9 +78,14 @@ def _compared(failure: Failure, virtual: Mapping[str, Any] | None, real: Mapping
     shown = tuple(result["reproduction"]["shown"] for result in ran)
     verdict = {(True, False): "virtual only", (False, True): "real only", (False, False): "neither"}.get(shown)
     if verdict is None:
-        said = [(result["reproduction"]["error"], comparable(words_of(result))) for result in ran]
-        verdict = "same" if said[0] == said[1] else "words differ"
+        verdict = compared.SAME if compared.verdict(*map(_plain, ran)) == compared.SAME else "words differ"
     return Compared(failure, *ran, verdict)
+
+
+def _plain(result: Mapping[str, Any]) -> compared.Outcome:
+    """What a result shows, in the form that `compared` knows."""
+    error, words = result["reproduction"]["error"], comparable(words_of(result))
+    return {"raises": error, "words": words} if error else {"returns": words}
 
 
 def words_of(result: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..evidence import compared
 from .catalogue import FAMILIES, catalogue
 from .comparison import DIFFERENCES, REAL, VIRTUAL, Compared, compare, fixes_that_work, load, words_of
 from .entry import PROVIDED, SHOWS, Failure, Fix, code_of, link, plain
@@ -197,8 +198,8 @@ def differences() -> Markdown:
             lines.append(f"- {kind}: {_said(result, whole=True)}")
             if result and "held to" in result:
                 lines.append(f"- on the real card the process was held to {result['held to']}")
-        if row.failure.id in DIFFERENCES and row.verdict != "same":
-            lines += ["", DIFFERENCES[row.failure.id]]
+        if row.verdict != compared.SAME and (reason := compared.why(DIFFERENCES, row.failure.id)):
+            lines += ["", reason]
     return _markdown(lines or ["None."] if load(REAL) else ["There is no record of real GPUs yet."])
 
 

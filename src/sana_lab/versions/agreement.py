@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..evidence import compared
+from ..messages import with_code
 from . import record
-from .matrix import code, describe, same
+from .matrix import describe, same
 from .probes import PROBES
 from .real import NAME
 from .stacks import LIBRARIES
@@ -21,12 +23,12 @@ from .stacks import LIBRARIES
 if TYPE_CHECKING:
     import pandas
 
-REASONS: dict[str, str] = {
+REASONS: compared.Reasons = {
     "map-cuda": "diffusers 0.35 and 0.36 list the devices once, when `pipeline_utils.py` is imported. The process that "
     "runs the probes imports it before the virtual GPU is there, so `cuda` was missing from the list. Mended since, "
     "and this row of the version matrix measured again, as that of `map-auto`, whose message has the list."
 }
-"""Probe -> why the virtual GPU does something else than the recorded real one."""
+"""Probe -> why the virtual GPU does something else than the recorded real one. `compared.unexplained` holds them."""
 
 LEGEND = (
     "<em>probes</em> ran on both GPUs, <em>same</em> did the same on both. <em>as in the matrix</em>: the virtual half "
@@ -103,7 +105,7 @@ class Agreement:
                 "stacks": [", ".join(names) for names in rows.values()],
                 "real GPU": [real for _, real, _ in rows],
                 "virtual GPU": [virtual for _, _, virtual in rows],
-                "why": [REASONS.get(id, "") for id, _, _ in rows],
+                "why": [compared.why(REASONS, id) for id, _, _ in rows],
             },
             index=pandas.Index([id for id, _, _ in rows], name="probe"),
         )
@@ -116,8 +118,9 @@ class Agreement:
             left = "style='text-align: left; vertical-align: top'"
             heads = "".join(f"<th {left}>{head}</th>" for head in ("probe", *found.columns))
             body = "".join(
-                f"<tr><th {left}><code>{id}</code></th>{''.join(f'<td {left}>{code(text)}</td>' for text in row)}</tr>"
+                f"<tr><th {left}><code>{id}</code></th>{cells}</tr>"
                 for id, row in zip(found.index, found.itertuples(index=False), strict=True)
+                for cells in ["".join(f"<td {left}>{with_code(text)}</td>" for text in row)]
             )
             head = f"<thead><tr>{heads}</tr></thead>"
             page += f"<p>What differs:</p><table class='dataframe'>{head}<tbody>{body}</tbody></table>"

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..evidence import compared
+from ..messages import with_code
 from . import record
 from .probes import GROUPS, PROBES
 from .stacks import BOOK, LIBRARIES
@@ -63,13 +65,16 @@ def describe(outcome: Mapping[str, Any]) -> str:
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two outcomes are one: the same value, or the same kind of exception with the same first words."""
-    if one["kind"] != other["kind"]:
-        return False
-    if one["kind"] == "runs":
-        return one["value"] == other["value"] and bool(one.get("warns")) == bool(other.get("warns"))
-    if one["kind"] == "raises":
-        return one["error"] == other["error"] and one["words"][:40] == other["words"][:40]
-    return True
+    return compared.verdict(_plain(one), _plain(other)) == compared.SAME
+
+
+def _plain(outcome: Mapping[str, Any]) -> compared.Outcome:
+    """An outcome in the form that `compared` knows."""
+    if outcome["kind"] == "runs":
+        return {"returns": (outcome["value"], bool(outcome.get("warns")))}
+    if outcome["kind"] == "raises":
+        return {"raises": outcome["error"], "words": outcome["words"][:40]}
+    return {"raises": outcome["kind"], "words": ""}
 
 
 def judge(outcome: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> str:
@@ -234,7 +239,7 @@ class Matrix:
                 group = PROBES[id].group
                 lines.append(f'<tr><th colspan="{len(names) + 1}" class="group">{GROUPS[group]}</th></tr>')
             cells = "".join(self._cell(name, id) for name in names)
-            lines.append(f'<tr><th scope="row">{code(PROBES[id].title)}</th>{cells}</tr>')
+            lines.append(f'<tr><th scope="row">{with_code(PROBES[id].title)}</th>{cells}</tr>')
         return "".join([*lines, "</tbody></table></div>", legend()])
 
     def _cell(self, stack: str, probe: str) -> str:
@@ -247,12 +252,6 @@ def legend() -> str:
     """What the symbols mean, as HTML."""
     items = (f'<span class="{v}">{symbol}</span> {v}: {MEANING[v]}' for v, symbol in SYMBOLS.items())
     return f"<p class='versions-legend'>{' · '.join(items)}</p>"
-
-
-def code(text: str) -> str:
-    """HTML of a line with code in backticks."""
-    parts = html.escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
 def _complaint(entry: Mapping[str, Any]) -> str:
