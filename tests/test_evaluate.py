@@ -1,4 +1,4 @@
-"""The evaluation: distances and statistics against references, and runs that stop, go on, and share their work."""
+"""The evaluation: distances against references, and runs that stop, go on, and share their work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
-from scipy import stats as scipy_stats
 from test_sana import build_folder
 
 from sana_lab import checkpoints, evidence, use_accelerator
@@ -100,67 +99,6 @@ def test_distances_refuse_what_they_cannot_compare():
             measure(a, a[:7])
     with pytest.raises(ValueError, match="from 7 pixels up"):
         ssim(a[:6], a[:6])
-
-
-# ---- statistics --------------------------------------------------------------------------------------------------
-
-
-def test_mcnemar_is_the_binomial_tail_summed_by_hand():
-    for b in range(8):
-        for c in range(8):
-            paired = statistics.Paired(3, b, c, 2)
-            n = b + c
-            tail = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n
-            assert paired.p == pytest.approx(min(1.0, 2 * tail)), (b, c)
-            assert paired.n == 5 + n and paired.difference == (c - b) / paired.n
-            low, high = paired.interval
-            assert -1 <= low <= paired.difference <= high <= 1
-
-
-def test_the_paired_interval_holds_the_truth_95_times_in_100():
-    rng = np.random.default_rng(0)
-    for only_first, only_second in ((0.04, 0.02), (0.10, 0.02), (0.005, 0.005)):
-        probabilities = [0.8, only_first, only_second, 0.2 - only_first - only_second]
-        held = 0
-        for table in rng.multinomial(500, probabilities, size=2000):
-            low, high = statistics.Paired(*map(int, table)).interval
-            held += low <= only_second - only_first <= high
-        assert 0.935 < held / 2000 < 0.999, (only_first, only_second, held / 2000)
-
-
-def test_compare_counts_cells():
-    a, b = [1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0, 0]
-    assert statistics.compare(a, b) == statistics.Paired(1, 2, 1, 3)
-    for wrong in ([], [1], [[1] * 7]):
-        with pytest.raises(ValueError, match="one length"):
-            statistics.compare(wrong, b if wrong else [])
-
-
-def test_wilson_agrees_with_scipy():
-    for right, n in ((0, 10), (500, 500), (487, 500), (3, 7)):
-        expected = scipy_stats.binomtest(right, n).proportion_ci(method="wilson")
-        assert statistics.Rate(right, n).interval == pytest.approx((expected.low, expected.high))
-
-
-@pytest.mark.parametrize("n", [1, 7, 8, 9, 500])
-def test_packing_loses_no_outcome(n):
-    rng = np.random.default_rng(n)
-    outcomes = rng.random(n) < 0.8
-    assert (statistics.unpack(statistics.pack(outcomes), n) == outcomes).all()
-    ratios = [*rng.uniform(5, 60, n), math.inf, 80.0]
-    back = statistics.unpack_psnr(statistics.pack_psnr(ratios))
-    assert np.abs(back[:n] - ratios[:n]).max() <= 0.125 and back[n] == math.inf and back[n + 1] == 63.5
-
-
-def test_packed_pictures_are_read_as_they_were():
-    picture = render(sample_scenes(1, 2, 3)[0]).reduce(4)
-    assert (np.asarray(statistics.unpack_picture(statistics.pack_picture(picture))) == np.asarray(picture)).all()
-
-
-def test_scene_i_does_not_depend_on_how_many_there_are():
-    for objects in (1, 2):
-        assert statistics.paired_scenes(7, objects) == statistics.paired_scenes(1000, objects)[:7]
-        assert all(scene.held_out for scene in statistics.paired_scenes(50, objects))
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------
