@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import logging
+from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 
 import pytest
@@ -336,6 +337,9 @@ def test_the_table_and_the_page_of_small_parts():
     page = "<p>inputs are made on <code>cpu</code></p><ul><li>no problem found</li></ul>"
     assert healthy._repr_html_() == healthy.table.to_html() + page
     odd = Placement(found.parts, "cpu", ("a < b", "c"))
+    for counted, name in ((odd, "inputs"), (odd.parts[0], "hooks")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(counted, name, "")
     assert odd._repr_html_().endswith("<ul><li>PROBLEM a &lt; b</li><li>PROBLEM c</li></ul>")
 
 

@@ -3,7 +3,7 @@
 import io
 import math
 import random
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from scipy import ndimage
 from scipy.stats import binomtest
 
 from sana_lab.shapes import Scene, Thing, adherence, read_picture, read_scene, render, sample_scenes
+from sana_lab.shapes.reader import shows
 from sana_lab.shapes.rendering import RADIUS, encode_scenes, render_codes, signed_distance
 from sana_lab.shapes.scenes import COLORS, PLACES, SHAPES, SIZES, all_scenes
 from sana_lab.shapes.scoring import ATTRIBUTES, Rate
@@ -413,6 +414,165 @@ def test_backgrounds_of_no_color():
 def test_what_is_no_picture(picture, error, message):
     with pytest.raises(error, match=message):
         read_scene(picture)
+
+
+# ---- where the reader draws its lines ----------------------------------------------------------------------------
+
+
+def only_thing(mask, color="red", background="white"):
+    (thing,) = read_picture(paint([(mask, color)], background)).things
+    return thing
+
+
+def block(a, top, left, height, width, color="blue"):
+    """A block of so many of the 128 x 128 pixels that are read."""
+    a[4 * top : 4 * (top + height), 4 * left : 4 * (left + width)] = COLORS[color]
+    return a
+
+
+def test_clean_shapes_fit_as_well_as_they_ever_did():
+    measured = {"circle": (0.982, 0.139), "square": (0.991, 0.154), "triangle": (0.976, 0.280), "star": (0.944, 0.273),
+                "ring": (0.969, 0.257), "cross": (0.935, 0.253)}  # fmt: skip
+    for shape, (fit, lead) in measured.items():
+        thing = only_thing(outline(shape, 0, 0, 0.38))
+        assert (thing.fit, thing.lead) == pytest.approx((fit, lead), abs=0.006), shape
+        assert thing.rgb == COLORS["red"] and all(type(v) is int for v in thing.rgb)
+        assert str(thing) == f"large red {shape}"
+        for number in (*thing.center, thing.radius, thing.fit, thing.lead):
+            assert type(number) is float and round(number, 4) == number
+        with pytest.raises(FrozenInstanceError):
+            thing.shape = "blob"
+
+
+def test_an_outline_may_be_off_by_five_hundredths_of_the_radius():
+    angle, distance = np.arctan2(Y, X), np.hypot(X, Y)
+    for wave, shape in ((0.07, "circle"), (0.1, None)):  # on average off by 2 / pi of it: 0.045 and 0.064
+        assert only_thing(distance < 0.38 * (1 + wave * np.cos(12 * angle))).shape == shape
+    assert only_thing(distance < 0.38 * (1 + 0.1 * np.cos(12 * angle))).lead > 0.05, "it is the fit that refuses"
+
+
+def test_a_patch_of_three_tenths_may_not_be_missing():
+    for side, shape in ((0.25, "circle"), (0.36, None)):
+        bite = (abs(X - 0.38 * (1 - side / 2)) < 0.38 * side / 2) & (abs(Y) < 0.38 * side / 2)
+        thing = only_thing(outline("circle", 0, 0, 0.38) & ~bite)
+        assert thing.shape == shape and thing.fit > 0.93 and thing.lead > 0.1
+
+
+def test_the_next_shape_is_five_hundredths_behind():
+    for power, shape in ((2.6, "circle"), (2.8, None), (5, "square")):
+        thing = only_thing(abs(X) ** power + abs(Y) ** power < 0.35**power)
+        assert thing.shape == shape and thing.fit > 0.93 and (thing.lead > 0.05) == (shape is not None)
+
+
+def test_half_way_between_the_sizes():
+    sizes = {0.1: None, 0.115: "small", 0.28: "small", 0.297: "large", 0.46: "large", 0.475: None}
+    assert {radius: only_thing(outline("circle", 0, 0, radius)).size for radius in sizes} == sizes
+
+
+def test_half_way_between_the_places():
+    for x, y, where in ((0.21, 0, "center"), (0, -0.24, "top"), (0.17, 0.17, None), (-0.64, 0.1, "left")):
+        assert read_picture(paint([(outline("circle", x, y, 0.2), "red")])).where == where
+    for half, where in ((0.26, "left of"), (0.22, None)):
+        for middle in (0.0, 0.3):
+            layers = [(outline("circle", middle + side * half, 0.1, 0.2), "red") for side in (-1, 1)]
+            assert read_picture(paint(layers)).where == where
+            turned = read_picture(paint(layers).transpose(1, 0, 2))
+            assert turned.where == (where and "above")
+
+
+def test_a_speck_has_fewer_than_fifty_pixels_and_all_of_them_fewer_than_164():
+    star = paint([(outline("star", 0, 0, 0.38), "red")])
+    scene = Scene((Thing("large", "red", "star"),), "center", "white")
+    assert read_scene(block(star.copy(), 10, 10, 7, 7)) == scene
+    assert len(read_picture(block(star.copy(), 10, 10, 5, 10)).things) == 2
+    three = block(block(block(star.copy(), 10, 10, 7, 7), 110, 10, 7, 7), 10, 110, 7, 7)
+    assert read_scene(three) == scene
+    assert refused(block(three, 110, 110, 4, 5), "specks all over the picture")
+
+
+def test_the_border_is_four_pixels_wide_and_nineteen_in_twenty_of_one_color():
+    star = paint([(outline("star", 0, 0, 0.38), "red")])
+    inside = star.copy()
+    inside[16:20, 16:-16] = inside[-20:-16, 16:-16] = COLORS["blue"]  # the fifth row from above and below
+    assert read_picture(inside).background == "white"
+    for length, background in ((24, "white"), (25, None)):  # of 1984 pixels: 96 and 100
+        assert read_picture(block(star.copy(), 0, 20, 4, length)).background == background
+    assert read_picture(block(star.copy(), 0, 20, 4, 25)).why == "the border is not of one color of the palette"
+
+
+@pytest.mark.parametrize("name", ["red", "green", "blue", "purple", "black"])
+def test_a_color_may_be_sixty_off(name):
+    for off, named in ((60, name), (61, None)):
+        color = np.array(COLORS[name]) + (0, 0, off if COLORS[name][2] < 128 else -off)
+        nearest = min(COLORS, key=lambda other: math.dist(COLORS[other], color))
+        assert nearest == name, "else this tests nothing"
+        a = np.empty((128, 128, 3), np.uint8)
+        a[:] = color
+        assert read_picture(a).background == named
+        a[:] = COLORS["white"]
+        a[40:80, 40:80] = color
+        assert read_picture(a).things[0].color == named
+
+
+def test_words_that_are_open_are_question_marks():
+    thing = only_thing(outline("circle", 0, 0, 0.1), color=(128, 128, 128))
+    assert (thing.size, thing.color) == (None, None) and str(thing) == "? ? circle"
+    assert refused(paint([(outline("circle", 0, 0, 0.5), "red")]), "an object of unclear size (? red circle)")
+    corner = paint([(outline("circle", 0.45, 0.45, 0.3), "red")])
+    assert read_picture(corner).why == "an object that stands at no place of the grammar"
+    assert read_picture(paint([])).why == "0 objects: a scene has one or two"
+    right = read_picture(paint([(outline("circle", 0, 0, 0.38), "red")]))
+    assert right.why == "" and right.background == "white"
+    with pytest.raises(FrozenInstanceError):
+        right.why = "no"
+
+
+def test_shows_wants_all_of_a_scene():
+    scene = sample_scenes(1, objects=2, seed=1)[0]
+    assert shows(render(scene), scene) is True
+    assert shows(render(scene), sample_scenes(1, objects=1, seed=1)[0]) is False
+
+
+def test_a_picture_of_any_size_is_averaged():
+    scene = sample_scenes(1, objects=1, seed=5)[0]
+    large = render(scene)
+    for side in (64, 100, 128, 200, 256, 384):
+        picture = large.resize((side, side), Image.Resampling.BOX)
+        assert read_scene(picture) == read_scene(np.asarray(picture)) == scene
+        ours, theirs = read_picture(picture).things[0], read_picture(np.asarray(picture)).things[0]
+        assert ours.fit == pytest.approx(theirs.fit, abs=0.01) and ours.radius == pytest.approx(
+            theirs.radius, abs=0.003
+        )
+    for picture in (large.resize((63, 63)), np.asarray(large.resize((63, 63)))):
+        with pytest.raises(ValueError) as refused_:
+            read_scene(picture)
+        said = "a scene is square, 64 pixels wide or more, not 63 x 63: crop or resize it first"
+        assert str(refused_.value) == said
+
+
+def test_floats_that_overshoot_zero_a_little_are_still_from_zero_to_one():
+    star = Scene((Thing("large", "black", "star"),), "center", "white")
+    picture = np.asarray(render(star)) / 255
+    picture[:30, :30] = 1.2, -0.2, -0.2
+    found = read_picture(picture)
+    assert found.background == "white" and [thing.shape for thing in found.things] == [None, "star"]
+
+
+def test_what_is_wrong_with_an_array_is_told_whole():
+    for shape in ((4, 3, 64), (64, 64, 4), (1, 3, 64, 64), (3, 64)):
+        with pytest.raises(ValueError) as refused_:
+            read_scene(np.zeros(shape))
+        assert str(refused_.value) == (
+            f"a picture has the shape (height, width, 3) or (3, height, width), not {shape}: "
+            "give one picture of a batch at a time"
+        )
+    with pytest.raises(ValueError) as refused_:
+        read_scene(np.full((64, 64, 3), np.inf))
+    said = "the picture has values that are not finite: look for an overflow where it was made"
+    assert str(refused_.value) == said
+    with pytest.raises(TypeError) as refused_:
+        read_scene("scene.png")
+    assert str(refused_.value) == "a picture is a PIL image, an array or a tensor, not str"
 
 
 # ---- rates -------------------------------------------------------------------------------------------------------
