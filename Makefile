@@ -22,9 +22,12 @@ test: book  ## the helper's tests, the chapters' outputs (nbval), the built site
 helper: .venv/.stamp  ## the helper's tests alone, without book and chapters
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL) tests --ignore=tests/site
 
-triton: .venv/.stamp  ## the Triton kernels under Triton's interpreter, on the CPU (fetches 0.3 GB, takes 1 GB in .cache)
-	test -d $(TRITON)/triton-3.9.0.dist-info || $(BIN)/pip install --quiet --no-deps --no-compile --target $(TRITON) triton==3.9.0
+triton: $(TRITON)  ## the Triton kernels under Triton's interpreter, on the CPU (fetches 0.3 GB, takes 1 GB in .cache)
 	PYTHONPATH=$(TRITON) SANA_LAB_TRITON=1 $(BIN)/pytest tests/test_kernels_triton.py
+
+$(TRITON): .venv/.stamp
+	$(BIN)/pip install --quiet --no-deps --no-compile --target $@ triton==3.9.0 || { rm -rf $@; exit 1; }
+	touch $@
 
 lab: .venv/.stamp  ## JupyterLab on the chapters
 	$(BIN)/jupyter lab notebooks
