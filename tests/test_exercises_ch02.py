@@ -58,6 +58,20 @@ def centered(x):
     return uneven(x)
 
 
+def consistent(x, dtype):
+    """Steps in a coarse type, and codes for these very steps: no number moves by more than half of one."""
+    step = (x.abs().amax(dim=1, keepdim=True) / 127).to(dtype)
+    step = torch.where(step > 0, step, torch.ones_like(step))
+    return torch.round(x / step).to(torch.int8), step
+
+
+def in_loops(x):
+    largest = [max(abs(value) for value in row) for row in x.tolist()]
+    steps = [value / 127 or 1.0 for value in largest]
+    codes = [[round(value / step) for value in row] for row, step in zip(x.tolist(), steps, strict=True)]
+    return torch.tensor(codes, dtype=torch.int8), torch.tensor(steps)[:, None]
+
+
 def seen(answer, known):
     """Hard-coded: right for the first of the check's cases, and a guess after it."""
     calls = []
@@ -125,6 +139,16 @@ WRONG = {
     ),
     "rows: steps in bfloat16": (check_absmax_rows, lambda x: coarse(x, torch.bfloat16), "keep the steps in float32"),
     "rows: steps in float16": (check_absmax_rows, lambda x: coarse(x, torch.float16), "keep the steps in float32"),
+    "rows: float16 steps, codes for these": (
+        check_absmax_rows,
+        lambda x: consistent(x, torch.float16),
+        "keep the steps in float32",
+    ),
+    "rows: a floor under the absmax": (
+        check_absmax_rows,
+        lambda x: rows(x, tiny=1e-12 / 127),
+        "far too wide",
+    ),
     "rows: in place": (check_absmax_rows, in_place, "your function changes `x`"),
     "rows: sorted in place": (
         check_absmax_rows,
@@ -227,6 +251,8 @@ RIGHT = {
     "rows: in float64": (check_absmax_rows, lambda x: rows(x, dtype=torch.float64)),
     "rows: another step for zeros": (check_absmax_rows, as_one),
     "rows: the smallest normal": (check_absmax_rows, lambda x: rows(x, tiny=torch.finfo(torch.float32).tiny)),
+    "rows: bfloat16 steps, codes for these": (check_absmax_rows, lambda x: consistent(x, torch.bfloat16)),
+    "rows: in loops": (check_absmax_rows, in_loops),
     "rows: a list": (check_absmax_rows, lambda x: list(rows(x))),
     "rows: of NumPy": (check_absmax_rows, lambda x: tuple(part.numpy() for part in rows(x))),
     "rows: with a gradient": (check_absmax_rows, lambda x: (rows(x)[0], rows(x)[1].requires_grad_())),
