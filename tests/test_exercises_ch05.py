@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import bitsandbytes as bnb
 import numpy as np
 import pytest
@@ -37,6 +39,8 @@ UNPACK_WRONG = {
     "bare codes": (lambda m: m.weight.data.float(), "bare codes"),
     "integers": (lambda m: m.weight.data, "floating point"),
     "nothing": (lambda m: None, "is there a `return`"),
+    "a list": (lambda m: unpack(m).tolist(), "a tensor of floating point numbers"),
+    "not a number": (lambda m: unpack(m) * math.nan, "c * SCB"),
     "not divided": (lambda m: unpack(m, highest=1), "127 times"),
     "divided by 128": (lambda m: unpack(m, highest=128), "127/128"),
     "divided by 128, in bfloat16": (lambda m: unpack(m, highest=128, dtype=torch.bfloat16), "127/128"),
@@ -131,6 +135,8 @@ LISTS_WRONG = {
         "has been called",
     ),
     "None": (lambda m: None, "return a list of names; this is NoneType"),
+    "layers": (lambda m: [x for x in m.modules() if no_codes(x)], "return names, which are strings"),
+    "pairs": (lambda m: [[n, x] for n, x in m.named_modules() if no_codes(x)], "return names, which are strings"),
     "one string": (lambda m: "block.1, out", "return a list of names; this is str"),
     "changes the model": (lambda m: (linear(m, no_codes), m.half())[0], "your function changes"),
 }

@@ -123,6 +123,8 @@ def check_left_in_16_bits(names_of: Callable[[nn.Module], Sequence[str]]) -> str
         if result is None or isinstance(result, str) or not hasattr(result, "__iter__"):
             raise NotYet(f"return a list of names; this is {type(result).__name__}")
         answer = list(result)
+        if others := [type(name).__name__ for name in answer if not isinstance(name, str)]:
+            raise NotYet(f"return names, which are strings; among yours is a {others[0]}")
         if answer != expected:
             raise NotYet(_why_not(answer, expected, about))
     return "a subclass counts as its parent, so the type of the weight decides"
