@@ -212,6 +212,12 @@ def group_offloaded(module, kind="group_offloading"):
     return module
 
 
+def with_a_buffer():
+    model = nn.Sequential(linear("meta"))
+    model.register_buffer("seen", torch.ones(1))
+    return model
+
+
 class CpuOffload:
     """Accelerate's class of this name is told by its name."""
 
@@ -234,6 +240,7 @@ MOVES = {"execution_device": "cuda:0", "offload": False}
          'all of it is on cpu, and it will be handed tensors on cuda:0: pipe.part.to("cuda:0")'),
         ("meta", lambda: nn.Sequential(linear(bias=False), linear("meta")),
          "1 of its 3 tensors are on cpu, where the data will be on meta: 0.weight"),
+        ("meta", with_a_buffer, "1 of its 3 tensors are on cpu, where the data will be on meta: seen"),
         ("meta", lambda: nn.Sequential(linear(), linear("meta")),
          "2 of its 4 tensors are on cpu, where the data will be on meta: 0.weight, 0.bias"),
         ("meta", lambda: nn.Sequential(linear("meta"), nn.Sequential(linear(), linear(bias=False))),
