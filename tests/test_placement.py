@@ -278,6 +278,17 @@ def test_inputs_are_moved_where_the_hook_says(device, there):
     assert problem == f'part: all of it is on cpu, and it will be handed tensors on {there}: pipe.part.to("{there}")'
 
 
+def test_a_layer_gets_what_the_part_around_it_was_sent():
+    inner = hooked(nn.Sequential(linear()), SimpleNamespace(execution_device="cuda:0", offload=False))
+    assert len(placement(pipe_of("cpu", part=nn.Sequential(inner))).problems) == 1
+    assert placement(pipe_of("cuda:0", part=nn.Sequential(inner, nn.Sequential(linear())))).problems == (
+        'part: all of it is on cpu, and it will be handed tensors on cuda:0: pipe.part.to("cuda:0")',
+    )
+    assert placement(pipe_of("cpu", part=nn.Sequential(inner, nn.Sequential(linear())))).problems == (
+        "part: 2 of its 4 tensors are on cpu, where the data will be on cuda:0: 0.0.weight, 0.0.bias",
+    )
+
+
 def test_group_offloading_brings_its_own_and_nothing_else():
     found = placement(pipe_of("cuda:0", part=group_offloaded(nn.Sequential(nn.Sequential(linear())))))
     assert found.parts[0].hooks == "group offload" and found.problems == ()
