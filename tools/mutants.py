@@ -34,7 +34,6 @@ import importlib.util
 import json
 import os
 import random
-import resource
 import signal
 import sys
 import tempfile
@@ -347,6 +346,8 @@ def run(file: Path, tree: ast.AST, tests: list[str], order: list[str] | None, li
                 said = os.open(f"{folder}/said", os.O_CREAT | os.O_WRONLY)
                 os.dup2(said, 1)
                 os.dup2(said, 2)
+                import resource  # not on Windows, where nothing forks either
+
                 resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
                 resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30,) * 2)
                 _tested(file, tree, tests, order, folder, lambda answer: _answer(write, answer))
@@ -458,6 +459,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
     parser.add_argument("--without", nargs="*", help="functions to leave alone; by default those that only draw")
     given = parser.parse_args()
+    if not hasattr(os, "fork"):
+        parser.error("this system cannot fork a process: try it on Linux or macOS")
     os.chdir(ROOT)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # fmt: skip
