@@ -430,7 +430,7 @@ def test_loading_says_nothing_and_leaves_logging_alone(folder, capfd):
     levels = {name: logger.level for name, logger in loggers if isinstance(logger, logging.Logger)}
     with use_accelerator(virtual=True):
         load_sana(folder, "int8")
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="int3"):
             load_sana(folder, "int3")
     assert capfd.readouterr() == ("", "")
     assert before == ([m.get_verbosity() for m in modules], [m.is_progress_bar_enabled() for m in modules])

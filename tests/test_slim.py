@@ -420,7 +420,7 @@ def test_bad_embeddings_are_told(slimmed, tmp_path):
             ValueError, match="holds no prompt embeddings: give a file that PromptEmbeddings.save wrote"
         ):
             slim.PromptEmbeddings.load(tmp_path / f"{name}.safetensors")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="missing"):
         slim.PromptEmbeddings.load(tmp_path / "missing.safetensors")
 
 

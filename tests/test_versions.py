@@ -538,7 +538,7 @@ def test_a_live_bisection_writes_its_steps_and_goes_on_from_them(monkeypatch, tm
 
     monkeypatch.setattr(bisect, "between", lambda *a: releases)
     monkeypatch.setattr(bisect, "_measure", measure)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="no network"):
         bisect.bisect("move-transformer", "diffusers", live=True, folder=tmp_path)
     found = bisect.bisect("move-transformer", "diffusers", live=True, folder=tmp_path)
     assert found.after == "0.37.0" and tried.count("0.32.0") == 1

@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -211,13 +212,9 @@ def _entry(results: dict[str, Any], stack: Stack) -> dict[str, Any]:
             "said": "", "check": "", "outcomes": {}}  # fmt: skip
 
 
-class folders:
-    """Context manager: the folder as transformers 5 wrote it, the same in older words, and which weights these are."""
-
-    def __enter__(self) -> tuple[Path, Path, str]:
-        self._place = tempfile.TemporaryDirectory(prefix="sana-lab-older-")
+@contextmanager
+def folders() -> Iterator[tuple[Path, Path, str]]:
+    """The folder as transformers 5 wrote it, the same in older words, and which weights these are."""
+    with tempfile.TemporaryDirectory(prefix="sana-lab-older-") as older:
         new, weights = shapes_folder.source()
-        return new, shapes_folder.in_older_words(new, Path(self._place.name)), weights
-
-    def __exit__(self, *exc: Any) -> None:
-        self._place.cleanup()
+        yield new, shapes_folder.in_older_words(new, Path(older)), weights
