@@ -553,9 +553,17 @@ def test_a_picture_of_any_size_is_averaged():
 def test_floats_that_overshoot_zero_a_little_are_still_from_zero_to_one():
     star = Scene((Thing("large", "black", "star"),), "center", "white")
     picture = np.asarray(render(star)) / 255
-    picture[:30, :30] = 1.2, -0.2, -0.2
+    picture[:30, :30] = 1.2, -0.25, -0.25
     found = read_picture(picture)
     assert found.background == "white" and [thing.shape for thing in found.things] == [None, "star"]
+
+
+def test_floats_and_integers_measure_the_same():
+    for objects in (1, 2):
+        integers = np.asarray(render(sample_scenes(1, objects=objects, seed=3)[0]))
+        expected = [(thing.rgb, thing.radius) for thing in read_picture(integers).things]
+        for floats in (integers / 255, integers / 127.5 - 1):
+            assert [(thing.rgb, thing.radius) for thing in read_picture(floats).things] == expected
 
 
 def test_what_is_wrong_with_an_array_is_told_whole():

@@ -174,6 +174,11 @@ def test_a_summary_by_hand():
     assert found["ssim"] == "ZMii"  # 100, 200, 162 steps of 0.005
     equal = statistics.summarize(THIS, REFERENCE, [math.inf] * 3, [1.0] * 3)
     assert equal["psnr_median"] == 99, "a number stands for infinity, which JSON does not have"
+    twenty = [rightness(shape=row) for row in ([1] * 9 + [0] * 11, [0] * 4 + [1] * 15 + [0])]
+    paired = statistics.summarize(*twenty, [1.0] * 20, [1.0] * 20)["paired"]
+    low, high = Paired(5, 10, 4, 1).interval
+    assert (paired["low"], paired["high"]) == (round(low, 4), round(high, 4)) != (round(low, 5), round(high, 5))
+    assert round(low, 4) != round(low, 5) and round(high, 4) != round(high, 5), "else this tests nothing"
     skewed = {ALL_RIGHT: [0] * 11}, {ALL_RIGHT: [1] * 11}
     every = [rightness(shape=[1] * 11) | side for side in skewed]
     assert statistics.summarize(*every, [1.0] * 11, [1.0] * 11)["paired"]["p"] == 0.0009766, "four digits"
