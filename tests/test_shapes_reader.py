@@ -444,6 +444,18 @@ def test_clean_shapes_fit_as_well_as_they_ever_did():
             thing.shape = "blob"
 
 
+def test_even_shapes_lie_where_they_were_drawn():
+    for x, y in ((0, 0), (0.25, -0.125), (-0.4375, 0.3125)):
+        for shape in ("circle", "square", "ring", "cross"):
+            assert only_thing(outline(shape, x, y, 0.31)).center == pytest.approx((x, y), abs=0.001)
+
+
+def test_a_color_is_measured_two_pixels_in_from_the_edge():
+    ring = paint([(outline("ring", 0, 0, 0.2), "red")], "blue")
+    (thing,) = read_picture(blur(ring, 4)).things
+    assert thing.color == "red" and thing.rgb == pytest.approx((216, 41, 44), abs=1)  # at one pixel less: 214, 41, 46
+
+
 def test_an_outline_may_be_off_by_five_hundredths_of_the_radius():
     angle, distance = np.arctan2(Y, X), np.hypot(X, Y)
     for wave, shape in ((0.07, "circle"), (0.1, None)):  # on average off by 2 / pi of it: 0.045 and 0.064
