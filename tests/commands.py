@@ -9,6 +9,4 @@ from sana_lab import commandline
 
 def given(function, words):
     """The values with which a command's function would be called."""
-    app = commandline.app("")
-    app.command(cls=commandline.Command)(function)
-    return typer.main.get_command(app).make_context("x", list(words)).params
+    return typer.main.get_command(commandline.single(function)).make_context("x", list(words)).params

@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from processes import runs, until
 
 from sana_lab import evidence, use_accelerator
 from sana_lab.evaluate import guidance_off as g
@@ -153,6 +155,16 @@ def test_bad_arguments_are_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert done.stderr == f"{g.PROGRAM}: --steps -1: give a whole number from 1 to 1,000; 20 is usual.\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_no_process_that_draws_outlives_the_one_that_was_killed(tmp_path):
+    options = ["-n", "40", "--steps", "1", "--processes", "2", "--virtual", "--out", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-m", "sana_lab.evaluate.guidance_off", *options], stderr=-3)
+    pids = until(lambda: [child.pid for child in psutil.Process(process.pid).children(recursive=True)][1:], 120)
+    process.kill()
+    process.wait()
+    until(lambda: not any(runs(pid) for pid in pids))
 
 
 def test_a_record_of_other_weights_or_scenes_is_refused(tmp_path, quick):

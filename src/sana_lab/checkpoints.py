@@ -133,13 +133,15 @@ class Source:
         """Hold the files to their manifest where there is one; the Shapes model must have one. Before files are read.
 
         Raises:
-            OSError: one is missing or damaged, there is something that is no file, or the checkpoint cannot be had.
+            OSError: one is missing or damaged, there is something that is no file, or JSON of another shape, or the
+                checkpoint cannot be had.
         """
-        from .weights import regular
+        from .weights import objects, regular
 
         regular(self.folder)
         if self.model == "shapes" or (self.folder / manifest.NAME).exists():
             manifest.check(self.folder)
+        objects(self.folder)
 
     @cached_property
     def pipeline_class(self) -> type:
@@ -177,7 +179,7 @@ class Source:
             latent = json.loads((self.folder / "transformer/config.json").read_text(encoding="utf-8"))["sample_size"]
             vae = json.loads((self.folder / "vae/config.json").read_text(encoding="utf-8"))
             return latent * 2 ** (len(vae["encoder_block_out_channels"]) - 1)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             text = f"{self.folder}: files are missing or damaged ({error}); get the folder again."
             raise OSError(text) from None
 
@@ -260,7 +262,7 @@ def _pipeline_class(folder: Path) -> type:
         sound = all(isinstance(of, list) and len(of) == 2 for part, of in parts.items() if not part.startswith("_"))
     except FileNotFoundError:
         raise ValueError(f"{folder} is no pipeline: it has no model_index.json. Give a folder that has.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{index} is damaged: it names no pipeline. Get the folder again.") from None
     if name not in ("SanaPipeline", "SanaSprintPipeline"):
         raise ValueError(f"{folder} holds a {name}, not a SanaPipeline or SanaSprintPipeline.")

@@ -89,6 +89,13 @@ def _is_number(word: str) -> bool:
     return True
 
 
+def single(function: Callable[..., Any]) -> typer.Typer:
+    """An app with one command, that of a function."""
+    made = app("", epilog=f"{DEBUG_VARIABLE}=1 shows the whole traceback of an error.")
+    made.command(cls=Command)(function)
+    return made
+
+
 # ---- numbers -----------------------------------------------------------------------------------------------------
 
 
@@ -216,9 +223,7 @@ def run_command(command: typer.Typer | Callable[..., Any], program: str, argumen
     """
     _now.update({"program": program, "goes on": False})
     if not isinstance(command, typer.Typer):
-        single = app("", epilog=f"{DEBUG_VARIABLE}=1 shows the whole traceback of an error.")
-        single.command(cls=Command)(command)
-        command = single
+        command = single(command)
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
         status = command(args=given, prog_name=program, standalone_mode=False)

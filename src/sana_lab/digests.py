@@ -26,6 +26,9 @@ def weights_digest(folder: str | Path, leave_out: Path | None = None) -> str:
     Args:
         folder: of a pipeline.
         leave_out: a folder whose files do not count, wherever it is.
+
+    Raises:
+        OSError: one of them is no file, or cannot be read.
     """
     folder = Path(folder)
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.parent != folder)
@@ -37,6 +40,8 @@ def weights_digest(folder: str | Path, leave_out: Path | None = None) -> str:
 
 def _content(path: Path) -> str:
     """`sha256`; of a large file's size and blocks."""
+    if not path.is_file():  # a pipe or a device, which would never end
+        raise OSError(f"{path} is no regular file: get the folder again.")
     size = path.stat().st_size
     if size <= WHOLE:
         return sha256(path)

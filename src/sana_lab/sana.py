@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +146,8 @@ def _load(
         # Before it quantizes, bitsandbytes casts what becomes 8 bits to float16 (0.50.2, nn/modules.py, `Int8Params`).
         cast = torch.float16 if precision == "int8" and name != "vae" else wanted[name]
         finite(name, kept[name], torch.finfo(cast).max)
-        return whole(name, kind.from_pretrained(folder, subfolder=name, output_loading_info=True, **options))
+        with _in_words():
+            return whole(name, kind.from_pretrained(folder, subfolder=name, output_loading_info=True, **options))
 
     with torch.cuda.device(device) if quantized else nullcontext():  # quantized weights go to the current device
         transformer = load(diffusers.SanaTransformer2DModel, "transformer", **options(diffusers, wanted["transformer"]))
@@ -159,9 +160,28 @@ def _load(
         contiguous_inputs_(model)
     of_16_bits = files | {"variant": variant_of(folder, "vae"), dtype_argument(diffusers): other_dtype}
     vae = load(diffusers.AutoencoderDC, "vae", **of_16_bits)
-    pipe = pipeline_class.from_pretrained(folder, text_encoder=text_encoder, transformer=transformer, vae=vae)
+    models = {"text_encoder": text_encoder, "transformer": transformer, "vae": vae}
+    with _in_words(ValueError):
+        pipe = pipeline_class.from_pretrained(folder, **models)
     (pipe.vae if quantized else pipe).to(device)  # the quantized parts are there already; some versions refuse to move
     return pipe
+
+
+@contextmanager
+def _in_words(*more: type[Exception]) -> Iterator[None]:
+    """What a library stumbles over in a file that it takes for sound, as a damaged file.
+
+    Args:
+        more: classes of errors that mean the same here.
+
+    Raises:
+        OSError: it has stumbled.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError, AssertionError, *more) as error:
+        told = f"{type(error).__name__}: {_first_line(error)[:150]}"
+        raise OSError(f"a library cannot read one of the small files, {told}") from error
 
 
 def _place(device: str | torch.device | None, quantized: bool) -> torch.device:

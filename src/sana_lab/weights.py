@@ -57,6 +57,29 @@ def regular(folder: Path) -> None:
             raise OSError(f"{path} is no regular file: get the folder again.")
 
 
+def objects(folder: Path) -> None:
+    """Refuse JSON of another shape than the libraries take for granted, beside the models: scheduler and tokenizer.
+
+    They index what they read: a list where an object should be is an AttributeError from deep inside. The models'
+    configurations are held by `fit`.
+
+    Raises:
+        OSError: a file is no JSON, or holds something else than an object; a tokenizer has no vocabulary.
+    """
+    for file in sorted(file for file in folder.glob("*/*.json") if file.parent.name not in COMPONENTS):
+        wrong = "it does not hold what its name says"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            found, wrong = None, str(error).strip().partition("\n")[0]
+        sound = isinstance(found, dict)
+        if sound and file.name == "tokenizer.json":
+            sound = isinstance(found.get("added_tokens"), list) and isinstance(found.get("model"), dict)
+        if not sound:
+            name = file.relative_to(folder).as_posix()
+            raise OSError(f"{folder}: files are missing or damaged ({name}: {wrong}); get the folder again.")
+
+
 def fit(folder: Path, component: str, variant: str | None = None) -> list[Path]:
     """Hold the files of a component to its configuration: every tensor that the model needs, and no other.
 
@@ -156,7 +179,7 @@ def _described(folder: Path, component: str) -> tuple[dict[str, list[int]], tupl
         config = json.loads(text)
         quantized = "quantization_config" in config
         kind = None if quantized else config.get("_class_name", config.get("model_type"))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise OSError(f"{component}: config.json is damaged") from None
     if quantized:
         raise ValueError(
@@ -212,7 +235,7 @@ def _files(folder: Path, component: str, variant: str | None) -> list[Path]:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = {shard: {name for name, where in places.items() if where == shard} for shard in places.values()}
         paths = [place / shard for shard in sorted(shards)] or places[""]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise OSError(f"{component}: {index.name} is damaged") from None
     for path in paths:
         if path.parent != place or path.name == "..":

@@ -88,7 +88,7 @@ def _kept(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is no such record, or it is of other versions: then all entries must be run.
     """
-    stored = evidence.load(path.stem, folder=path.parent)
+    stored = evidence.load(path.stem, folder=path.parent, results={str: dict})
     if stored["versions"] != (here := evidence.installed_versions()):
         other = [name for name in here if stored["versions"].get(name) != here[name]]
         raise ValueError(f"{path.name} is of another {', '.join(other)}: run all entries, without --renew")

@@ -411,9 +411,15 @@ def made(checkpoint: str, work: Path) -> Path:
     """The folder of a checkpoint with random weights, made in a process of its own where it is not there yet."""
     folder, other = work / checkpoint, work / CHECKPOINTS[0]
     if not folder.exists():
-        shared = f", parts_from={str(other)!r}" if other.exists() else ""
-        call = f"make({checkpoint!r}, {str(folder)!r}{shared})"
-        subprocess.run([sys.executable, "-c", f"from sana_lab.random_checkpoint import make; {call}"], check=True)
+        shared = ["--parts-from", str(other)] if other.exists() else []
+        process = isolated.start(
+            isolated.module("sana_lab.cli", "make-random", checkpoint, str(folder), *shared), stdout=subprocess.DEVNULL
+        )
+        try:
+            if process.wait():
+                raise RuntimeError(f"{folder} could not be made: `sana-lab make-random {checkpoint} FOLDER` says why")
+        finally:
+            isolated.end(process)
     return folder
 
 

@@ -64,7 +64,7 @@ def jobs_for(
 
     Raises:
         ValueError: an unknown method, or something that is no checkpoint.
-        OSError: one of the Hub that cannot be had.
+        OSError: one of the Hub that cannot be had, or files are missing or damaged.
     """
     try:
         source = resolve(model)
@@ -73,6 +73,7 @@ def jobs_for(
         there = False
     if not there:
         raise ValueError(f"{model} is no checkpoint: `sana-lab make-random 600M-512 {model}` makes one to measure.")
+    source.check()
     return [Job(source.folder, name, tuple(sizes), source.name) for name in methods if find(name)]
 
 

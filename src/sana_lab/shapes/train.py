@@ -15,8 +15,10 @@ import os
 import random
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -91,6 +93,22 @@ def save(path: Path, **state: object) -> None:
         torch.save(state, partial)
 
 
+def load(path: Path, device: torch.device, *names: str) -> dict[str, Any]:
+    """Read a checkpoint that `save` wrote.
+
+    Raises:
+        ValueError: it is damaged, or another program's; the text names it. PyTorch's own words advise to run its code.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # noqa: BLE001  (of many kinds: what is in the file is anybody's)
+        raise ValueError(f"{path} is damaged ({type(error).__name__}): delete it, or {journal.ELSEWHERE}") from error
+    if not isinstance(state, dict) or set(state) != set(names):
+        raise ValueError(f"{path} holds no {', '.join(names)}: delete it, or {journal.ELSEWHERE}")
+    return state
+
+
 def gradients(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Differences between neighbors along both axes."""
     return picture[..., 1:] - picture[..., :-1], picture[..., 1:, :] - picture[..., :-1, :]
@@ -110,7 +128,7 @@ def train_autoencoder(plan: Plan, fleet: Fleet, out: Path, codes: torch.Tensor, 
     optimizer = torch.optim.AdamW(parameters, lr=plan.autoencoder_lr, betas=(0.9, 0.95), fused=compile)
     checkpoint, first = out / "autoencoder.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=fleet.device, weights_only=True)
+        state = load(checkpoint, fleet.device, "model", "probe", "optimizer", "step")
         model.load_state_dict(state["model"])
         probe.load_state_dict(state["probe"])
         optimizer.load_state_dict(state["optimizer"])
@@ -279,7 +297,7 @@ def train_transformer(
     tokenizer = build_tokenizer()
     bank = out / f"bank-{fleet.rank}-of-{fleet.world}.pt"
     if bank.exists():
-        latents, tokens = torch.load(bank, map_location=fleet.device, weights_only=True).values()
+        latents, tokens = load(bank, fleet.device, "latents", "tokens").values()
     else:
         latents, chosen = fill_bank(plan, fleet, autoencoder, codes, compile)
         tokens = sentences(plan, fleet, tokenizer, scenes, chosen).to(fleet.device)
@@ -301,7 +319,7 @@ def train_transformer(
     average = [p.detach().clone() for p in parameters]
     checkpoint, first = out / "transformer.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=fleet.device, weights_only=True)
+        state = load(checkpoint, fleet.device, "model", "optimizer", "average", "step")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, first = state["average"], state["step"]

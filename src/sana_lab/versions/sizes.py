@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from .. import evidence
 from ..checkpoints import PRECISIONS, Source, resolve
+from ..commandline import run_command
 
 NAME = "model_bytes"
 COMMAND = "python -m sana_lab.versions.sizes"
 
 
-def main() -> None:
-    """Count, and write the record."""
+def _command() -> None:
+    """Count the bytes that each checkpoint holds in each precision, and write the record."""
     from tqdm import tqdm
 
     from ..accounting import CHECKPOINTS
@@ -51,5 +53,10 @@ def recorded(model: str | Path | Source, precision: str) -> int | None:
         return None
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, COMMAND, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
