@@ -11,7 +11,7 @@ PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25
 # Apart from .venv: with Triton installed, PyTorch takes other paths, in chapters too.
 TRITON := .cache/triton-3.9.0
 
-.PHONY: book test helper triton lab serve refresh check bench mutants
+.PHONY: book test helper triton lab serve refresh check bench mutants drill
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
@@ -53,6 +53,9 @@ bench: .venv/.stamp  ## time the Shapes model on this machine
 
 mutants: .venv/.stamp  ## do the tests notice when one thing of a file changes: make mutants FILE=src/sana_lab/int8.py
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python tools/mutants.py $(FILE)
+
+drill: .venv/.stamp  ## break long commands on purpose: kills, full disks, damaged files; some: make drill CASES="kill evaluate --rounds 9"
+	$(BIN)/python tools/drill.py $(CASES)
 
 .venv/.stamp: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
