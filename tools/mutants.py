@@ -509,6 +509,13 @@ def main() -> None:
     print(f"{short}: {killed} of {len(chosen)} killed, {share:.1%} ({ways}); {time.monotonic() - began:.0f} s")
 
 
+def _cached(source: str) -> set[int]:
+    """Lines of functions that keep what they found: the first test alone runs them, and all that come later read it."""
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
+    kept = [node for node in functions if any("cache" in ast.unparse(d) for d in node.decorator_list)]
+    return {line for node in kept for line in range(node.lineno, node.end_lineno + 1)}
+
+
 def _first_run(file: Path, source: str, tests: list[str]) -> tuple[Callable[[int], list[str]], dict[str, Any]]:
     """Run all tests on the file as it is; a function from a line to the tests that reach it, the quickest first."""
     import pytest  # noqa: F401 - before the fork
@@ -524,7 +531,7 @@ def _first_run(file: Path, source: str, tests: list[str]) -> tuple[Callable[[int
     again = run(file, ast.parse(source), tests, quickest[: len(quickest) // 2 + 1], 1800)
     if again["status"] != 0:
         raise SystemExit(f"the tests fail where the libraries were imported before, without any change: {again}")
-    always = set(first["reached"].get(ALWAYS, ()))
+    always = set(first["reached"].get(ALWAYS, ())) | _cached(source)
 
     def plan(line: int) -> list[str]:
         return [name for name in quickest if line in always or line in first["reached"].get(name, ())]
