@@ -175,6 +175,14 @@ def test_a_folder_without_stacks_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="this system has no /proc")
+def test_a_place_that_cannot_be_written_is_found_before_anything_runs(laid_out, capsys):
+    place, calls, _ = laid_out
+    assert real.main([str(place / "in"), "--out", "/proc/none"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot write in" in said and said.count("\n") == 1 and calls == []
+
+
 def test_the_first_version_on_the_path_is_the_installed_one(tmp_path, monkeypatch):
     where = tmp_path / "diffusers-0.1.2.dist-info"
     where.mkdir()

@@ -57,6 +57,7 @@ def run_all(
     names = [stack.name for stack in STACKS if (folder / stack.name).is_dir()]
     if not names:
         raise ValueError(f"{folder} has no folder with the name of a stack, such as {STACKS[0].name}")
+    journal.must_be_writable(out, out)
     machine = evidence.this_machine()
     modes = ["virtual"] if virtual or machine["driver"] is None else ["real", "virtual"]
     found = Findings(out, machine, "python -m sana_lab.versions.real FOLDER --out PLACE")
