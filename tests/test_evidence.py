@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -161,3 +162,9 @@ def test_every_record_of_the_package_is_whole(name):
     record = evidence.load(name)
     assert json.dumps(record, allow_nan=False)
     assert "/home/" not in record["command"] and "/root/" not in record["command"]
+
+
+@pytest.mark.parametrize("name", evidence.names())
+def test_no_record_names_a_folder_of_the_machine_that_made_it(name):
+    text = json.dumps(evidence.load(name))
+    assert re.findall(r"(?<![\w.])/(?:home|root|work|tmp|opt|mnt|Users)/[\w./-]{4,60}", text) == []

@@ -50,7 +50,7 @@ def outcome_of(run: Callable[[], Outcome]) -> Outcome:
         return {"returns": run()}
     except Exception as error:
         # which class of the hierarchy is part of the outcome; the module that defines it is not
-        message = messages.without_folders(str(error))
+        message = messages.without_folders(str(error), ["tests"])
         return {"raises": type(error).__name__, "words": leading_words(message), "message": message}
 
 
