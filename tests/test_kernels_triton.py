@@ -1,4 +1,4 @@
-"""The three Triton kernels under Triton's interpreter, on a processor: beside float64, on odd sizes and on views.
+"""The Triton kernels under Triton's interpreter, on a processor: beside float64, on odd sizes and on views.
 
 Triton is no requirement: its wheel has 0.3 GB and a gigabyte unpacked (3.9.0), and PyTorch's builds for processors come
 without. `make triton` fetches it into a folder of its own and runs this, in CI too; elsewhere it is skipped. The
@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from sana_lab import kernels
 
-kernels._int8_linear.configs = kernels._int8_linear.configs[-1:]  # choosing between tiles would need CUDA's clock
+LINEAR, DEPTHWISE = kernels._linear.configs[-1:], kernels._gated_depthwise.configs
+kernels._linear.configs = LINEAR  # choosing between tiles would need CUDA's clock
 
 
 def random(*shape, seed=0):
@@ -55,7 +56,7 @@ def off(found, exact):
     return float((found.double() - exact).abs().max() / exact.abs().max())
 
 
-worst = {"int8_linear": 0.0, "dequantize": 0.0, "gated_depthwise": 0.0}
+worst = dict.fromkeys(["int8_linear", "weights_linear", "dequantize", "gated_depthwise", "linear_attention"], 0.0)
 for rows, inner, outputs in ((40, 72, 48), (1, 130, 33), (70, 64, 200)):
     left, right = codes(rows, inner), codes(outputs, inner, seed=1)
     steps = [random(rows, 1, seed=3), random(1, 1, seed=3).expand(rows, 1), random(rows, 4, seed=5)[:, 1:2]]
@@ -66,11 +67,17 @@ for rows, inner, outputs in ((40, 72, 48), (1, 130, 33), (70, 64, 200)):
         exact = (a.double() @ b.double().T) * step.double() * scale.double() + (0 if bias is None else bias.double())
         found = kernels.launch_int8_linear(a, step, b, scale, bias, number % 2 == 1, torch.float32)
         worst["int8_linear"] = max(worst["int8_linear"], off(found, F.silu(exact) if number % 2 else exact))
+        hidden = next(view for i, view in enumerate(views(random(rows, inner, seed=7).half())) if i == number)
+        exact = (hidden.double() @ b.double().T) * scale.double() + (0 if bias is None else bias.double())
+        found = kernels.launch_weights_linear(hidden, b, scale, bias, number % 2 == 1)
+        assert found.dtype == torch.float16
+        worst["weights_linear"] = max(worst["weights_linear"], off(found, F.silu(exact) if number % 2 else exact))
     for a in views(right):
         for scale in vectors(random(outputs, seed=2)):
             found = kernels.launch_dequantize(a, scale, torch.float32)
             worst["dequantize"] = max(worst["dequantize"], off(found, a.double() * scale.double()[:, None]))
-for shape in ((1, 1, 1, 2), (2, 5, 19, 74), (3, 2, 4, 6)):
+for turn, shape in enumerate(((1, 1, 1, 2), (2, 5, 19, 74), (3, 2, 4, 6), (1, 9, 8, 4))):
+    kernels._gated_depthwise.configs = DEPTHWISE[turn::4][:1]  # strips and lines that fit, and that do not
     hidden, taps = random(*shape), random(3, 3, shape[-1], seed=1)
     biases = [*vectors(random(shape[-1], seed=2))]
     for number, (h, t) in enumerate(zip(views(hidden), views(taps))):
@@ -81,6 +88,18 @@ for shape in ((1, 1, 1, 2), (2, 5, 19, 74), (3, 2, 4, 6)):
             found = kernels.launch_gated_depthwise(h, t, bias)
             worst["gated_depthwise"] = max(worst["gated_depthwise"], off(found, value * F.silu(gate)))
             assert torch.allclose(found, kernels.gated_depthwise(h, t, bias), atol=1e-4)
+for pictures, tokens, heads, width in ((1, 1, 2, 16), (2, 130, 3, 32), (1, 40, 2, 24)):
+    joint = random(pictures, tokens, 3 * heads * width + 5, seed=6).half()[..., 5:]
+    parts = joint.chunk(3, dim=-1)
+    for given in (parts, [part.transpose(0, 1).contiguous().transpose(0, 1) for part in parts]):
+        split = [part.double().transpose(1, 2).unflatten(1, (heads, width)) for part in given]
+        weights = F.relu(split[1]).transpose(2, 3) @ F.relu(split[0])
+        exact = (split[2] @ (weights / (weights.sum(2, keepdim=True) + 1e-15))).flatten(1, 2).transpose(1, 2)
+        found = kernels.launch_linear_attention(*given, heads, True)
+        assert torch.allclose(found, kernels.linear_attention(*given, heads, True), atol=2e-3)
+        worst["linear_attention"] = max(worst["linear_attention"], off(found, exact))
+    parts[1][-1, -1, -1] = float("nan")
+    assert kernels.launch_linear_attention(*parts, heads, False)[-1, :, -width:].isnan().all(), "NaN was hidden"
 print(json.dumps(worst))
 """
 
@@ -97,3 +116,4 @@ def test_the_kernels_are_right_for_every_layout():
     assert worst["dequantize"] < 1e-6, worst
     assert worst["int8_linear"] < 1e-5, worst
     assert worst["gated_depthwise"] < 1e-5, worst
+    assert worst["weights_linear"] < 1e-3 and worst["linear_attention"] < 1e-3, worst  # results in float16

@@ -1,10 +1,11 @@
-"""Three Triton kernels for `sana_lab.fast`, each with the same thing in plain PyTorch for machines without CUDA.
+"""Triton kernels for `sana_lab.fast`, each with the same thing in plain PyTorch for machines without CUDA.
 
 `int8_linear` writes the scaled result of an int8 product where PyTorch's own product would write 32-bit integers for
-another kernel to read. `dequantize` makes a weight from its codes in one pass. `gated_depthwise` convolves each channel
-and gates in one pass over the picture.
+another kernel to read. `weights_linear` multiplies numbers of 16 bits with codes, which become numbers of 16 bits on
+the way to the product; `dequantize` makes a whole weight from its codes in one pass. `gated_depthwise` convolves each
+channel and gates in one pass over the picture. `linear_attention` is Sana's attention over pixels in one pass.
 
-Chapter 7.
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def int8_linear(
     Returns:
         (rows, out).
 
-    Chapter 7.
+    Chapter 8.
     """
     out = _product(codes, weight).float() * step * scale
     if bias is not None:
@@ -86,7 +87,7 @@ def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         (out, in).
 
-    Chapter 7.
+    Chapter 8.
     """
     return (codes.contiguous().float() * scale[:, None]).to(dtype)
 
@@ -94,6 +95,85 @@ def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 @dequantize.register_fake
 def _(codes, scale, dtype):
     return codes.new_empty(codes.shape, dtype=dtype)
+
+
+@torch.library.custom_op("sana_lab::weights_linear", mutates_args=())
+def weights_linear(hidden: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    """The product hidden @ (codes * scale)ᵀ + bias, then SiLU where asked: weights in 8 bits, input in 16.
+
+    Codes are exact in every type of 16 bits, and the kernel multiplies the sum with `scale`; so there no weight is
+    rounded. The plain version makes the weight first, as `dequantize` does, and rounds it once.
+
+    Args:
+        hidden: (rows, in), of 16 bits for the kernel.
+        codes: (out, in) int8, or float8_e4m3fn.
+        scale: (out,) float32.
+        bias: (out,) or None.
+        silu: whether to apply SiLU.
+
+    Returns:
+        (rows, out) in the type of `hidden`.
+
+    Chapter 8.
+    """
+    weight = (codes.contiguous().float() * scale[:, None]).to(hidden.dtype)
+    out = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    return F.silu(out) if silu else out
+
+
+@weights_linear.register_fake
+def _(hidden, codes, scale, bias, silu):
+    return hidden.new_empty(hidden.shape[0], codes.shape[0])
+
+
+@torch.library.custom_op("sana_lab::linear_attention", mutates_args=())
+def linear_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, tf32: bool) -> Tensor:
+    """Sana's attention over pixels: every output is a mean of values, weighted with relu(key) · relu(query).
+
+    With k and q for the rectified keys and queries, S = Σₙ vₙ kₙᵀ and s = Σₙ kₙ over all tokens n, the output at a
+    query is S q / (s · q + 1e-15), all in float32 as diffusers has it (0.42.1, models/attention_processor.py,
+    `SanaLinearAttnProcessor2_0`).
+
+    What `tf32` may change. The matrix units read float32 numbers as TF32, whose mantissa has 10 bits below the leading
+    one, as float16's has; bfloat16's has 7. So numbers of 16 bits and their products are exact there, and S and s,
+    summed in float32, are the same either way. The second product reads S, a float32 sum: each of its numbers moves by
+    less than 2⁻¹⁰ of itself, |δS| < 2⁻¹⁰ Σₙ |vₙ| kₙᵀ. The divisor is computed without the matrix units and stays. So
+    an output moves by less than
+
+        |δS q| / (s · q)  <  2⁻¹⁰ Σₙ |vₙ| (kₙ · q) / Σₙ kₙ · q,
+
+    2⁻¹⁰ of the mean of |values| with the output's own weights. Rounding an output to float16 moves it by up to 2⁻¹¹ of
+    itself, to bfloat16 by 2⁻⁹: the change is of the order of the rounding that comes next. (bfloat16 reaches below
+    float16's smallest numbers, with the exponents of float32, which TF32 has too.) Inputs of 32 bits are never rounded.
+
+    Args:
+        query: (batch, tokens, channels); any strides.
+        key: likewise.
+        value: likewise.
+        heads: that share the channels.
+        tf32: on CUDA let the second product read TF32, for inputs of 16 bits.
+
+    Returns:
+        (batch, tokens, channels) in the type of `query`.
+
+    Chapter 8.
+    """
+    return _attention(query, key, value, heads)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """`linear_attention` in PyTorch's own operations, as diffusers writes it."""
+    query, key, value = (x.transpose(1, 2).unflatten(1, (heads, -1)) for x in (query, key, value))
+    dtype = query.dtype
+    query, key, value = F.relu(query).float(), F.relu(key).transpose(2, 3).float(), value.float()
+    found = torch.matmul(torch.matmul(F.pad(value, (0, 0, 0, 1), value=1.0), key), query)
+    found = found[:, :, :-1] / (found[:, :, -1:] + 1e-15)
+    return found.flatten(1, 2).transpose(1, 2).to(dtype).contiguous()
+
+
+@linear_attention.register_fake
+def _(query, key, value, heads, tf32):
+    return query.new_empty(query.shape)
 
 
 @torch.library.custom_op("sana_lab::gated_depthwise", mutates_args=())
@@ -108,7 +188,7 @@ def gated_depthwise(hidden: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (batch, height, width, channels), summed in float32.
 
-    Chapter 7.
+    Chapter 8.
     """
     weight = taps.permute(2, 0, 1).unsqueeze(1).float()
     out = F.conv2d(hidden.permute(0, 3, 1, 2).float(), weight, bias.float(), padding=1, groups=len(weight))
@@ -122,6 +202,11 @@ def _(hidden, taps, bias):
 
 
 if triton is not None:
+
+    def _bench(call, quantiles):
+        """Milliseconds of a launch, for choosing between tiles: long enough to tell them apart."""
+        return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+
     _TILES = [
         triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}, num_warps=warps, num_stages=stages)
         for rows, columns, depth, warps, stages in [
@@ -132,34 +217,57 @@ if triton is not None:
             (128, 128, 128, 8, 3),
             (64, 256, 128, 4, 4),
             (64, 128, 128, 4, 4),
+            (128, 64, 128, 4, 4),
+            (64, 64, 256, 4, 3),
+            (64, 32, 256, 4, 3),
+            (32, 64, 256, 4, 3),
             (64, 64, 128, 4, 4),
         ]
     ]
+    """Of a product, in rows and columns of the result and in numbers added at a time."""
 
-    @triton.autotune(configs=_TILES, key=["m", "n", "k"])
+    def _fitting(tiles, arguments, **_):
+        """The tiles worth trying: few rows want small ones, of which all processors of the GPU get one."""
+        few = arguments["m"] <= 1024
+        fit = [t for t in tiles if (t.kwargs["ROWS"] * t.kwargs["COLUMNS"] <= 8192) == few or len(tiles) == 1]
+        if arguments["x"].element_size() > 1:  # twice the bytes of a tile of codes
+            fit = [t for t in fit if t.kwargs["DEPTH"] * (t.kwargs["ROWS"] + t.kwargs["COLUMNS"]) < 40_000] or fit
+        return fit
+
+    @triton.autotune(
+        configs=_TILES,
+        key=["m", "n", "k"],
+        prune_configs_by={"early_config_prune": _fitting},
+        do_bench=_bench,
+        cache_results=True,
+    )
     @triton.jit
-    def _int8_linear(
-        codes, step, weight, scale, bias, out, m, n, k,
-        HAS_BIAS: tl.constexpr, SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    def _linear(
+        x, step, weight, scale, bias, out, m, n, k,
+        INTEGER: tl.constexpr, HAS_STEP: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+        ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     ):  # fmt: skip
-        # Programs that share rows of `codes` run beside each other, eight tiles of rows at a time, for the L2 cache.
+        # Programs that share rows of `x` run beside each other, eight tiles of rows at a time, for the L2 cache.
         program, row_tiles, column_tiles = tl.program_id(0), tl.cdiv(m, ROWS), tl.cdiv(n, COLUMNS)
         first = program // (8 * column_tiles) * 8
         group = min(row_tiles - first, 8)
         row = (first + program % (8 * column_tiles) % group) * ROWS + tl.arange(0, ROWS)
         column = program % (8 * column_tiles) // group * COLUMNS + tl.arange(0, COLUMNS)
         depth = tl.arange(0, DEPTH)
-        left = codes + (row % m).to(tl.int64)[:, None] * k + depth[None, :]  # rows times k may pass 2**31
+        left = x + (row % m).to(tl.int64)[:, None] * k + depth[None, :]  # rows times k may pass 2**31
         right = weight + (column % n).to(tl.int64)[None, :] * k + depth[:, None]
-        total = tl.zeros((ROWS, COLUMNS), tl.int32)
+        kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
+        total = tl.zeros((ROWS, COLUMNS), kind)
         for done in range(0, k, DEPTH):
-            a = tl.load(left, mask=depth[None, :] < k - done, other=0)
-            b = tl.load(right, mask=depth[:, None] < k - done, other=0)
-            total = tl.dot(a, b, total, out_dtype=tl.int32)
+            a = tl.load(left, mask=depth[None, :] < k - done, other=0.0)
+            b = tl.load(right, mask=depth[:, None] < k - done, other=0.0).to(a.dtype)
+            total = tl.dot(a, b, total, out_dtype=kind)
             left += DEPTH
             right += DEPTH
         rows, columns = row < m, column < n
-        result = total.to(tl.float32) * tl.load(step + row, mask=rows, other=0.0)[:, None]
+        result = total.to(tl.float32)
+        if HAS_STEP:
+            result = result * tl.load(step + row, mask=rows, other=0.0)[:, None]
         result = result * tl.load(scale + column, mask=columns, other=0.0)[None, :]
         if HAS_BIAS:
             result += tl.load(bias + column, mask=columns, other=0.0).to(tl.float32)[None, :]
@@ -168,16 +276,26 @@ if triton is not None:
         place = out + row.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(place, result.to(out.dtype.element_ty), mask=rows[:, None] & columns[None, :])
 
+    def _launch_linear(x, step, weight, scale, bias, silu, dtype):
+        x, weight, scale = (tensor.contiguous() for tensor in (x, weight, scale))
+        step = None if step is None else step.contiguous()
+        bias = None if bias is None else bias.contiguous()
+        (m, k), n = x.shape, len(weight)
+        out = x.new_empty(m, n, dtype=dtype)
+        grid = lambda tile: (triton.cdiv(m, tile["ROWS"]) * triton.cdiv(n, tile["COLUMNS"]),)  # noqa: E731
+        flags = {"INTEGER": x.dtype == torch.int8, "HAS_STEP": step is not None, "HAS_BIAS": bias is not None}
+        _linear[grid](x, step, weight, scale, bias, out, m, n, k, **flags, SILU=silu)
+        return out
+
     @int8_linear.register_kernel("cuda")
     def launch_int8_linear(codes, step, weight, scale, bias, silu, dtype):
         """`int8_linear` by Triton, of any views."""
-        codes, step, weight, scale = (tensor.contiguous() for tensor in (codes, step, weight, scale))
-        bias = None if bias is None else bias.contiguous()
-        (m, k), n = codes.shape, len(weight)
-        out = codes.new_empty(m, n, dtype=dtype)
-        grid = lambda tile: (triton.cdiv(m, tile["ROWS"]) * triton.cdiv(n, tile["COLUMNS"]),)  # noqa: E731
-        _int8_linear[grid](codes, step, weight, scale, bias, out, m, n, k, HAS_BIAS=bias is not None, SILU=silu)
-        return out
+        return _launch_linear(codes, step, weight, scale, bias, silu, dtype)
+
+    @weights_linear.register_kernel("cuda")
+    def launch_weights_linear(hidden, codes, scale, bias, silu):
+        """`weights_linear` by Triton, of any views."""
+        return _launch_linear(hidden, None, codes, scale, bias, silu, hidden.dtype)
 
     @triton.jit
     def _dequantize(codes, scale, out, columns, numbers, BLOCK: tl.constexpr):
@@ -197,38 +315,154 @@ if triton is not None:
         _dequantize[grid](codes, scale, out, codes.shape[1], codes.numel(), BLOCK=block, num_warps=8)
         return out
 
+    _STRIPS = [
+        triton.Config({"LINES": lines, "STRIP": strip, "CHANNELS": channels}, num_warps=warps, num_stages=1)
+        for lines, strip, channels, warps in [
+            (8, 8, 64, 4),
+            (8, 4, 64, 4),
+            (4, 8, 128, 4),
+            (4, 8, 64, 2),
+            (8, 8, 128, 8),
+            (8, 16, 64, 4),
+            (16, 8, 64, 8),
+            (4, 4, 64, 2),
+            (4, 4, 64, 4),
+            (2, 4, 128, 4),
+        ]
+    ]
+    """Of the depthwise convolution: lines, neighbors in a line, channels of each half."""
+
     @triton.jit
-    def _gated_depthwise(hidden, taps, bias, out, height, width, channels, WIDTH: tl.constexpr, CHANNELS: tl.constexpr):
-        # One program: WIDTH neighbors in a row of one picture, CHANNELS channels of both halves.
-        line, x = tl.program_id(0), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-        y = line % height + tl.zeros((WIDTH,), tl.int32)  # Triton 3.9's interpreter refuses the mask of a scalar
-        channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-        known = channel < channels
-        value = tl.zeros((WIDTH, CHANNELS), tl.float32) + tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
-        gate = tl.zeros((WIDTH, CHANNELS), tl.float32)
-        gate += tl.load(bias + channels + channel, mask=known, other=0.0).to(tl.float32)
-        for down in tl.static_range(-1, 2):
-            for right in tl.static_range(-1, 2):
-                inside = (x + right >= 0) & (x + right < width) & (y + down >= 0) & (y + down < height)
-                inside = inside[:, None] & known[None, :]
-                pixel = (line + down).to(tl.int64) * width + x + right
-                source = hidden + pixel[:, None] * (2 * channels) + channel[None, :]
-                tap = taps + ((down + 1) * 3 + right + 1) * (2 * channels) + channel
-                first = tl.load(tap, mask=known, other=0.0).to(tl.float32)
-                second = tl.load(tap + channels, mask=known, other=0.0).to(tl.float32)
-                value += tl.load(source, mask=inside, other=0.0).to(tl.float32) * first[None, :]
-                gate += tl.load(source + channels, mask=inside, other=0.0).to(tl.float32) * second[None, :]
-        result = value * gate * tl.sigmoid(gate)
-        place = out + (line.to(tl.int64) * width + x)[:, None] * channels + channel[None, :]
-        tl.store(place, result.to(out.dtype.element_ty), mask=(x < width)[:, None] & known[None, :])
+    def _taps_of(taps, column: tl.constexpr, both, channel, known):
+        # three taps below each other, as rows of float32
+        above = tl.load(taps + column * both + channel, mask=known, other=0.0)
+        level = tl.load(taps + (3 + column) * both + channel, mask=known, other=0.0)
+        below = tl.load(taps + (6 + column) * both + channel, mask=known, other=0.0)
+        return above.to(tl.float32)[None, :], level.to(tl.float32)[None, :], below.to(tl.float32)[None, :]
+
+    @triton.autotune(
+        configs=_STRIPS, key=["pictures", "height", "width", "channels"], do_bench=_bench, cache_results=True
+    )
+    @triton.jit
+    def _gated_depthwise(
+        hidden, taps, bias, out, pictures, height, width, channels,
+        LINES: tl.constexpr, STRIP: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        # One program: LINES lines of one picture, STRIP neighbors in each, CHANNELS channels of both halves. It goes
+        # from left to right; a pixel is read once for its own line and once for each of the two beside it, and gives to
+        # the sums of its left neighbor, which is then complete, its own, and its right one, which begins.
+        channel_tiles = tl.cdiv(channels, CHANNELS)
+        strips = tl.cdiv(width, STRIP)
+        program = tl.program_id(0)
+        channel = program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
+        program = program // channel_tiles
+        start = program % strips * STRIP + tl.zeros((LINES,), tl.int32)  # Triton 3.9's interpreter: no scalar masks
+        program = program // strips
+        y = program % tl.cdiv(height, LINES) * LINES + tl.arange(0, LINES)
+        line = (program // tl.cdiv(height, LINES)).to(tl.int64) * height + y
+        both, known = 2 * channels, channel < channels
+        on_above = (y >= 1) & (y <= height)
+        on_level = y < height
+        on_below = y + 1 < height
+        v00, v10, v20 = _taps_of(taps, 0, both, channel, known)
+        v01, v11, v21 = _taps_of(taps, 1, both, channel, known)
+        v02, v12, v22 = _taps_of(taps, 2, both, channel, known)
+        g00, g10, g20 = _taps_of(taps + channels, 0, both, channel, known)
+        g01, g11, g21 = _taps_of(taps + channels, 1, both, channel, known)
+        g02, g12, g22 = _taps_of(taps + channels, 2, both, channel, known)
+        zero = tl.zeros((LINES, CHANNELS), tl.float32)
+        value_bias = zero + tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+        gate_bias = zero + tl.load(bias + channels + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+        left_value, left_gate, value, gate = zero, zero, value_bias, gate_bias  # the left neighbor's sums, and its own
+        for column in tl.static_range(-1, STRIP + 1):
+            x = start + column
+            across = (x >= 0) & (x < width)
+            source = hidden + (line * width + x)[:, None] * both + channel[None, :]
+            mask = (on_above & across)[:, None] & known[None, :]
+            a = tl.load(source - width * both, mask=mask, other=0.0).to(tl.float32)
+            d = tl.load(source - width * both + channels, mask=mask, other=0.0).to(tl.float32)
+            mask = (on_level & across)[:, None] & known[None, :]
+            b = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+            e = tl.load(source + channels, mask=mask, other=0.0).to(tl.float32)
+            mask = (on_below & across)[:, None] & known[None, :]
+            c = tl.load(source + width * both, mask=mask, other=0.0).to(tl.float32)
+            f = tl.load(source + width * both + channels, mask=mask, other=0.0).to(tl.float32)
+            if column >= 1:
+                left_value += a * v02 + b * v12 + c * v22
+                left_gate += d * g02 + e * g12 + f * g22
+                result = left_value * left_gate * tl.sigmoid(left_gate)
+                place = out + (line * width + x - 1)[:, None] * channels + channel[None, :]
+                there = (on_level & (x - 1 < width))[:, None] & known[None, :]
+                tl.store(place, result.to(out.dtype.element_ty), mask=there)
+            if column >= 0:
+                value += a * v01 + b * v11 + c * v21
+                gate += d * g01 + e * g11 + f * g21
+            left_value, left_gate = value, gate
+            value = value_bias + a * v00 + b * v10 + c * v20
+            gate = gate_bias + d * g00 + e * g10 + f * g20
+            if column == -1:  # has no sums of its own: the first output is on its right
+                left_value, left_gate = zero, zero
 
     @gated_depthwise.register_kernel("cuda")
     def launch_gated_depthwise(hidden, taps, bias):
         """`gated_depthwise` by Triton, of any views."""
         hidden, taps, bias = hidden.contiguous(), taps.contiguous(), bias.contiguous()
-        batch, height, width, both = hidden.shape
-        out = hidden.new_empty(batch, height, width, both // 2)
-        # the lines are what there may be most of, and only the first axis takes more than 65535 programs
-        grid = (batch * height, triton.cdiv(width, 16), triton.cdiv(both // 2, 64))
-        _gated_depthwise[grid](hidden, taps, bias, out, height, width, both // 2, WIDTH=16, CHANNELS=64, num_warps=4)
+        pictures, height, width, both = hidden.shape
+        out = hidden.new_empty(pictures, height, width, both // 2)
+        grid = lambda tile: (  # noqa: E731  one axis, since the others take 65535 programs at most
+            pictures
+            * triton.cdiv(height, tile["LINES"])
+            * triton.cdiv(width, tile["STRIP"])
+            * triton.cdiv(both // 2, tile["CHANNELS"]),
+        )
+        _gated_depthwise[grid](hidden, taps, bias, out, pictures, height, width, both // 2)
+        return out
+
+    @triton.jit
+    def _linear_attention(
+        query, key, value, out, tokens, heads, query_picture, query_row, key_picture, key_row, value_picture, value_row,
+        PRECISION: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
+    ):  # fmt: skip
+        # One program: one head of one picture. Two passes, over keys and values and then over queries.
+        picture, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+        row, channel = tl.arange(0, TOKENS), tl.arange(0, WIDTH)
+        query += picture * query_picture + head * WIDTH
+        key += picture * key_picture + head * WIDTH
+        value += picture * value_picture + head * WIDTH
+        out += (picture * tokens * heads + head) * WIDTH
+        scores = tl.zeros((WIDTH, WIDTH), tl.float32)
+        total = tl.zeros((WIDTH,), tl.float32)
+        for start in range(0, tokens, TOKENS):
+            token = (start + row)[:, None].to(tl.int64)
+            k = tl.load(key + token * key_row + channel[None, :], mask=token < tokens, other=0.0)
+            v = tl.load(value + token * value_row + channel[None, :], mask=token < tokens, other=0.0)
+            k = tl.where(k < 0, 0.0, k).to(k.dtype)  # a maximum would hide NaN
+            scores = tl.dot(tl.trans(v), k, scores, input_precision=PRECISION)
+            total += tl.sum(k.to(tl.float32), axis=0)
+        scores = tl.trans(scores)
+        for start in range(0, tokens, TOKENS):
+            token = (start + row)[:, None].to(tl.int64)
+            q = tl.load(query + token * query_row + channel[None, :], mask=token < tokens, other=0.0).to(tl.float32)
+            q = tl.where(q < 0, 0.0, q)
+            result = tl.dot(q, scores, input_precision=PRECISION)
+            result = result / (tl.sum(q * total[None, :], axis=1)[:, None] + 1e-15)
+            place = out + token * (heads * WIDTH) + channel[None, :]
+            tl.store(place, result.to(out.dtype.element_ty), mask=token < tokens)
+
+    @linear_attention.register_kernel("cuda")
+    def launch_linear_attention(query, key, value, heads, tf32):
+        """`linear_attention` by Triton; by PyTorch where a head is no power of two from 16 to 128 channels wide."""
+        pictures, tokens, channels = query.shape
+        width = channels // heads
+        if width not in (16, 32, 64, 128):
+            return _attention(query, key, value, heads)
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        out = query.new_empty(pictures, tokens, channels)
+        strides = [stride for x in (query, key, value) for stride in x.stride()[:2]]
+        precision = "tf32" if tf32 and query.element_size() == 2 else "ieee"
+        block = min(128, max(16, triton.next_power_of_2(tokens)))
+        _linear_attention[(pictures * heads,)](
+            query, key, value, out, tokens, heads, *strides,
+            PRECISION=precision, WIDTH=width, TOKENS=block, num_warps=4, num_stages=3,
+        )  # fmt: skip
         return out
