@@ -196,9 +196,17 @@ def test_with_weights_alone_in_8_bits_a_step_is_no_worse_than_the_recipe_outlier
     folder = SHAPES_FOLDER if factor == 1 else planted.copy_with_outliers(SHAPES_FOLDER, tmp_path / "x", factor)
     exact = step(load_sana(folder, "fp32", "cpu").transformer)
     recipe, weights, plain = (load_sana(folder, "int8", slim=True).transformer for _ in range(3))
-    held = [p.data_ptr() for p in weights.parameters() if p.dtype == torch.int8]
+    held = {n: p.data.clone() for n, p in weights.named_parameters() if p.dtype == torch.int8}
+    places = {p.data_ptr() for p in weights.parameters() if p.dtype == torch.int8}
     fuse_(weights, activations=16)
-    assert sorted(b.data_ptr() for b in weights.buffers() if b.dtype == torch.int8) == sorted(held), "not its codes"
+    codes_now = {n: b for n, b in weights.named_buffers() if b.dtype == torch.int8}
+    for name, found in codes_now.items():
+        if "to_qkv" in name:  # a copy of three
+            parts = [held[name.replace("to_qkv.codes", f"to_{part}.weight")] for part in "qkv"]
+            assert torch.equal(found, torch.cat(parts))
+        else:
+            assert found.data_ptr() in places, f"{name}: not its codes"
+    assert sum(map(torch.Tensor.numel, codes_now.values())) == sum(map(torch.Tensor.numel, held.values()))
     recipe, weights, plain = ((step(model) - exact).norm().item() for model in (recipe, weights, fuse_(plain)))
     assert 0 < weights < recipe * (0.9 if factor == 1 else 1.02), "with outliers both keep the error of the weights"
     if factor > 1:

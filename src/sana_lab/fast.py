@@ -5,9 +5,10 @@ outliers, one that quantizes, one that multiplies, one that rescales. `fuse_` wr
 that bitsandbytes made, in one of two ways. `FusedLinear8bit` rounds the input to 8 bits too and multiplies integers,
 without a look for outliers (threshold 0). `WeightOnly8bit` turns the codes back into 16-bit weights just before it
 multiplies: no input is rounded, so outliers do no harm. `compile_` lets the compiler join what stands around the
-products, and `capture_` records a whole model as one CUDA graph.
+products, and `capture_` records a whole model as one CUDA graph. What has nothing to do with bits, and serves 16 of
+them as well, is in `sana_lab.attention`.
 
-Chapter 7.
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .accelerator import on_real_gpu
-from .kernels import dequantize, gated_depthwise, int8_linear
+from .attention import PromptOnce, prompt_once_, rewrite_
+from .kernels import dequantize, gated_depthwise, int8_linear, weights_linear
 from .layers import OnCodes, holding, is_linear_8bit
 
 if TYPE_CHECKING:
-    from diffusers import SanaPipeline, SanaTransformer2DModel
+    from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 
 ENOUGH_DB = 20.0
-"""Decibels that every layer must keep without the split for outliers, unless the split keeps hardly more. Chapter 7."""
+"""Decibels that every layer must keep without the split for outliers, unless the split keeps hardly more. Chapter 8."""
 
 
 NOT_8_BIT = "no layer of the transformer is in 8 bits: load the pipeline with precision int8, not fused"
+FEW = 1024
+"""Rows of an input up to which codes meet numbers of 16 bits in one kernel; beyond, the weight is made first."""
 SIZES = 64
 """So many sizes and batches of pictures may be compiled in one process."""
 
@@ -60,17 +64,23 @@ class FusedLinear8bit(_OnCodes):
     """A linear layer in vector-wise int8, as LLM.int8() computes it at threshold 0.
 
     A row of the input is rounded to 127 steps of its largest magnitude, the product of the codes is exact in int32, and
-    each number of it is scaled back by its row's step times its column's. Other than bitsandbytes 0.50.2 (autograd/
+    each number of it is scaled back by its row's step times its column's. Inputs of up to `few` rows are not rounded
+    but multiplied in 16 bits, as `WeightOnly8bit` does: for so few, rounding takes longer than a faster product saves,
+    unless the compiler joins it with what made the input. Other than bitsandbytes 0.50.2 (autograd/
     _functions.py, `MatMul8bitLt`) it does not cast the input to float16 first, which overflows beyond 65504.
 
     Made by `of`. Shape: (..., in) to (..., out), in the input's type.
 
-    Chapter 7.
+    Chapter 8.
     """
+
+    few = 0
 
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Quantize, multiply, scale back; apply SiLU to the result where asked."""
         rows = hidden.reshape(-1, self.in_features)
+        if len(rows) <= self.few:
+            return _on_codes(self, hidden, silu)
         step = rows.abs().amax(dim=1, keepdim=True).float() / 127
         codes = (rows.float() / step.clamp_min(1e-30)).round().to(torch.int8)
         out = int8_linear(codes, step, self.codes, self.scale, self.bias, silu, hidden.dtype)
@@ -86,14 +96,23 @@ class WeightOnly8bit(_OnCodes):
 
     Made by `of`. Shape: (..., in) to (..., out), in the input's type.
 
-    Chapter 7.
+    Chapter 8.
     """
 
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Make the weight, multiply; apply SiLU to the result where asked."""
-        bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        out = F.linear(hidden, dequantize(self.codes, self.scale, hidden.dtype), bias)
-        return F.silu(out) if silu else out
+        return _on_codes(self, hidden, silu)
+
+
+def _on_codes(layer: OnCodes, hidden: Tensor, silu: bool) -> Tensor:
+    """What `WeightOnly8bit` computes."""
+    rows = hidden.reshape(-1, layer.in_features)
+    if len(rows) <= FEW and hidden.element_size() == 2:
+        out = weights_linear(rows, layer.codes, layer.scale, layer.bias, silu)
+        return out.reshape(*hidden.shape[:-1], layer.out_features)
+    bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
+    out = F.linear(hidden, dequantize(layer.codes, layer.scale, hidden.dtype), bias)
+    return F.silu(out) if silu else out
 
 
 class FusedFeedForward(nn.Module):
@@ -109,7 +128,7 @@ class FusedFeedForward(nn.Module):
 
     Shape: (batch, in, height, width) to (batch, out, height, width).
 
-    Chapter 7.
+    Chapter 8.
     """
 
     stands_for = "Conv2d"
@@ -136,20 +155,29 @@ ACTIVATIONS: dict[int, type[_OnCodes]] = {8: FusedLinear8bit, 16: WeightOnly8bit
 """Bits of what is multiplied with the codes, and the layer that does it."""
 
 
-def fuse_(transformer: SanaTransformer2DModel, activations: int = 8) -> SanaTransformer2DModel:
-    """Replace every feed-forward and every 8-bit layer by one that a compiler can fuse, in place.
+BEHIND_A_NORM = ("to_qkv", "expand", "proj_out")
+"""Layers that read what a norm has written: there the compiler rounds in the pass that writes it."""
 
-    The weights stay the very same tensors. A transformer in 16 bits gets the feed-forward alone.
+
+def fuse_(
+    transformer: SanaTransformer2DModel, activations: int = 8, *, few: int = 0, tf32: bool = True
+) -> SanaTransformer2DModel:
+    """Replace feed-forward, attentions and every 8-bit layer by what a compiler can fuse, in place.
+
+    Weights stay the very same tensors, but for queries, keys and values of the self-attention, which become one (see
+    `sana_lab.attention`). A transformer in 16 bits gets feed-forward and attentions alone.
 
     Args:
         transformer: not fused yet.
         activations: 8 for integer products (`FusedLinear8bit`), 16 for weights alone in 8 bits (`WeightOnly8bit`).
+        few: with integer products, see there: for the layers whose input comes from no norm.
+        tf32: see `sana_lab.kernels.linear_attention`; off, all sums of the self-attention are of float32 numbers.
 
     Raises:
         TypeError: there is no feed-forward of Sana's in it, or it is fused already.
         ValueError: `activations` is neither.
 
-    Chapter 7.
+    Chapter 8.
     """
     layer_type = _layer_type(activations)
     from diffusers.models.transformers.sana_transformer import GLUMBConv
@@ -162,7 +190,11 @@ def fuse_(transformer: SanaTransformer2DModel, activations: int = 8) -> SanaTran
             raise TypeError(f"{name} has a norm or a residual of its own, which no released Sana transformer has")
         expand, contract = (_over_tokens(layer, layer_type) for layer in (block.conv_inverted, block.conv_point))
         transformer.set_submodule(name, FusedFeedForward(expand, block.conv_depth, contract))
-    return _on_codes_(transformer, layer_type)
+    rewrite_(_on_codes_(transformer, layer_type), tf32)
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, FusedLinear8bit) and not name.endswith(BEHIND_A_NORM):
+            layer.few = few
+    return transformer
 
 
 def weights_only_(model: nn.Module) -> nn.Module:
@@ -170,7 +202,7 @@ def weights_only_(model: nn.Module) -> nn.Module:
 
     For the text encoder, whose inputs have the largest outliers of all, and which is called once a prompt.
 
-    Chapter 7.
+    Chapter 8.
     """
     return _on_codes_(model, WeightOnly8bit)
 
@@ -211,7 +243,7 @@ def compile_(transformer: SanaTransformer2DModel, **options: Any) -> SanaTransfo
     Each size and batch of pictures is compiled at its first use. PyTorch by itself gives up at the ninth (torch 2.13,
     _dynamo/config.py, `recompile_limit`); here, and from then on in this process, it takes `SIZES`.
 
-    Chapter 7.
+    Chapter 8.
     """
     from torch._dynamo import config
 
@@ -232,7 +264,7 @@ class Captured:
         function: takes and gives tensors, in any nesting.
         warm_up: calls before recording, in which compilers and libraries make up their mind.
 
-    Source: the CUDA graph pages of PyTorch's documentation (whole-network capture). Chapter 7.
+    Source: the CUDA graph pages of PyTorch's documentation (whole-network capture). Chapter 8.
     """
 
     def __init__(self, function: Callable[..., Any], warm_up: int = 3) -> None:
@@ -277,15 +309,32 @@ class Captured:
 def capture_(model: nn.Module) -> nn.Module:
     """Let a transformer or a text encoder replay its whole work as one CUDA graph, in place. See `Captured`.
 
-    Chapter 7.
+    Chapter 8.
     """
     from transformers import PreTrainedModel
 
     forward = model.forward
+    if isinstance(forward, PromptOnce):  # keys and values are made outside of the recording, which reads them
+        if not isinstance(forward.step, Captured):
+            forward.places.clear()
+            forward.fixed, forward.step = True, Captured(forward.step)
+        return model
     if isinstance(model, PreTrainedModel):  # its keys and values would stay in the recording, and nobody reads them
         forward = partial(forward, use_cache=False)
     model.forward = Captured(forward)
     return model
+
+
+def capture_decoder_(vae: AutoencoderDC) -> AutoencoderDC:
+    """Let an autoencoder replay its decoding as one CUDA graph, in place. See `Captured`.
+
+    The recording keeps what decoding needs while it runs, for each size and batch of pictures.
+
+    Chapter 8.
+    """
+    if not isinstance(vae.decode, Captured):
+        vae.decode = Captured(vae.decode)
+    return vae
 
 
 @dataclass(frozen=True)
@@ -296,7 +345,7 @@ class Kept:
         recipe: as bitsandbytes computes it, outliers set apart.
         plain: at threshold 0, every column in 8 bits.
 
-    Chapter 7.
+    Chapter 8.
     """
 
     recipe: float
@@ -326,7 +375,7 @@ def rounding(pipe: SanaPipeline, prompts: Sequence[str], steps: int = 4, seed: i
     Raises:
         TypeError: no layer is in 8 bits.
 
-    Chapter 7.
+    Chapter 8.
     """
     import bitsandbytes
 
@@ -374,10 +423,12 @@ def speed_up_(
     check: bool = True,
     enough_db: float = ENOUGH_DB,
     graphs: bool | None = None,
+    few: int = 0,
 ) -> SanaPipeline:
     """Make an 8-bit pipeline fast, in place, if its activations allow it: fuse, compile, record.
 
-    The text encoder, whose inputs are full of outliers, gets `WeightOnly8bit` layers in any case.
+    The text encoder, whose inputs are full of outliers, gets `WeightOnly8bit` layers in any case. Keys and values of a
+    prompt are made once, see `sana_lab.attention.prompt_once_`.
 
     Args:
         pipe: as `load_sana(..., "int8")` returns it, slim or not.
@@ -386,6 +437,7 @@ def speed_up_(
         check: whether to look for outliers first; without, they do what they do.
         enough_db: what a layer must keep where outliers are no longer set apart, see `Kept.spoiled`.
         graphs: compile and record as well; by default on a real GPU.
+        few: as in `fuse_`; `FEW` for one small picture at a time.
 
     Returns:
         `pipe`. The first picture of each size and batch then takes a minute, in which all is compiled.
@@ -399,23 +451,37 @@ def speed_up_(
         >>> from sana_lab import load_sana, use_accelerator
         >>> with use_accelerator(virtual=True):
         ...     pipe = speed_up_(load_sana("shapes", "int8"), activations=16)
-        >>> type(pipe.transformer.transformer_blocks[0].attn1.to_q).__name__
+        >>> type(pipe.transformer.transformer_blocks[0].attn1.to_qkv).__name__
         'WeightOnly8bit'
 
-    Chapter 7.
+    Chapter 8.
     """
     _layer_type(activations)
     if not any(map(is_linear_8bit, pipe.transformer.modules())):
         raise TypeError(NOT_8_BIT)
     if activations == 8 and check:
         _check(pipe, prompts, enough_db)
-    fuse_(pipe.transformer, activations)
+    prompt_once_(fuse_(pipe.transformer, activations, few=few))
     if pipe.text_encoder is not None:
         weights_only_(pipe.text_encoder)
     if on_real_gpu() if graphs is None else graphs:
-        capture_(compile_(pipe.transformer))
-        if pipe.text_encoder is not None:
-            capture_(pipe.text_encoder)
+        record_(pipe)
+    return pipe
+
+
+def record_(pipe: SanaPipeline, **options: Any) -> SanaPipeline:
+    """Compile the transformer of a pipeline in any precision, and capture all of its parts, in place.
+
+    Args:
+        pipe: in the state that is to be recorded.
+        options: for `compile_`.
+
+    Chapter 8.
+    """
+    capture_(compile_(pipe.transformer, **options))
+    if pipe.text_encoder is not None:
+        capture_(pipe.text_encoder)
+    capture_decoder_(pipe.vae)
     return pipe
 
 
