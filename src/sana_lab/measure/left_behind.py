@@ -256,7 +256,7 @@ def load_8bit(folder: Path, component: str) -> Any:
 
 
 def pipeline(folder: Path, eight_bit: bool, doing: list[str] | None = None) -> Any:
-    """The pipeline as in chapter 10: quantized parts on the GPU, all else on the CPU; `doing` gets the last thing done."""
+    """The pipeline as in chapter 10: quantized parts on the GPU, all else on the CPU; `doing`: what is done last."""
     from diffusers import SanaPipeline
 
     parts = {}
