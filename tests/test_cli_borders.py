@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import sana_lab
 from sana_lab import bench, cli, commandline, digests, evidence, outliers, random_checkpoint, views
 from sana_lab.accelerator import agreement, kernel_table
+from sana_lab.classroom import edition, grading, progress
 from sana_lab.evaluate import cli as evaluate
 from sana_lab.evaluate import guidance_off
 from sana_lab.failures import record as failures_record
@@ -43,6 +44,9 @@ BOOK = {
     "measure": (["measure", str(SHAPES_FOLDER), "--out", "out"], [(runner, "run"), (runner, "jobs_for")]),
     "make-random": (["make-random", "600M-512", "out"], [(random_checkpoint, "make")]),
     "failures run": (["failures", "run", "index-on-gpu"], [(sana_lab.failures, "run")]),
+    "learner": (["learner", "out"], [(edition, "write")]),
+    "progress": (["progress"], [(progress, "progress")]),
+    "grade": (["grade", "in", "--out", "out"], [(grading, "grade")]),
 }
 PROGRAMS = {
     "bench": (bench._command, [], [(bench, "use_two_cores")]),
@@ -65,7 +69,14 @@ PROGRAMS = {
     "accelerator.kernel_table": (kernel_table._command, [], [(kernel_table, "text_of")]),
     "measure.left_behind": (left_behind._command, ["--out", "out"], [(left_behind, "record")]),
 }
-WORKERS = {"isolated.py", "measure/worker.py", "failures/worker.py", "versions/worker.py", "versions/smoke.py"}
+WORKERS = {
+    "isolated.py",
+    "classroom/worker.py",
+    "measure/worker.py",
+    "failures/worker.py",
+    "versions/worker.py",
+    "versions/smoke.py",
+}
 """Files that only our own code starts."""
 
 COMMANDS = {f"sana-lab {name}": (cli.app, "sana-lab", *rest) for name, rest in BOOK.items()} | {

@@ -1,4 +1,4 @@
-"""`checked` refuses every pipeline that chapters 8 and 9 break, and none of those that draw."""
+"""`checked` refuses every pipeline that chapters 10 and 11 break, and none of those that draw."""
 
 import os
 

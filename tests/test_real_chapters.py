@@ -18,7 +18,7 @@ import real_chapters
 from chapters import NOTEBOOKS, ROOT, stored
 from real_chapters import blocks, difference, environment, run_block, run_chapter
 from sana_lab import evidence
-from sana_lab.accelerator.chapters import RECORD, WHY, blocks_table, changed, chapters_table, digests
+from sana_lab.accelerator.chapters import RECORD, RENAMED, WHY, blocks_table, changed, chapters_table, digests
 
 CHECK = {"tags": ["nbval-check-output"]}
 
@@ -188,6 +188,12 @@ def test_every_cell_that_differs_is_explained_or_its_chapter_has_changed():
     table = chapters_table(NOTEBOOKS)
     assert {name for name, _ in table.index} == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
     assert not table[table["why not all"].str.contains("Not explained") & (table["since then"] == "")].index.tolist()
+
+
+def test_a_chapter_renamed_since_is_shown_by_the_name_it_has_now():
+    recorded = {name for run in evidence.load(RECORD)["results"]["gpus"].values() for name in run}
+    now = {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    assert all(old in recorded and old not in now and new in now for old, new in RENAMED.items())
 
 
 def test_every_explanation_belongs_to_a_cell_that_differs():

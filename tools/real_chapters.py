@@ -1,7 +1,7 @@
 """Run the chapters as they are stored on a machine with real GPUs, and record which cells come out as stored.
 
     python tools/real_chapters.py --out FOLDER                 all chapters, with one GPU visible, then with two
-    python tools/real_chapters.py --out FOLDER --gpus 1 03 08  these chapters, with one
+    python tools/real_chapters.py --out FOLDER --gpus 1 03 10  these chapters, with one
 
 Each chapter runs in a process of its own (`pytest notebooks/NN_slug.ipynb`, the options of pyproject.toml), several at
 once. Then the code blocks in the prose that only CUDA can run are taken from the notebooks and run as printed, each in

@@ -62,5 +62,5 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell) -> None:
-    """`%load_ext sana_lab` gives a notebook `%explain`, which explains the last exception. Chapter 8."""
+    """`%load_ext sana_lab` gives a notebook `%explain`, which explains the last exception. Chapter 10."""
     import_module(f"{__name__}.failures.notebook").register(shell)

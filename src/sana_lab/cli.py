@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from . import random_checkpoint
+from .classroom import cli as classroom
 from .commandline import BATCH, DEBUG_VARIABLE, GPUS, GUIDANCE, SEED, SIZE, STEPS, run_command, say
 from .commandline import app as new_app
 from .evaluate import cli as evaluate
@@ -120,6 +121,7 @@ def _train(*plan: object, **options: object) -> None:
 
 
 app.command("train", options_metavar="--out FOLDER [OPTIONS]")(train_command(_train))
+classroom.mount(app)
 evaluate.mount(app)
 failures.mount(app)
 measure.mount(app)

@@ -54,7 +54,7 @@ def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | 
         sana_lab.guard.NotReady: this pipeline is not ready, one thing is wrong:
         ...
 
-    Chapter 8.
+    Chapter 10.
     """
     found = placement(pipe)
     models = {part.component: pipe.components[part.component] for part in found.parts}

@@ -5,7 +5,7 @@ the first call and in its `state` after it, the 4-bit one in a `quant_state`, th
 `holding` knows these places, and imports none of the libraries. `contiguous_inputs_` mends the one thing that a layer
 of bitsandbytes does not do for itself.
 
-Chapters 5 and 8.
+Chapters 5 and 10.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Holding:
         guarded: whether any view will do as its input. True for all but bitsandbytes' 8-bit linear layer as it is made:
             see `contiguous_inputs_`.
 
-    Chapter 8.
+    Chapter 10.
     """
 
     bits: int = 0
@@ -87,7 +87,7 @@ def holding(module: nn.Module) -> Holding:
     `weight.SCB`, after it `state.CB` and `state.SCB`; `weight.data` shares the memory of the codes, unless a move took
     only one of them along.
 
-    Chapter 8.
+    Chapter 10.
     """
     if isinstance(module, OnCodes):
         return Holding(8, "sana_lab", "Linear", module.codes, module.scale, module.codes.numel())
@@ -99,14 +99,14 @@ def holding(module: nn.Module) -> Holding:
 
 
 def quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, Holding]]:
-    """Name, module and holding of every quantized layer of a model, in the order of `named_modules`. Chapter 8."""
+    """Name, module and holding of every quantized layer of a model, in the order of `named_modules`. Chapter 10."""
     for name, module in model.named_modules():
         if (found := holding(module)).bits:
             yield name, module, found
 
 
 def is_linear_8bit(module: nn.Module) -> bool:
-    """Whether it is bitsandbytes' `Linear8bitLt`, or a subclass of it. Chapter 8."""
+    """Whether it is bitsandbytes' `Linear8bitLt`, or a subclass of it. Chapter 10."""
     return _class_of_bitsandbytes(module) == LINEAR_8BIT
 
 

@@ -32,7 +32,7 @@ class Part:
         hooks: what moves weights or inputs when the component is called: "model offload", "sequential offload",
             "group offload", "moves inputs", or "" for nothing.
 
-    Chapter 8.
+    Chapter 10.
     """
 
     component: str
@@ -55,7 +55,7 @@ class Placement:
         inputs: the device on which the pipeline makes token ids and noise, such as "cuda:0".
         problems: what will go wrong, a sentence each, the first to happen first; empty if nothing will.
 
-    Chapter 8.
+    Chapter 10.
     """
 
     parts: tuple[Part, ...]
@@ -118,7 +118,7 @@ def placement(pipe: Any) -> Placement:
         ...     placement(load_sana("shapes", "bf16").to("cpu")).devices
         {'text_encoder': 'cpu', 'transformer': 'cpu', 'vae': 'cpu'}
 
-    Chapter 8.
+    Chapter 10.
     """
     components = getattr(pipe, "components", None)
     models = {name: part for name, part in (components or {}).items() if isinstance(part, nn.Module)}
@@ -141,7 +141,7 @@ def placement_figure(placements: Mapping[str, Placement]) -> Figure:
     Raises:
         ValueError: no row.
 
-    Chapter 8.
+    Chapter 10.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle

@@ -11,7 +11,7 @@ from browse import dead_links, look
 from chapters import ROOT
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-CHAPTER = "notebooks/08_tensors_on_two_devices"
+CHAPTER = "notebooks/10_tensors_on_two_devices"
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 
 

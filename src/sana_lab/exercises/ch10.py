@@ -1,112 +1,112 @@
-"""Checks for the exercises of chapter 10, Version pitfalls."""
+"""Checks for the exercises of chapter 10, Tensors on two devices."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import random
+from collections.abc import Callable, Iterable, Mapping
 
-from packaging.requirements import Requirement
+import torch
+from torch import nn
 
 from . import NotYet, exercise
 from .answers import ask, names
+from .standins import Model
+
+_PLACES = ("cpu", "meta", "cuda:0", "cuda:1", "cuda:10")
 
 
 @exercise
-def check_first_new(answer: Callable[[Sequence[str], Callable[[str], bool]], str]) -> str:
-    """Check `answer(releases, is_new) -> release`: the first release with the new behavior, in few questions.
+def check_devices_of(answer: Callable[[nn.Module], Iterable[str]]) -> str:
+    """Check `answer(model) -> {"cpu", "cuda:0"}`: the devices of everything that a model holds.
 
-    The oldest release is known to be old and the newest to be new; every question stands for an environment.
+    The cases use the CPU, the meta device, and tensors that are said to be on GPUs which need not exist.
 
     Chapter 10, exercise 1.
     """
-    most = 0
-    for n in (2, 3, 4, 7, 16, 40):
-        releases = [f"0.{i}.0" if n < 16 else f"{i // 9}.{i % 9}.{i % 4}" for i in range(1, n + 1)]
-        allowed = math.ceil(math.log2(n)) + 2  # two more than needed, for those who ask about the ends as well
-        most = 0
-        for change in sorted({1, 2, n // 2, n - 2, n - 1} & set(range(1, n))):
-            asked: list[str] = []
+    here, there, first, second = ("cpu",) * 3, ("meta",) * 3, ("cuda:0",) * 3, ("cuda:1",) * 3
+    cases = [  # model, devices, what it is about
+        (Model(here, here), {"cpu"}, "a model that is all on the CPU"),
+        (Model(there, there), {"meta"}, "a model that is all on the meta device"),
+        (
+            Model(here, there),
+            {"cpu", "meta"},
+            "a model whose second layer is elsewhere: the first parameter is not all",
+        ),
+        (Model(here, ("cpu", "meta", "cpu")), {"cpu", "meta"}, "a model with one buffer elsewhere: count buffers too"),
+        (
+            Model(here, ("cpu", "cpu", "meta")),
+            {"cpu", "meta"},
+            "a model with one buffer elsewhere that is not saved: `state_dict()` leaves it out, `buffers()` does not",
+        ),
+        (
+            Model(("meta", "cpu", "cpu"), here),
+            {"cpu", "meta"},
+            "a model with one parameter elsewhere: count parameters and buffers",
+        ),
+        (Model(first, first), {"cuda:0"}, "a model that is all on the first GPU, by the name of the device"),
+        (
+            Model(first, second),
+            {"cuda:0", "cuda:1"},
+            "a model on two GPUs: they are two devices of one type, and `.type` says the same of both",
+        ),
+        (
+            Model(first, ("cuda:0", "cuda:0", "cpu")),
+            {"cuda:0", "cpu"},
+            "a model on a GPU with one buffer left on the CPU",
+        ),
+    ]
+    draw = random.Random(8)
+    for _ in range(20):
+        leaves = [tuple(draw.choice(_PLACES) for _ in range(3)) for _ in range(draw.randint(1, 4))]
+        cases.append((Model(*leaves), {place for leaf in leaves for place in leaf}, "a model that was put together"))
+    for model, right, about in cases:
+        got = ask(answer, model)
+        wanted = "a set of names such as {'cpu', 'cuda:0'}"
+        if isinstance(got, torch.device):
+            raise NotYet(f"return {wanted}; this is a torch.device")
+        if isinstance(got, Iterable) and not isinstance(got, str):
+            got = list(got)
+            if any(isinstance(device, torch.device) for device in got):
+                raise NotYet("those are torch.device objects: `str(tensor.device)` gives their names")
+        found = names(got, wanted, ordered=False)
+        if len(found) != len(set(found)):
+            raise NotYet("each device once: a set, not a list")
+        if set(found) != right:
+            raise NotYet(f"{about}. It is on {sorted(right)}, you say {sorted(found)}")
+    return "one forgotten buffer is enough for two devices, and you found it."
 
-            def is_new(release: str, asked=asked, releases=releases, change=change) -> bool:
-                if release not in releases:
-                    raise NotYet(f"you asked about {release!r}, which is none of the releases")
-                asked.append(release)
-                if len(asked) > 3 * len(releases) + 3:
-                    raise NotYet("your search does not end: each question must leave fewer releases than before")
-                return releases.index(release) >= change
 
-            got = ask(answer, list(releases), is_new)
-            right = releases[change]
-            case = f"{n} releases, the change comes with {right}"
-            if got == releases[change - 1]:
-                raise NotYet(f"{case}: {got} is the last old one. The first new one is asked for")
-            if got != right:
-                raise NotYet(f"{case}: you say {got!r}")
-            if len(asked) > allowed:
-                raise NotYet(
-                    f"{case}: right, after {len(asked)} environments. Ask for the middle: {allowed} are enough, since "
-                    "each answer halves what is left"
-                )
-            most = max(most, len(asked))
-    return f"each environment halves the list: of {n} releases yours asked about {most} at most."
-
-
-CASES = (  # installed, requirement, whether it is met, what the case is about
-    ({"accelerate": "1.13.0"}, "accelerate>=1.1", True, "1.13 is newer than 1.1"),
-    (
-        {"diffusers": "0.9.0"},
-        "diffusers>=0.32",
-        False,
-        "0.9 is older than 0.32: versions are compared number by number",
-    ),
-    ({"transformers": "5.10.0"}, "transformers>=5.2", True, "5.10 is newer than 5.2: versions are no decimal numbers"),
-    ({"huggingface-hub": "2.4.0"}, "huggingface-hub<1.0,>=0.34.0", False, "there may be an upper end too"),
-    ({}, "safetensors>=0.8", False, "what is not installed does not meet a requirement"),
-    ({"torch": "2.13.0+cpu"}, "torch==2.13.0", True, "a build such as +cpu is the same version"),
-    ({"diffusers": "0.43.0.dev0"}, "diffusers>=0.42", True, "an installation from git is a version before 0.43.0"),
-    ({}, 'jax>=0.4; extra == "flax"', True, "an extra that nobody asked for need not be met"),
-    ({}, 'tomli>=2; python_version < "3.0"', True, "nor what is for another Python"),
-    ({}, 'tomli>=2; python_version >= "3.0"', False, "a condition that holds here: what it asks for must be there"),
-    ({"huggingface-hub": "2.4.0"}, "huggingface-hub >= 0.34.0, < 1.0", False, "spaces do not matter"),
-    ({"bitsandbytes": "0.48.0"}, "bitsandbytes!=0.48.0", False, "one version may be ruled out"),
-    ({"accelerate": "2.0"}, "accelerate~=1.1", False, "`~=1.1` means 1.1 or newer, and below 2"),
-    ({"numpy": "2.0"}, "numpy", True, "any version will do"),
-    ({"diffusers": "0.42.1"}, "diffusers[torch]>=0.32", True, "`[torch]` is an extra and no part of the name"),
-)
+_ORDER = ("text_encoder", "transformer", "vae")
 
 
 @exercise
-def check_unmet(answer: Callable[[Mapping[str, str], Sequence[str]], Iterable[str]]) -> str:
-    """Check `answer(installed, requirements) -> list`: the requirements that are not met, as `pip check` finds them.
+def check_first_to_fail(answer: Callable[[Mapping[str, str], str], str | None]) -> str:
+    """Check `answer(devices, inputs) -> component or None`: which component of a Sana pipeline raises first.
 
     Chapter 10, exercise 2.
     """
-    for installed, line, met, about in CASES:
-        case = f"{line!r} with {installed or 'nothing installed'}"
-        try:
-            got = names(ask(answer, dict(installed), [line]), "a list of the lines that are not met")
-        except KeyError as missing:
-            raise NotYet(f"{about}. {case}: your function raised KeyError: {missing}") from None
-        if got not in ([], [line]):
-            raise NotYet(f"return the lines as they were given; for {line!r} this is {got!r}")
-        if (got == []) is not met:
-            raise NotYet(f"{about}. {case}: this is {'met' if met else 'not met'}")
-    lines = [line for _, line, _, _ in CASES[:5]]
-    together = {"accelerate": "1.13.0", "diffusers": "0.9.0", "transformers": "5.10.0", "huggingface-hub": "2.4.0"}
-    wrong = unmet(together, lines)
-    if (got := names(ask(answer, dict(together), list(lines)), "a list of lines")) != wrong:
-        raise NotYet(f"several at once: {len(wrong)} of {len(lines)} are not met, in the order given; you say {got!r}")
-    return "this is what `pip check` does, and pip does it after an installation, not before."
-
-
-def unmet(installed: Mapping[str, str], requirements: Sequence[str]) -> list[str]:
-    """The answer that `check_unmet` asks for."""
-    found = []
-    for line in requirements:
-        wanted = Requirement(line)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
-            continue
-        version = installed.get(wanted.name)
-        if version is None or not wanted.specifier.contains(version, prereleases=True):
-            found.append(line)
-    return found
+    gpu, second, cpu = "cuda:0", "cuda:1", "cpu"
+    cases = [  # text encoder, transformer, vae, inputs, right, why
+        (gpu, gpu, cpu, gpu, "vae", "the recipe: encoder and transformer are with the data, the autoencoder is not"),
+        (cpu, gpu, cpu, gpu, "text_encoder", "two are elsewhere, and the prompt comes first"),
+        (gpu, cpu, cpu, gpu, "transformer", "two are elsewhere; the transformer is called before the autoencoder"),
+        (gpu, gpu, gpu, gpu, None, "all are where the data is, so nothing raises and the answer is None"),
+        (cpu, cpu, cpu, cpu, None, "all on the CPU, and the data too: slow, and no error"),
+        (gpu, gpu, second, gpu, "vae", "a second GPU is another device as well: compare with where the data is"),
+        (second, gpu, gpu, second, "transformer", "the data is on cuda:1, and that is what counts, not where most are"),
+        (cpu, cpu, gpu, cpu, "vae", "the data is on the CPU, and it is the GPU's component that does not fit"),
+    ]  # fmt: skip
+    why = "the first of encoder, transformer and autoencoder that is not where the data is"
+    for *devices, inputs in itertools.product((cpu, gpu, second, "cuda:10"), repeat=4):
+        right = next((name for name, place in zip(_ORDER, devices, strict=True) if place != inputs), None)
+        cases.append((*devices, inputs, right, why))
+    for text_encoder, transformer, vae, inputs, right, why in cases:
+        devices = {"vae": vae, "transformer": transformer, "text_encoder": text_encoder}  # not in the order of calls
+        got = ask(answer, devices, inputs)
+        if got is not None and (not isinstance(got, str) or got not in devices):
+            raise NotYet(f"return one of {', '.join(devices)}, or None; this is {got!r}")
+        if got != right:
+            shown = f"encoder {text_encoder}, transformer {transformer}, autoencoder {vae}, data on {inputs}"
+            raise NotYet(f"{shown}: {why}. You say {got}")
+    return "the first component in the order of calls that is not where the data is."

@@ -3,7 +3,7 @@
 They are modules like any other: a reader may ask by `parameters`, `named_buffers`, `state_dict` or whatever else names
 tensors, and a tensor by `device`, `is_cuda` or `get_device`.
 
-Chapters 8 and 9.
+Chapters 10 and 11.
 """
 
 from __future__ import annotations

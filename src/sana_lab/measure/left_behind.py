@@ -8,7 +8,7 @@
 layer's `state` has them from then on (bitsandbytes 0.50.2, nn/modules.py, `Linear8bitLt`). The steps here move a model
 back and forth and say after each how many bytes the allocator has given out and where those tensors are.
 
-Chapters 8 and 9.
+Chapters 10 and 11.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def load_8bit(folder: Path, component: str) -> Any:
 
 
 def pipeline(folder: Path, eight_bit: bool, doing: list[str] | None = None) -> Any:
-    """The pipeline as in chapter 8: quantized parts on the GPU, all else on the CPU; `doing` gets what is done last."""
+    """The pipeline as in chapter 10: quantized parts on the GPU, all else on the CPU; `doing`: what is done last."""
     from diffusers import SanaPipeline
 
     parts = {}
@@ -346,7 +346,7 @@ def steps_table() -> pandas.DataFrame:
 
 
 def verdict(row: Found) -> str:
-    """A recorded row of real size in the words of chapter 8's table of cards."""
+    """A recorded row of real size in the words of chapter 10's table of cards."""
     if "out of memory" in row:
         return f"out of memory, {row['out of memory']}"
     if "failed" in row:

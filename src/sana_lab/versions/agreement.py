@@ -43,7 +43,7 @@ def agreement(folder: Path = evidence.FOLDER) -> Agreement:
     Raises:
         ValueError: it is missing or damaged.
 
-    Chapter 10.
+    Chapter 12.
     """
     found = evidence.load(NAME, folder=folder)
     return Agreement(found["results"]["stacks"], record.load(folder)["stacks"], evidence.Provenance(found))

@@ -127,7 +127,7 @@ def bisect(
         OSError: no network, or no room.
         RuntimeError: uv is not installed.
 
-    Chapter 10.
+    Chapter 12.
     """
     probe = get(probe).id
     if library not in LIBRARIES[1:-1]:

@@ -128,7 +128,7 @@ def doctor(model: str | Path | Source = "shapes", precision: str = "int8") -> Di
     Raises:
         ValueError: there is no such model or precision.
 
-    Chapter 10.
+    Chapter 12.
     """
     source = resolve(model)
     return diagnose(look(sizes.recorded(source, precision)), source.name, precision)
@@ -349,7 +349,7 @@ def _memory(seen: Seen, model: str, precision: str) -> list[Check]:
         return [Check("OK", "memory", f"{size}; no GPU to hold it against")]
     text = f"{size}, {_gib(free)} of {_gib(seen.device['total'])} are free"
     if seen.need > free:
-        # Offloading whole components needs the largest of them, and 8-bit codes stay on the GPU: chapters 8 and 9.
+        # Offloading whole components needs the largest of them, and 8-bit codes stay on the GPU: chapters 10 and 11.
         layers, floats = "pipe.enable_sequential_cpu_offload()", ("bf16", "fp16", "fp32")
         return [Check("FAIL", "memory", text, layers if precision in floats else f"in bf16: {layers}")]
     if seen.need * HEADROOM > free:

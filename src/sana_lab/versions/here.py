@@ -40,7 +40,7 @@ def nearest(matrix: Matrix, versions: Mapping[str, str | None] | None = None) ->
     Returns:
         Its name, and the differences in words, such as `diffusers 0.36.0 there, 0.35.2 here`.
 
-    Chapter 10.
+    Chapter 12.
     """
     versions = installed() if versions is None else versions
     libraries = LIBRARIES[1:-1]

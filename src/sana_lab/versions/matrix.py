@@ -46,7 +46,7 @@ def matrix(folder: Path = evidence.FOLDER) -> Matrix:
     Raises:
         ValueError: nothing yet, or the record is damaged.
 
-    Chapter 10.
+    Chapter 12.
     """
     results = record.load(folder)
     if BOOK not in results["stacks"]:
@@ -112,7 +112,7 @@ class Matrix:
         Raises:
             ValueError: one of them was not measured.
 
-        Chapter 10.
+        Chapter 12.
         """
         names, ids = list(stacks), tuple(probes)
         for name, known in [*((name, self.stacks) for name in (*names, BOOK)), *((id, self.probes) for id in ids)]:

@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 9, Device maps and `.to()`."""
+"""Checks for the exercises of chapter 11, Device maps and `.to()`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_refuses_to(answer: Callable[[Any], bool]) -> str:
 
     Source: `DiffusionPipeline._is_pipeline_device_mapped`, diffusers 0.42.1, pipelines/pipeline_utils.py.
 
-    Chapter 9, exercise 1.
+    Chapter 11, exercise 1.
     """
     for device_map, right, about in MAPS:
         got = truth(
@@ -88,7 +88,7 @@ def check_balanced(answer: Callable[[dict[str, int], dict[int, int]], dict[str, 
     Source of the rule: `_assign_components_to_devices`, diffusers 0.42.1, pipelines/pipeline_loading_utils.py, but for
     its loss of components.
 
-    Chapter 9, exercise 2.
+    Chapter 11, exercise 2.
     """
     for sizes, free, about in (*PLANS, *_drawn()):
         right, got = balanced(sizes, free), ask(answer, dict(sizes), dict(free))
@@ -141,7 +141,7 @@ def check_strays(answer: Callable[[Any], list[str]]) -> str:
 
     The models of this check are modules whose tensors are said to be on GPUs that need not exist.
 
-    Chapter 9, exercise 3.
+    Chapter 11, exercise 3.
     """
     cases = (  # components, map, right, what a wrong answer has missed
         ({"vae": _part("cuda:0")}, {"vae": 0}, [], "a plan that came true has no strays; the map's 0 means cuda:0"),

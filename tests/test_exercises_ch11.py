@@ -1,4 +1,4 @@
-"""Chapter 9's exercises: the stored solutions pass, and each named wrong answer is refused with its own hint."""
+"""Chapter 11's exercises: the stored solutions pass, and each named wrong answer is refused with its own hint."""
 
 import json
 import random
@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from sana_lab.exercises.ch09 import MAPS, balanced, check_balanced, check_refuses_to, check_strays
+from sana_lab.exercises.ch11 import MAPS, balanced, check_balanced, check_refuses_to, check_strays
 
-CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "09_device_maps_and_to.ipynb"
+CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "11_device_maps_and_to.ipynb"
 
 
 def plan(sizes, free, *, back=True, subtract=True, still=True, lose=False, strict=False, most_room=False):
