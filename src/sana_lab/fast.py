@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from . import float8_layers
 from .accelerator import on_real_gpu
 from .kernels import dequantize, gated_depthwise, int8_linear
 from .layers import OnCodes, holding, is_linear_8bit
@@ -34,7 +35,7 @@ ENOUGH_DB = 20.0
 """Decibels that every layer must keep without the split for outliers, unless the split keeps hardly more. Chapter 7."""
 
 
-NOT_8_BIT = "no layer of the transformer is in 8 bits: load the pipeline with precision int8, not fused"
+NOT_8_BIT = "no layer of the transformer is in 8 bits: load the pipeline with precision int8 or fp8, not fused"
 SIZES = 64
 """So many sizes and batches of pictures may be compiled in one process."""
 
@@ -125,7 +126,7 @@ class FusedFeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Expand, convolve, gate, contract."""
         hidden = hidden.permute(0, 2, 3, 1)
-        if isinstance(self.expand, _OnCodes):
+        if isinstance(self.expand, OnCodes):
             hidden = self.expand(hidden, silu=True)
         else:
             hidden = F.silu(self.expand(hidden))
@@ -139,11 +140,13 @@ ACTIVATIONS: dict[int, type[_OnCodes]] = {8: FusedLinear8bit, 16: WeightOnly8bit
 def fuse_(transformer: SanaTransformer2DModel, activations: int = 8) -> SanaTransformer2DModel:
     """Replace every feed-forward and every 8-bit layer by one that a compiler can fuse, in place.
 
-    The weights stay the very same tensors. A transformer in 16 bits gets the feed-forward alone.
+    The weights stay the very same tensors. A transformer in 16 bits gets the feed-forward alone. One in FP8 keeps its
+    layers, which need no rewriting; `activations` says how they multiply (`sana_lab.float8_layers.multiply_`).
 
     Args:
         transformer: not fused yet.
-        activations: 8 for integer products (`FusedLinear8bit`), 16 for weights alone in 8 bits (`WeightOnly8bit`).
+        activations: 8 for products of 8-bit codes (`FusedLinear8bit`, `Float8Linear`), 16 for weights alone in 8 bits
+            (`WeightOnly8bit`, `Float8Weights`).
 
     Raises:
         TypeError: there is no feed-forward of Sana's in it, or it is fused already.
@@ -160,8 +163,11 @@ def fuse_(transformer: SanaTransformer2DModel, activations: int = 8) -> SanaTran
     for name, block in blocks:
         if block.norm is not None or block.residual_connection:
             raise TypeError(f"{name} has a norm or a residual of its own, which no released Sana transformer has")
-        expand, contract = (_over_tokens(layer, layer_type) for layer in (block.conv_inverted, block.conv_point))
+        ends = (block.conv_inverted, block.conv_point)
+        expand, contract = (_over_tokens(layer, layer_type, activations) for layer in ends)
         transformer.set_submodule(name, FusedFeedForward(expand, block.conv_depth, contract))
+    if any(map(float8_layers.is_float8, transformer.modules())):
+        float8_layers.multiply_(transformer, activations)
     return _on_codes_(transformer, layer_type)
 
 
@@ -188,10 +194,12 @@ def _on_codes_(model: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
     return model
 
 
-def _over_tokens(layer: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
-    """The same function with channels last: of a 1 x 1 convolution, or of one of `sana_lab.slim`'s layers."""
+def _over_tokens(layer: nn.Module, layer_type: type[_OnCodes], activations: int) -> nn.Module:
+    """The same function with channels last: of a 1 x 1 convolution, or of one of the layers that are slim or in FP8."""
     if is_linear_8bit(layer):
         return layer_type.of(layer)
+    if isinstance(layer, float8_layers.Float8):
+        return float8_layers.over_tokens(layer, activations)
     if holding(layer).bits:
         raise TypeError(f"{type(layer).__name__} is neither in 16 nor in 8 bits: fuse_ is for those")
     out_channels, in_channels = layer.weight.shape[:2]
@@ -377,10 +385,12 @@ def speed_up_(
 ) -> SanaPipeline:
     """Make an 8-bit pipeline fast, in place, if its activations allow it: fuse, compile, record.
 
-    The text encoder, whose inputs are full of outliers, gets `WeightOnly8bit` layers in any case.
+    The text encoder, whose inputs are full of outliers, gets `WeightOnly8bit` layers in any case. A pipeline in FP8
+    needs no check, because a step of FP8 is relative: outliers do its other numbers no harm; its encoder multiplies as
+    it was loaded.
 
     Args:
-        pipe: as `load_sana(..., "int8")` returns it, slim or not.
+        pipe: as `load_sana(..., "int8")` or `load_sana(..., "fp8")` returns it, slim or not.
         prompts: a few to draw with, such as will come; what they do to the layers decides.
         activations: of the transformer's layers, as in `fuse_`. With 16 nothing needs to be checked.
         check: whether to look for outliers first; without, they do what they do.
@@ -405,9 +415,12 @@ def speed_up_(
     Chapter 7.
     """
     _layer_type(activations)
-    if not any(map(is_linear_8bit, pipe.transformer.modules())):
+    floats = any(map(float8_layers.is_float8, pipe.transformer.modules()))
+    if not floats and not any(map(is_linear_8bit, pipe.transformer.modules())):
         raise TypeError(NOT_8_BIT)
-    if activations == 8 and check:
+    if floats:
+        float8_layers.able(activations, pipe.transformer.device)
+    elif activations == 8 and check:
         _check(pipe, prompts, enough_db)
     fuse_(pipe.transformer, activations)
     if pipe.text_encoder is not None:
