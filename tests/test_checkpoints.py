@@ -298,5 +298,5 @@ def test_a_library_without_the_switch_of_its_bars_loads_all_the_same(monkeypatch
 
 
 def test_precisions_are_listed_once():
-    assert set(libraries.DTYPES) < set(checkpoints.PRECISIONS) == {*libraries.DTYPES, "int8", "nf4"}
+    assert set(libraries.DTYPES) < set(checkpoints.PRECISIONS) == {*libraries.DTYPES, "int8", "fp8", "nf4"}
     assert json.dumps(checkpoints.PRECISIONS) == json.dumps(accounting.PRECISIONS)

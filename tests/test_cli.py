@@ -150,7 +150,7 @@ def test_a_type_that_does_not_fit_is_one_warning_line(shapes, run, monkeypatch):
 
 
 BAD = {
-    "precision": (["x", "--precision", "int9"], "fp32, bf16, fp16, int8, nf4"),
+    "precision": (["x", "--precision", "int9"], "fp32, bf16, fp16, int8, fp8, nf4"),
     "model": (["x", "--model", "900M"], "600M-512"),
     "no steps": (["x", "--steps", "0"], "from 1 to 1,000"),
     "negative steps": (["x", "--steps", "-3"], "from 1 to 1,000"),

@@ -157,6 +157,7 @@ DTYPES = {
     "bf16": (torch.bfloat16, torch.bfloat16, torch.bfloat16),
     "fp16": (torch.bfloat16, torch.float16, torch.bfloat16),
     "int8": (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+    "fp8": (torch.bfloat16, torch.bfloat16, torch.bfloat16),
     "nf4": (torch.bfloat16, torch.bfloat16, torch.bfloat16),
 }
 
@@ -179,7 +180,7 @@ def test_without_a_gpu_it_goes_to_the_cpu(folder):
         pytest.skip("this machine has a GPU")
     pipe = load_sana(folder, "bf16")
     assert {p.device.type for part in PARTS for p in getattr(pipe, part).parameters()} == {"cpu"}
-    for precision in ("int8", "nf4"):
+    for precision in ("int8", "fp8", "nf4"):
         with pytest.raises(RuntimeError, match=r"use_accelerator\(\)"):
             load_sana(folder, precision)
 
@@ -311,7 +312,7 @@ def test_unknown_names_list_the_choices(folder, tmp_path):
             load_sana(wrong, "bf16")
         assert "shapes" in str(error.value) and "\n" not in str(error.value)
     for wrong in ("int4", "INT8", "", None, torch.float16):
-        with pytest.raises(ValueError, match="fp32, bf16, fp16, int8, nf4"):
+        with pytest.raises(ValueError, match="fp32, bf16, fp16, int8, fp8, nf4"):
             load_sana(folder, wrong)
 
 

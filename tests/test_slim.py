@@ -351,7 +351,7 @@ def test_load_sana_slims_what_is_named():
 
 @pytest.mark.parametrize("precision", DTYPES)
 def test_16_bits_cannot_be_slim(precision):
-    with pytest.raises(ValueError, match=f"slim is for int8 and nf4; {precision} quantizes nothing: leave slim out"):
+    with pytest.raises(ValueError, match=f"slim is for int8, fp8 and nf4; {precision} quantizes nothing: leave"):
         load_sana("shapes", precision, slim=True)
 
 

@@ -148,13 +148,14 @@ def _stored(layer: str, kind: str, tensor: str, dtype: torch.dtype, elements: in
 
 
 def quantized(tensors: Iterator[Stored], module: nn.Module, precision: str) -> Iterator[Stored]:
-    """What `tensors` of a 16-bit `module` become when bitsandbytes replaces its `nn.Linear` layers.
+    """What `tensors` of a 16-bit `module` become when its `nn.Linear` layers are replaced: by bitsandbytes, or in FP8.
 
-    In 8 bits a weight takes a byte a value and four bytes a row (`SCB`). In 4 bits (nf4 or fp4, blocks of 64, no double
-    quantization, as both libraries do unless told) it takes half a byte a value, four bytes a block (`absmax`) and 64
-    bytes a layer (`code`). Biases and all other layers stay. Nothing is left out by default: diffusers 0.42.1 has no
-    list of its own (quantizers/bitsandbytes/bnb_quantizer.py), and the one of transformers 5.23.0 (quantizers/base.py,
-    `get_keys_to_not_convert`: tied weights, the output layer, the last parameter) holds no Linear of a `Gemma2Model`.
+    In 8 bits a weight takes a byte a value and four bytes a row (`SCB`; `scale` in FP8). In 4 bits (nf4 or fp4, blocks
+    of 64, no double quantization, as both libraries do unless told) it takes half a byte a value, four bytes a block
+    (`absmax`) and 64 bytes a layer (`code`). Biases and all other layers stay. Nothing is left out by default:
+    diffusers 0.42.1 has no list of its own (quantizers/bitsandbytes/bnb_quantizer.py), and the one of transformers
+    5.23.0 (quantizers/base.py, `get_keys_to_not_convert`: tied weights, the output layer, the last parameter) holds no
+    Linear of a `Gemma2Model`.
 
     Chapter 4.
     """
@@ -167,6 +168,9 @@ def quantized(tensors: Iterator[Stored], module: nn.Module, precision: str) -> I
         if precision == "int8":
             yield _stored(*beside, "weight", torch.int8, weight.numel(), weight.numel())
             yield _stored(*beside, "SCB", torch.float32, weight.shape[0], 0)
+        elif precision == "fp8":
+            yield _stored(*beside, "codes", torch.float8_e4m3fn, weight.numel(), weight.numel())
+            yield _stored(*beside, "scale", torch.float32, weight.shape[0], 0)
         else:
             yield _stored(*beside, "weight", torch.uint8, -(-weight.numel() // 2), weight.numel())
             yield _stored(*beside, "absmax", torch.float32, -(-weight.numel() // 64), 0)
@@ -237,8 +241,8 @@ def plan(checkpoint: str | Path | Source, precision: str | Mapping[str, str] = "
     Args:
         checkpoint: As in `build`.
         precision: One of `PRECISIONS` for all, as the recipe of chapter 5 has it: "int8" and "nf4" mean text encoder
-            and transformer in bitsandbytes' format, everything else and the autoencoder in 16 bits. Or a precision for
-            each component, ``{"text_encoder": "bf16", "transformer": "int8", "vae": "bf16"}``.
+            and transformer in bitsandbytes' format, "fp8" in this package's, all else and the autoencoder in 16 bits.
+            Or a precision for each component, ``{"text_encoder": "bf16", "transformer": "int8", "vae": "bf16"}``.
 
     Raises:
         ValueError: for an unknown checkpoint, component or precision.
@@ -255,7 +259,7 @@ def plan(checkpoint: str | Path | Source, precision: str | Mapping[str, str] = "
     for component, chosen in by_component.items():
         module = built[_dtype(chosen)][component]
         tensors = held(module)
-        if chosen in ("int8", "nf4"):
+        if chosen not in DTYPES:
             tensors = quantized(tensors, module, chosen)
         rows += [{"component": component} | vars(stored) for stored in tensors]
     return pd.DataFrame(rows)
@@ -263,7 +267,7 @@ def plan(checkpoint: str | Path | Source, precision: str | Mapping[str, str] = "
 
 def _by_component(precision: str | Mapping[str, str]) -> dict[str, str]:
     if isinstance(precision, str):
-        precision = {c: "bf16" if c == "vae" and precision in ("int8", "nf4") else precision for c in COMPONENTS}
+        precision = {c: "bf16" if c == "vae" and precision in ("int8", "fp8", "nf4") else precision for c in COMPONENTS}
     if set(precision) != set(COMPONENTS):
         raise ValueError(f"precision names {', '.join(precision)}: give one each for {', '.join(COMPONENTS)}")
     for component, chosen in precision.items():

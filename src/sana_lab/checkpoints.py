@@ -18,7 +18,7 @@ from typing import Any
 from .digests import weights_digest
 from .shapes import SHAPES_FOLDER, manifest
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8", "nf4")
 
 # Transformers: scripts/convert_sana_to_diffusers.py of diffusers at commit 58eb52c0 (model_kwargs, transformer_kwargs).
 _600M = {

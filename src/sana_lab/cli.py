@@ -35,7 +35,7 @@ def generate(
         Path | None, typer.Option("--prompts", help="A file of prompts instead: one a line, or JSON lines.")
     ] = None,
     model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "600M-512", or a folder.')] = "shapes",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or nf4.")] = "int8",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, fp8 or nf4.")] = "int8",
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps.  [default: 20; Sprint: 2]", callback=STEPS)
     ] = None,

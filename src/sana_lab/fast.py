@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from . import float8_layers
 from .accelerator import on_real_gpu
 from .attention import PromptOnce, prompt_once_, rewrite_
-from .kernels import dequantize, gated_depthwise, int8_linear, weights_linear
+from .kernels import FEW, dequantize, few_rows, gated_depthwise, int8_linear
 from .layers import OnCodes, holding, is_linear_8bit
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ ENOUGH_DB = 20.0
 """Decibels that every layer must keep without the split for outliers, unless the split keeps hardly more. Chapter 8."""
 
 
-NOT_8_BIT = "no layer of the transformer is in 8 bits: load the pipeline with precision int8, not fused"
-FEW = 1024
-"""Rows of an input up to which codes meet numbers of 16 bits in one kernel; beyond, the weight is made first."""
+NOT_8_BIT = "no layer of the transformer is in 8 bits: load the pipeline with precision int8 or fp8, not fused"
 SIZES = 64
 """So many sizes and batches of pictures may be compiled in one process."""
 
@@ -64,9 +63,8 @@ class FusedLinear8bit(_OnCodes):
     """A linear layer in vector-wise int8, as LLM.int8() computes it at threshold 0.
 
     A row of the input is rounded to 127 steps of its largest magnitude, the product of the codes is exact in int32, and
-    each number of it is scaled back by its row's step times its column's. Inputs of up to `few` rows are not rounded
-    but multiplied in 16 bits, as `WeightOnly8bit` does: for so few, rounding takes longer than a faster product saves,
-    unless the compiler joins it with what made the input. Other than bitsandbytes 0.50.2 (autograd/
+    each number of it is scaled back by its row's step times its column's. Inputs of up to `few` rows are not rounded but
+    multiplied in 16 bits (see `fuse_`). Other than bitsandbytes 0.50.2 (autograd/
     _functions.py, `MatMul8bitLt`) it does not cast the input to float16 first, which overflows beyond 65504.
 
     Made by `of`. Shape: (..., in) to (..., out), in the input's type.
@@ -78,9 +76,9 @@ class FusedLinear8bit(_OnCodes):
 
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Quantize, multiply, scale back; apply SiLU to the result where asked."""
+        if (out := few_rows(self, hidden, silu, self.few)) is not None:
+            return out
         rows = hidden.reshape(-1, self.in_features)
-        if len(rows) <= self.few:
-            return _on_codes(self, hidden, silu)
         step = rows.abs().amax(dim=1, keepdim=True).float() / 127
         codes = (rows.float() / step.clamp_min(1e-30)).round().to(torch.int8)
         out = int8_linear(codes, step, self.codes, self.scale, self.bias, silu, hidden.dtype)
@@ -106,10 +104,8 @@ class WeightOnly8bit(_OnCodes):
 
 def _on_codes(layer: OnCodes, hidden: Tensor, silu: bool) -> Tensor:
     """What `WeightOnly8bit` computes."""
-    rows = hidden.reshape(-1, layer.in_features)
-    if len(rows) <= FEW and hidden.element_size() == 2:
-        out = weights_linear(rows, layer.codes, layer.scale, layer.bias, silu)
-        return out.reshape(*hidden.shape[:-1], layer.out_features)
+    if (out := few_rows(layer, hidden, silu, FEW)) is not None:
+        return out
     bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
     out = F.linear(hidden, dequantize(layer.codes, layer.scale, hidden.dtype), bias)
     return F.silu(out) if silu else out
@@ -144,7 +140,7 @@ class FusedFeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Expand, convolve, gate, contract."""
         hidden = hidden.permute(0, 2, 3, 1)
-        if isinstance(self.expand, _OnCodes):
+        if isinstance(self.expand, OnCodes):
             hidden = self.expand(hidden, silu=True)
         else:
             hidden = F.silu(self.expand(hidden))
@@ -165,12 +161,16 @@ def fuse_(
     """Replace feed-forward, attentions and every 8-bit layer by what a compiler can fuse, in place.
 
     Weights stay the very same tensors, but for queries, keys and values of the self-attention, which become one (see
-    `sana_lab.attention`). A transformer in 16 bits gets feed-forward and attentions alone.
+    `sana_lab.attention`). A transformer in 16 bits gets feed-forward and attentions alone. One in FP8 keeps its layers,
+    which need no rewriting; `activations` says how they multiply (`sana_lab.float8_layers.multiply_`).
 
     Args:
         transformer: not fused yet.
-        activations: 8 for integer products (`FusedLinear8bit`), 16 for weights alone in 8 bits (`WeightOnly8bit`).
-        few: with integer products, see there: for the layers whose input comes from no norm.
+        activations: 8 for products of 8-bit codes (`FusedLinear8bit`, `Float8Linear`), 16 for weights alone in 8 bits
+            (`WeightOnly8bit`, `Float8Weights`).
+        few: with products of codes, rows of an input up to which it is multiplied in 16 bits, by the layers whose input
+            comes from no norm: for so few, rounding takes longer than a faster product saves, unless the compiler joins
+            it with what made the input.
         tf32: see `sana_lab.kernels.linear_attention`; off, all sums of the self-attention are of float32 numbers.
 
     Raises:
@@ -188,11 +188,14 @@ def fuse_(
     for name, block in blocks:
         if block.norm is not None or block.residual_connection:
             raise TypeError(f"{name} has a norm or a residual of its own, which no released Sana transformer has")
-        expand, contract = (_over_tokens(layer, layer_type) for layer in (block.conv_inverted, block.conv_point))
+        ends = (block.conv_inverted, block.conv_point)
+        expand, contract = (_over_tokens(layer, layer_type, activations) for layer in ends)
         transformer.set_submodule(name, FusedFeedForward(expand, block.conv_depth, contract))
+    if any(map(float8_layers.is_float8, transformer.modules())):
+        float8_layers.multiply_(transformer, activations)
     rewrite_(_on_codes_(transformer, layer_type), tf32)
     for name, layer in transformer.named_modules():
-        if isinstance(layer, FusedLinear8bit) and not name.endswith(BEHIND_A_NORM):
+        if isinstance(layer, (FusedLinear8bit, float8_layers.Float8Linear)) and not name.endswith(BEHIND_A_NORM):
             layer.few = few
     return transformer
 
@@ -220,10 +223,12 @@ def _on_codes_(model: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
     return model
 
 
-def _over_tokens(layer: nn.Module, layer_type: type[_OnCodes]) -> nn.Module:
-    """The same function with channels last: of a 1 x 1 convolution, or of one of `sana_lab.slim`'s layers."""
+def _over_tokens(layer: nn.Module, layer_type: type[_OnCodes], activations: int) -> nn.Module:
+    """The same function with channels last: of a 1 x 1 convolution, or of one of the layers that are slim or in FP8."""
     if is_linear_8bit(layer):
         return layer_type.of(layer)
+    if isinstance(layer, float8_layers.Float8):
+        return float8_layers.over_tokens(layer, activations)
     if holding(layer).bits:
         raise TypeError(f"{type(layer).__name__} is neither in 16 nor in 8 bits: fuse_ is for those")
     out_channels, in_channels = layer.weight.shape[:2]
@@ -427,11 +432,12 @@ def speed_up_(
 ) -> SanaPipeline:
     """Make an 8-bit pipeline fast, in place, if its activations allow it: fuse, compile, record.
 
-    The text encoder, whose inputs are full of outliers, gets `WeightOnly8bit` layers in any case. Keys and values of a
-    prompt are made once, see `sana_lab.attention.prompt_once_`.
+    The text encoder, whose inputs are full of outliers, gets `WeightOnly8bit` layers in any case. A pipeline in FP8
+    needs no check, because a step of FP8 is relative: outliers do its other numbers no harm; its encoder multiplies as
+    it was loaded. Keys and values of a prompt are made once, see `sana_lab.attention.prompt_once_`.
 
     Args:
-        pipe: as `load_sana(..., "int8")` returns it, slim or not.
+        pipe: as `load_sana(..., "int8")` or `load_sana(..., "fp8")` returns it, slim or not.
         prompts: a few to draw with, such as will come; what they do to the layers decides.
         activations: of the transformer's layers, as in `fuse_`. With 16 nothing needs to be checked.
         check: whether to look for outliers first; without, they do what they do.
@@ -457,9 +463,12 @@ def speed_up_(
     Chapter 8.
     """
     _layer_type(activations)
-    if not any(map(is_linear_8bit, pipe.transformer.modules())):
+    floats = any(map(float8_layers.is_float8, pipe.transformer.modules()))
+    if not floats and not any(map(is_linear_8bit, pipe.transformer.modules())):
         raise TypeError(NOT_8_BIT)
-    if activations == 8 and check:
+    if floats:
+        float8_layers.able(activations, pipe.transformer.device)
+    elif activations == 8 and check:
         _check(pipe, prompts, enough_db)
     prompt_once_(fuse_(pipe.transformer, activations, few=few))
     if pipe.text_encoder is not None:

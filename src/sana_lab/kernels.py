@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 try:
     import triton
@@ -25,6 +25,10 @@ SMALLEST = 32
 
 EXACT = 1024
 """So many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
+
+
+FEW = 1024
+"""Rows of an input up to which codes meet numbers of 16 bits in one kernel; beyond, the weight is made first."""
 
 
 @torch.library.custom_op("sana_lab::int8_linear", mutates_args=())
@@ -124,6 +128,24 @@ def weights_linear(hidden: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | 
 @weights_linear.register_fake
 def _(hidden, codes, scale, bias, silu):
     return hidden.new_empty(hidden.shape[0], codes.shape[0])
+
+
+def few_rows(layer: nn.Module, hidden: Tensor, silu: bool, few: int) -> Tensor | None:
+    """What a layer on 8-bit codes gives for an input of 16 bits and at most `few` rows, by `weights_linear`; else None.
+
+    Args:
+        layer: with `codes`, `scale` and `bias`, as `weights_linear` takes them.
+        hidden: (..., in).
+        silu: whether to apply SiLU.
+        few: rows.
+
+    Chapter 8.
+    """
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    if len(rows) > few or hidden.element_size() != 2:
+        return None
+    out = weights_linear(rows, layer.codes, layer.scale, layer.bias, silu)
+    return out.reshape(*hidden.shape[:-1], len(layer.codes))
 
 
 @torch.library.custom_op("sana_lab::linear_attention", mutates_args=())

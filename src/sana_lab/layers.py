@@ -1,18 +1,18 @@
 """What a layer holds, asked in one place: how many bits, codes, scales, and whether any view will do as its input.
 
 A quantized layer keeps its numbers where its library likes to: bitsandbytes' 8-bit layer has them on its weight until
-the first call and in its `state` after it, the 4-bit one in a `quant_state`, the layers of `sana_lab.fast` in buffers.
-`holding` knows these places, and imports none of the libraries. `contiguous_inputs_` mends the one thing that a layer
-of bitsandbytes does not do for itself.
+the first call and in its `state` after it, the 4-bit one in a `quant_state`, the layers of `sana_lab.fast` and
+`sana_lab.float8_layers` in buffers. `holding` knows these places, and imports none of the libraries.
+`contiguous_inputs_` mends the one thing that a layer of bitsandbytes does not do for itself.
 
 Chapters 5 and 10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,13 @@ _BITSANDBYTES = {LINEAR_8BIT: 8, "Embedding8bit": 8, "Linear4bit": 4, "Embedding
 
 
 class OnCodes(nn.Module):
-    """A linear layer of this package's on 8-bit codes that bitsandbytes made; how it multiplies is up to the class.
+    """A layer of this package's on 8-bit codes; how it multiplies is up to the class.
+
+    Codes and scales stay what they are when the model is cast, `.half()` included: they are no weights to round.
 
     Args:
-        codes: (out, in) int8, rows of the weight.
-        scale: (out,) float32, what one step of each row is worth.
+        codes: (out, in), rows of the weight: int8 that bitsandbytes made, or `float8_e4m3fn`.
+        scale: (out,) float32, what a code of 1 is worth in each row.
         bias: (out,) or None.
     """
 
@@ -44,6 +46,15 @@ class OnCodes(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = {"codes": self.codes, "scale": self.scale}
+        super()._apply(fn, recurse)
+        for name, tensor in before.items():
+            now = getattr(self, name)
+            if now.dtype != tensor.dtype:
+                setattr(self, name, tensor.to(now.device))
+        return self
+
 
 @dataclass(frozen=True)
 class Holding:
@@ -51,10 +62,10 @@ class Holding:
 
     Attributes:
         bits: 8 or 4 where the layer is quantized, or is to be; 0 for any other module.
-        maker: "bitsandbytes", "sana_lab" (`sana_lab.fast`) or "torchao"; "" with 0 bits.
+        maker: "bitsandbytes", "sana_lab" (`sana_lab.fast`, `sana_lab.float8_layers`) or "torchao"; "" with 0 bits.
         kind: "Linear" or "Embedding"; "" with 0 bits.
-        codes: the integers that it multiplies with: (out, in) int8, or 4-bit codes packed in bytes. None where it is
-            quantized in name only: bitsandbytes makes the codes on the weight's way to a device.
+        codes: what it multiplies with: (out, in) int8 or `float8_e4m3fn`, or 4-bit codes packed in bytes. None where it
+            is quantized in name only: bitsandbytes makes the codes on the weight's way to a device.
         scales: of the codes: (out,) float32 in 8 bits, one a block in 4. None where they are lost, or there never were.
         weights: numbers that the codes stand for; 0 without codes.
         beside: names and tensors of what is kept where neither `parameters()` nor `buffers()` looks, copies included.
@@ -74,6 +85,13 @@ class Holding:
     guarded: bool = True
 
     @property
+    def format(self) -> str:
+        """What the codes are: "int8", "float8" or "4 bits"; "" where there are none."""
+        if self.codes is None:
+            return ""
+        return "4 bits" if self.bits == 4 else "float8" if self.codes.is_floating_point() else "int8"
+
+    @property
     def devices(self) -> frozenset[torch.device]:
         """Where codes and scales live: one device, or several where some stayed behind in a move."""
         return frozenset(tensor.device for tensor in (self.codes, self.scales) if tensor is not None)
@@ -90,7 +108,8 @@ def holding(module: nn.Module) -> Holding:
     Chapter 10.
     """
     if isinstance(module, OnCodes):
-        return Holding(8, "sana_lab", "Linear", module.codes, module.scale, module.codes.numel())
+        kind = "Embedding" if module.stands_for == "Embedding" else "Linear"
+        return Holding(8, "sana_lab", kind, module.codes, module.scale, module.codes.numel())
     name = _class_of_bitsandbytes(module)
     if name is None:
         return _of_torchao(module)

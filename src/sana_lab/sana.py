@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 
+from . import float8_layers
 from .checkpoints import PRECISIONS, Source, resolve, variant_of
 from .layers import contiguous_inputs_
 from .libraries import DTYPES, dtype_argument, quiet
@@ -27,25 +28,28 @@ def load_sana(
     device: str | torch.device | None = None,
     *,
     slim: bool | Collection[str] = False,
+    activations: int = 8,
 ) -> SanaPipeline:
     """Load a Sana pipeline, ready to call.
 
     `int8` and `nf4` quantize the text encoder and the transformer while they load, each with its own library's
-    configuration, and leave the autoencoder in 16 bits. What is not quantized keeps the type below. The text encoder
-    and the autoencoder never use fp16, in which they overflow (diffusers, sana.md: both "must stay in" bf16 or fp32).
+    configuration, and leave the autoencoder in 16 bits. `fp8` quantizes the same layers with this package's own code
+    (`sana_lab.float8_layers`, chapter 8). What is not quantized keeps the type below. The text encoder and the
+    autoencoder never use fp16, in which they overflow (diffusers, sana.md: both "must stay in" bf16 or fp32).
 
-    | precision  | transformer                     | text encoder, autoencoder |
-    |------------|---------------------------------|---------------------------|
-    | fp32, bf16 | as asked                        | as asked                  |
-    | fp16       | fp16                            | bf16                      |
-    | int8, nf4  | the type that it was trained in | bf16                      |
+    | precision      | transformer                     | text encoder, autoencoder |
+    |----------------|---------------------------------|---------------------------|
+    | fp32, bf16     | as asked                        | as asked                  |
+    | fp16           | fp16                            | bf16                      |
+    | int8, fp8, nf4 | the type that it was trained in | bf16                      |
 
     A checkpoint trained in fp16 leans on the clamp at 65504 that only fp16 has, and draws garbage in other types
     (diffusers issue 10336): a precision that does not fit the checkpoint is a `UserWarning`.
 
     Args:
         model: `"shapes"`, a key of `sana_lab.checkpoints.CHECKPOINTS` or its Hub name, a folder in diffusers' pipeline
-            format, or what `sana_lab.checkpoints.resolve` made of one of these. Where a folder has files such as
+            format, or what `sana_lab.checkpoints.resolve` made of one of these. For `"fp8"` also a folder that
+            `save_pretrained` of a pipeline in FP8 wrote (its own `slim` then counts). Where a folder has files such as
             `diffusion_pytorch_model.fp16.safetensors`, these are used and tell the trained type, which is bf16
             otherwise. Only safetensors files are read.
         precision: one of `PRECISIONS`.
@@ -53,14 +57,17 @@ def load_sana(
         slim: quantize also what the recipe leaves in 16 bits: `"pointwise"`, the 1x1 convolutions of the transformer's
             feed-forward, and `"embedding"`, the text encoder's, which is in 8 bits for nf4 as well. `True` means both,
             a set of names some. `sana_lab.slim` does it and `sana_lab.slim.savings` says what each saves. Chapter 7.
+        activations: for fp8: 8 rounds the inputs of the layers as well and multiplies FP8 codes, which a GPU does from
+            compute capability 8.9 on; 16 keeps the weights alone in FP8, on any GPU. Chapter 8.
 
     Returns:
         A `SanaPipeline`, or `SanaSprintPipeline` for Sprint.
 
     Raises:
         ValueError: unknown model, precision, device or part to slim, or a folder that holds no Sana pipeline; `slim`
-            with a precision that does not quantize.
-        RuntimeError: a quantized precision without a GPU (diffusers 0.42.1 refuses it, quantizers/bitsandbytes).
+            with a precision that does not quantize; `activations` that do not fit the precision.
+        RuntimeError: a quantized precision without a GPU (diffusers 0.42.1 refuses it, quantizers/bitsandbytes); FP8
+            products on a GPU that has no units for them.
         OSError: files are missing or damaged, or cannot be had from the Hub.
 
     Example:
@@ -75,20 +82,27 @@ def load_sana(
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: choose from {', '.join(PRECISIONS)}.")
     if slim and precision in DTYPES:
-        raise ValueError(f"slim is for int8 and nf4; {precision} quantizes nothing: leave slim out, or ask for those.")
+        raise ValueError(f"slim is for int8, fp8 and nf4; {precision} quantizes nothing: leave slim out.")
+    if activations != 8 and precision != "fp8":
+        raise ValueError(f"activations={activations!r} is for fp8, not for {precision}: leave it out.")
     source = resolve(model)
     device = _place(device, quantized=precision not in DTYPES)
+    if precision == "fp8":
+        float8_layers.able(activations, device)
     with quiet():
         parts = _parts(slim)
         source.check()
         pipeline_class = source.pipeline_class
     folder, trained = source.folder, source.trained
     if precision in DTYPES and trained and (precision == "fp16") != (trained == "fp16"):
-        advice = f"{source} was trained in {trained} and does not draw well in {precision}: use {trained}, int8 or nf4."
+        advice = (
+            f"{source} was trained in {trained} and does not draw well in {precision}: use {trained}, int8, fp8 or nf4."
+        )
         warnings.warn(f"{advice} (diffusers issue 10336)", stacklevel=2)
     try:
         with quiet():
-            return _load(pipeline_class, folder, source.variant, precision, DTYPES[trained or "bf16"], device, parts)
+            kind = DTYPES[trained or "bf16"]
+            return _load(pipeline_class, folder, source.variant, precision, kind, device, parts, activations)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         how = "get the folder again"
         if source.checkpoint:
@@ -112,8 +126,11 @@ def _load(
     trained: torch.dtype,
     device: torch.device,
     parts: Collection[str],
+    activations: int,
 ) -> SanaPipeline:
     """The recipe, line by line as in chapter 5, with contiguous inputs, and what makes it slim (chapter 7).
+
+    In FP8 both models are loaded in 16 bits on the CPU, and go to the GPU layer by layer, quantized there (chapter 8).
 
     The transformer comes first: what it needs while it loads and gives back when slimmed, the text encoder then fills,
     so that loading never takes more than the pipeline holds in the end.
@@ -151,10 +168,16 @@ def _load(
 
     with torch.cuda.device(device) if quantized else nullcontext():  # quantized weights go to the current device
         transformer = load(diffusers.SanaTransformer2DModel, "transformer", **options(diffusers, wanted["transformer"]))
-        if "pointwise" in parts:
+        if precision == "fp8":
+            pointwise = "pointwise" in parts
+            float8_layers.quantize_float8_(transformer, activations, pointwise=pointwise, device=device)
+        elif "pointwise" in parts:
             slim.quantize_pointwise_(transformer, precision)
         text_encoder = load(transformers.AutoModel, "text_encoder", **options(transformers, wanted["text_encoder"]))
-        if "embedding" in parts:
+        if precision == "fp8":
+            embedding = "embedding" in parts
+            float8_layers.quantize_float8_(text_encoder, activations, embedding=embedding, device=device)
+        elif "embedding" in parts:
             slim.quantize_embedding_(text_encoder)
     for model in (transformer, text_encoder):
         contiguous_inputs_(model)
@@ -200,7 +223,7 @@ def _place(device: str | torch.device | None, quantized: bool) -> torch.device:
         raise ValueError(f"device {str(place)!r}: GPUs on this machine: {torch.cuda.device_count()}.")
     if quantized and place.type != "cuda":
         way_out = "leave out device=" if gpu else "call sana_lab.use_accelerator() first, which gives this process one"
-        raise RuntimeError(f"int8 and nf4 need a GPU, real or virtual: {way_out}.")
+        raise RuntimeError(f"int8, fp8 and nf4 need a GPU, real or virtual: {way_out}.")
     return place
 
 

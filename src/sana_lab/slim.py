@@ -352,7 +352,7 @@ def predict(
 
     Args:
         checkpoint: As in `accounting.build`.
-        precision: "int8" or "nf4".
+        precision: "int8", "fp8" or "nf4".
         slim: As in `load_sana`.
         granule: As in `accounting.predict`.
 
@@ -361,8 +361,8 @@ def predict(
 
     Chapter 7.
     """
-    if precision not in ("int8", "nf4"):
-        raise ValueError(f"precision {precision!r} is unknown here: choose from int8, nf4.")
+    if precision not in ("int8", "fp8", "nf4"):
+        raise ValueError(f"precision {precision!r} is unknown here: choose from int8, fp8, nf4.")
     models, parts = accounting.build(checkpoint), parts_of(slim)
     if "pointwise" in parts:
         pointwise_as_linear_(models["transformer"])
@@ -372,19 +372,24 @@ def predict(
         if name != "vae":
             tensors = accounting.quantized(tensors, model, precision)
         if name == "text_encoder" and "embedding" in parts:
-            tensors = _with_embedding_quantized(tensors, model)
+            tensors = _with_embedding_quantized(tensors, model, precision)
         sizes[name] = sum(-(-stored.bytes // granule) * granule for stored in tensors)
     return sizes
 
 
-def _with_embedding_quantized(tensors: Iterator[accounting.Stored], model: Gemma2Model) -> Iterator[accounting.Stored]:
+def _with_embedding_quantized(
+    tensors: Iterator[accounting.Stored], model: Gemma2Model, precision: str
+) -> Iterator[accounting.Stored]:
+    names = ("codes", "float8_e4m3fn", "scale") if precision == "fp8" else ("weight", "int8", "SCB")
     for stored in tensors:
+        if precision == "fp8" and stored.tensor == "embed_scale":
+            continue  # a number of the layer's own there (`Float8Embedding.factor`)
         if stored.kind != "Embedding" or stored.tensor != "weight":
             yield stored
             continue
-        yield replace(stored, dtype="int8", bytes=stored.parameters)
+        yield replace(stored, tensor=names[0], dtype=names[1], bytes=stored.parameters)
         rows = model.get_input_embeddings().num_embeddings
-        yield replace(stored, tensor="SCB", dtype="float32", parameters=0, bytes=4 * rows)
+        yield replace(stored, tensor=names[2], dtype="float32", parameters=0, bytes=4 * rows)
 
 
 def savings(checkpoint: str | Path | Source, precision: str = "int8") -> pd.DataFrame:
@@ -392,7 +397,7 @@ def savings(checkpoint: str | Path | Source, precision: str = "int8") -> pd.Data
 
     Args:
         checkpoint: As in `predict`.
-        precision: "int8" or "nf4".
+        precision: "int8", "fp8" or "nf4".
 
     Returns:
         A row for "bf16", "recipe", "+ pointwise", "+ embedding" and "+ text encoder dropped"; columns: bytes of

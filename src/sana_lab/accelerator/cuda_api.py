@@ -231,23 +231,25 @@ class CudaApi:
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
         self._checked(device)
-        return CAPABILITY
+        return self._devices.capability
 
     def get_device_properties(self, device: Any = None) -> Properties:
         index = self._checked(device)
-        return Properties(name=self.get_device_name(index), total_memory=self._devices.vram, uuid=f"virtual-{index}")
+        major, minor = self._devices.capability
+        return Properties(self.get_device_name(index), self._devices.vram, f"virtual-{index}", major, minor)
 
     def can_device_access_peer(self, device: Any, peer_device: Any) -> bool:
         return self._checked(device) != self._checked(peer_device, "peer device")
 
     def get_arch_list(self) -> list[str]:
-        return [f"sm_{CAPABILITY[0]}{CAPABILITY[1]}"]
+        major, minor = self._devices.capability
+        return [f"sm_{major}{minor}"]
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
-        return True
+        return including_emulation or self._devices.capability >= (8, 0)
 
     def is_tf32_supported(self) -> bool:
-        return True
+        return self._devices.capability >= (8, 0)
 
     # ---- memory
 

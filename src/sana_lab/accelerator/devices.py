@@ -14,7 +14,8 @@ from .memory import Memory
 CPU = torch.device("cpu")
 NAME = "Virtual GPU"
 CAPABILITY = (9, 0)
-"""Compute capability that the virtual GPU reports: the H200's, on which its behavior was recorded."""
+"""Compute capability that the virtual GPU reports unless told otherwise: the H200's, on which its behavior was
+recorded."""
 
 _make_device = torch.device
 
@@ -27,9 +28,10 @@ def on_real_gpu() -> bool:
 class Devices:
     """`gpus` virtual CUDA devices of `vram` bytes each. Live until `sana_lab` leaves them."""
 
-    def __init__(self, gpus: int, vram: int):
+    def __init__(self, gpus: int, vram: int, capability: tuple[int, int] = CAPABILITY):
         """All GPUs are empty and GPU 0 is current."""
         self.live = True
+        self.capability = capability
         self.memory = Memory(gpus, vram)
         self._thread = threading.local()
         self.resize(gpus, vram)

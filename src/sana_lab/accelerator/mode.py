@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from . import autocast, kernels, precision
+from . import autocast, float8_products, kernels, precision
 from .devices import Devices
 from .handlers import Handler, Handlers, bare_name, by_name, passing
 from .ledger import Ledger
@@ -57,6 +57,8 @@ class VirtualGPUMode(TorchFunctionMode):
             handler = precision.wrap(self.ledger, handler)
         elif str(func).startswith("bitsandbytes."):
             handler = precision.wrap_kernel(self.ledger, name, handler)
+        elif name == "_scaled_mm":
+            handler = float8_products.wrap(self.ledger, handler)
         handler = kernels.wrap(self.ledger, name, handler)
         if name in autocast.POLICY:
             handler = autocast.wrap(self.ledger, autocast.POLICY[name], handler)

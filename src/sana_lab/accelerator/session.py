@@ -28,12 +28,21 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 MOST = 2**50
 """Bytes of a GPU's memory, at most: a pebibyte."""
 
+_Before = tuple[int, int, tuple[int, int]]
+"""What an accelerator was: GPUs, bytes, capability."""
+
 _active: Accelerator | None = None
 _hidden: tuple[str | None, str] | None = None
 """`CUDA_VISIBLE_DEVICES` as it was before real GPUs were hidden, and as it is since; None while none are."""
 
 
-def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | None = None) -> Accelerator:
+def use_accelerator(
+    gpus: int = 1,
+    vram: str | int = "16GiB",
+    virtual: bool | None = None,
+    *,
+    capability: tuple[int, int] = virtual_devices.CAPABILITY,
+) -> Accelerator:
     """Give this process a CUDA device: the real one where there is one, otherwise a virtual one.
 
     Takes effect at once and until `leave()`; used as a context manager, until the end of the block. Importing a
@@ -50,12 +59,15 @@ def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | No
         virtual: `True` for a virtual GPU also where there is a real one, which it hides; `False` for a real one only;
             `None` (default) for whichever there is. The environment variable `SANA_LAB_VIRTUAL=1` turns `None` into
             `True`.
+        capability: compute capability of each virtual GPU, (8, 6) for a GeForce 30. It decides what `torch.cuda` says
+            of the card and whether it multiplies FP8 codes, from (8, 9) on; all else is as recorded on an H200, (9, 0).
+            A real GPU has what it has.
 
     Returns:
         What the process runs on.
 
     Raises:
-        ValueError: `gpus` or `vram` is not a sensible amount.
+        ValueError: `gpus` or `vram` is not a sensible amount, or `capability` is no pair of numbers.
         RuntimeError: more GPUs than the machine has, or the virtual GPU in use cannot be changed to what is asked.
 
     Example:
@@ -69,6 +81,8 @@ def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | No
     if type(gpus) is not int or gpus < 1:
         raise ValueError(f"gpus={gpus!r}: give the number of GPUs, 1 or more.")
     size = parse_size(vram)
+    if not (isinstance(capability, tuple) and [type(part) for part in capability] == [int, int]):
+        raise ValueError(f"capability={capability!r}: give two numbers, (9, 0) for an H100 or H200, (8, 6) for a 3090.")
     if virtual is None:
         virtual = True if os.environ.get(FORCE_VARIABLE) == "1" else None
     if _active is not None:
@@ -76,10 +90,10 @@ def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | No
             raise RuntimeError(
                 "A virtual GPU is in use: call .leave() on what use_accelerator() returned and ask again."
             )
-        _active._change(gpus, size)
+        _active._change(gpus, size, capability)
         return _active
     if virtual:
-        return Accelerator(gpus, size, virtual=True)._enter()
+        return Accelerator(gpus, size, virtual=True, capability=capability)._enter()
     started = torch.cuda.is_initialized()
     if not started:
         _show_all()
@@ -90,7 +104,7 @@ def use_accelerator(gpus: int = 1, vram: str | int = "16GiB", virtual: bool | No
         _show_all()
         real = 0
     if virtual is None and not real:
-        return Accelerator(gpus, size, virtual=True)._enter()
+        return Accelerator(gpus, size, virtual=True, capability=capability)._enter()
     if gpus > real:
         before = " (more are hidden since CUDA started)" if _hidden else ""
         raise RuntimeError(
@@ -139,13 +153,13 @@ def parse_size(vram: str | int) -> int:
 class Accelerator:
     """What `use_accelerator()` returns: prints what the process runs on, and is a context manager."""
 
-    def __init__(self, gpus: int, vram: int, virtual: bool):
+    def __init__(self, gpus: int, vram: int, virtual: bool, capability: tuple[int, int] = virtual_devices.CAPABILITY):
         """Not in use before `use_accelerator()` enters it. `vram` in bytes."""
         self.virtual = virtual
-        self.gpus, self.vram = gpus, vram
+        self.gpus, self.vram, self.capability = gpus, vram, capability
         self._patches: Patches | None = None
-        self._on_exit: list[tuple[int, int] | None] = []
-        self._next_exit: tuple[int, int] | None = None
+        self._on_exit: list[_Before | None] = []
+        self._next_exit: _Before | None = None
 
     @property
     def name(self) -> str:
@@ -203,7 +217,7 @@ class Accelerator:
 
     def _enter(self) -> Accelerator:
         global _active
-        self._devices = virtual_devices.Devices(self.gpus, self.vram)
+        self._devices = virtual_devices.Devices(self.gpus, self.vram, self.capability)
         self._mode = VirtualGPUMode(self._devices)
         self._patches = Patches()
         try:
@@ -217,8 +231,8 @@ class Accelerator:
         _active = self
         return self
 
-    def _change(self, gpus: int, vram: int) -> None:
-        """Other numbers of GPUs or bytes, while in use: what lives on the GPUs must fit.
+    def _change(self, gpus: int, vram: int, capability: tuple[int, int]) -> None:
+        """Other numbers of GPUs or bytes, or another capability, while in use: what lives on the GPUs must fit.
 
         Raises:
             RuntimeError: it does not.
@@ -229,8 +243,9 @@ class Accelerator:
                     f"GPU {index} holds {_format(used)}, which gpus={gpus}, vram={_format(vram)} has no room for: "
                     "delete what lives there first, or start afresh with .leave()."
                 )
-        self._next_exit = (self.gpus, self.vram)
-        self.gpus, self.vram = gpus, vram
+        self._next_exit = (self.gpus, self.vram, self.capability)
+        self.gpus, self.vram, self.capability = gpus, vram, capability
+        self._devices.capability = capability
         self._devices.resize(gpus, vram)
 
 

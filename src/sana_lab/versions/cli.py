@@ -138,7 +138,7 @@ def here(
 
 def doctor(
     model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "1600M-1024", or a folder.')] = "shapes",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or nf4.")] = "int8",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, fp8 or nf4.")] = "int8",
     as_json: Annotated[bool, typer.Option("--json", help="All checks as JSON.")] = False,
 ) -> None:
     """Look at this environment: versions, GPU, bitsandbytes, memory, known-bad combinations.

@@ -123,7 +123,7 @@ def doctor(model: str | Path | Source = "shapes", precision: str = "int8") -> Di
 
     Args:
         model: what `load_sana` takes, such as `"1600M-1024"`. Of a released one nothing is downloaded.
-        precision: fp32, bf16, fp16, int8 or nf4.
+        precision: fp32, bf16, fp16, int8, fp8 or nf4.
 
     Raises:
         ValueError: there is no such model or precision.
