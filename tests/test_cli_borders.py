@@ -24,6 +24,7 @@ from sana_lab.evaluate import guidance_off
 from sana_lab.failures import record as failures_record
 from sana_lab.generate import few, many, prompts, scaling
 from sana_lab.measure import left_behind, quality, real_size, runner
+from sana_lab.monitor import cost as monitor_cost
 from sana_lab.shapes import SHAPES_FOLDER, train
 from sana_lab.shapes.cli import command as train_command
 from sana_lab.shapes.untrained import untrained_shapes
@@ -60,6 +61,7 @@ PROGRAMS = {
     "generate.scaling": (scaling._command, ["--out", "out"], [(scaling, "record")]),
     "measure.quality": (quality.record_command, ["--out", "out"], [(quality, "record")]),
     "measure.real_size": (real_size._command, ["out"], [(sana_lab.accelerator, "on_real_gpu")]),
+    "monitor.cost": (monitor_cost.record_command, ["--out", "out"], [(monitor_cost, "must_be_writable")]),
     "outliers": (outliers.record_command, ["--out", "out"], [(outliers, "record")]),
     "shapes.train": (train_command(lambda *a, **k: train.train(*a, **k)), ["--out", "out"], [(train, "train")]),
     "versions.real": (real.run_all, ["in", "--out", "out"], [(evidence, "this_machine")]),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     from .failures import explain as explain
     from .guard import checked as checked
     from .layers import contiguous_inputs_ as contiguous_inputs_
+    from .monitor import memory as memory
     from .placements import placement as placement
     from .sana import load_sana as load_sana
     from .shapes import SHAPES_FOLDER as SHAPES_FOLDER
@@ -32,6 +33,7 @@ _WHERE = {
     "doctor": "versions.doctor",
     "placement": "placements",
     "checked": "guard",
+    "memory": "monitor",
     "contiguous_inputs_": "layers",
     "adherence": "shapes",
     "caption": "shapes",

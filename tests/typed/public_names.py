@@ -21,6 +21,7 @@ from sana_lab import (
     doctor,
     explain,
     load_sana,
+    memory,
     placement,
     read_scene,
     render,
@@ -30,6 +31,7 @@ from sana_lab import (
 from sana_lab.accelerator import Accelerator
 from sana_lab.failures import Explanation
 from sana_lab.int8 import QuantizedTensor, quantize
+from sana_lab.monitor import Memory
 from sana_lab.placements import Placement
 from sana_lab.shapes import Rate, Scene
 from sana_lab.shapes.scoring import Adherence
@@ -54,6 +56,7 @@ def front_door(layer: torch.nn.Linear) -> None:
     assert_type(doctor(), Diagnosis)
     assert_type(quantize(torch.ones(2)), QuantizedTensor)
     assert_type(placement(None), Placement)
+    assert_type(memory(), Memory)
     assert_type(sana_lab.placement(None), Placement)
 
 

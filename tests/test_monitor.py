@@ -1,0 +1,237 @@
+"""The memory monitor: stages, peaks against the allocator's own counters, nothing left behind, every output."""
+
+import io
+import json
+import sys
+
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+
+from sana_lab import evidence, load_sana, memory, use_accelerator
+from sana_lab.monitor import cost, live, scrape, watch
+from sana_lab.monitor.stages import in_words
+from sana_lab.shapes.untrained import untrained_shapes
+
+SMALL = {"num_inference_steps": 2, "height": 64, "width": 64, "use_resolution_binning": False}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    with use_accelerator(virtual=True, vram="2GiB"):
+        made = load_sana(untrained_shapes(), "bf16")
+        made.set_progress_bar_config(disable=True)
+        made("x", **SMALL)  # what the scheduler keeps from a call is there from now on
+        yield made
+
+
+def attached(pipe):
+    """Everything that a watch could leave on a pipeline."""
+    found = {}
+    for name, model in pipe.components.items():
+        for inner, module in model.named_modules() if isinstance(model, torch.nn.Module) else ():
+            hooks = (len(module._forward_pre_hooks), len(module._forward_hooks))
+            found[name, inner] = (*hooks, "decode" in vars(module), "forward" in vars(module))
+    return found
+
+
+def test_stages_are_in_order_and_their_peaks_are_the_allocators(pipe):
+    with memory(pipe) as m:
+        pipe("a red star", **SMALL)
+        held = torch.cuda.memory_allocated()
+    assert [stage.stage for stage in m.stages] == ["before", "encode", "steps", "decode"]
+    by = {stage.stage: stage for stage in m.stages}
+    assert by["steps"].steps == 2 and by["encode"].steps == 2 and by["decode"].steps == 1
+    assert all(stage.allocated >= held - 2**20 and stage.reserved >= stage.allocated for stage in m.stages)
+    assert all(
+        stage.left == stage.total - max(stage.driver - stage.reserved, 0) - stage.allocated for stage in m.stages
+    )
+    weights = sum(t.nbytes for name in ("text_encoder", "transformer", "vae")
+                  for t in [*getattr(pipe, name).parameters(), *getattr(pipe, name).buffers()])  # fmt: skip
+    assert {stage.weights for stage in m.stages} == {weights}
+    torch.cuda.reset_peak_memory_stats()
+    pipe("a red star", **SMALL)
+    assert max(stage.allocated for stage in m.stages) == torch.cuda.max_memory_allocated() == m.peak.allocated
+    assert m.calls == 1 and m.failures == 0
+
+
+def test_a_peak_inside_of_one_stage_is_that_stages(pipe):
+    """A block of 100 MiB that lives during one stage only shows in its row and in no other."""
+    blocks = {"text_encoder": "encode", "transformer": "steps"}
+    for component, stage in blocks.items():
+
+        def waste(*_):
+            torch.empty(100 * 2**20, dtype=torch.uint8, device="cuda")
+
+        handle = getattr(pipe, component).register_forward_hook(waste)
+        with memory(pipe) as m:
+            pipe("a red star", **SMALL)
+        handle.remove()
+        assert m.peak.stage == stage
+        others = [one.rest for one in m.stages if one.stage != stage]
+        assert m.peak.rest >= 100 * 2**20 > 2 * max(others)
+
+
+def test_loading_inside_of_the_block():
+    with use_accelerator(virtual=True), memory() as m:
+        pipe = m.watch(load_sana(untrained_shapes(), "bf16"))
+        pipe.set_progress_bar_config(disable=True)
+        for _ in range(2):
+            pipe("x", **SMALL)
+    assert [s.stage for s in m.stages] == ["load", "before", *["encode", "steps", "decode"] * 2]
+    assert [s.call for s in m.stages] == [0, 0, 1, 1, 1, 2, 2, 2] and m.calls == 2
+    load, before = m.stages[:2]
+    assert load.allocated >= before.weights > 0 and load.weights == 0
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError])
+def test_nothing_is_left_behind_after_an_exception(pipe, error, deep):
+    before = attached(pipe)
+
+    def fail(*_):
+        raise error("in the middle")
+
+    handle = pipe.transformer.transformer_blocks[1].register_forward_pre_hook(fail)
+    with pytest.raises(error), memory(pipe, deep=deep) as m:
+        pipe("x", **SMALL)
+    handle.remove()
+    assert attached(pipe) == before
+    assert m.calls == 0 and m.failures == 1 and m.stages[-1].stage == "steps"
+    assert error.__name__ in repr(m)
+    pipe("x", **SMALL)
+    assert len(m.stages) == 3, "a closed monitor sees nothing"
+
+
+def test_a_decode_of_the_users_own_stays(pipe):
+    seen = []
+    original = pipe.vae.decode
+
+    def mine(*given, **more):
+        seen.append(1)
+        return original(*given, **more)
+
+    pipe.vae.decode = mine
+    try:
+        with memory(pipe):
+            pipe("x", **SMALL)
+        assert vars(pipe.vae)["decode"] is mine and seen == [1]
+    finally:
+        del pipe.vae.decode
+
+
+def test_a_deep_watch_names_module_and_tensors(pipe):
+    last = pipe.vae.decoder.conv_out
+
+    def waste(module, given, out):
+        torch.empty(200 * 2**20, dtype=torch.uint8, device="cuda")
+
+    handle = last.register_forward_hook(waste)
+    with memory(pipe, deep=True) as m:
+        pipe("x", **SMALL)
+    handle.remove()
+    assert m.peak.stage == "decode" and m.peak.peak.module == "decoder.conv_out" and m.peak.peak.kind == "Conv2d"
+    (shape, dtype, nbytes), *_ = m.peak.peak.tensors
+    assert shape[0] == 1 and shape[-1] == 64 and dtype == "bfloat16" and nbytes == 2 * torch.Size(shape).numel()
+    assert "decoder.conv_out (Conv2d" in repr(m)
+
+
+def test_offloaded_pipelines_are_watched_too():
+    with use_accelerator(virtual=True):
+        pipe = load_sana(untrained_shapes(), "bf16", "cpu")
+        pipe.set_progress_bar_config(disable=True)
+        pipe.enable_model_cpu_offload()
+        before, others = attached(pipe), torch.cuda.memory_allocated()
+        with memory(pipe) as m:
+            pipe("x", **SMALL)
+        assert attached(pipe) == before
+    peaks = {s.stage: s.allocated for s in m.stages}
+    assert 0 < peaks["encode"] - others < sum(p.nbytes for p in pipe.transformer.parameters()) and len(peaks) == 4
+
+
+def test_without_a_gpu_the_process_is_watched():
+    pipe = load_sana(untrained_shapes(), "bf16", "cpu")
+    pipe.set_progress_bar_config(disable=True)
+    with memory(pipe) as m:
+        pipe("x", **SMALL)
+    assert {s.device for s in m.stages} == {"cpu"} and all(s.allocated > 2**20 for s in m.stages)
+
+
+def test_json_lines_are_written_as_stages_end(pipe, tmp_path):
+    log = tmp_path / "deep" / "memory.jsonl"
+    seen = []
+    with memory(pipe, log=log, every=seen.append) as m:
+        pipe("x", **SMALL)
+        assert [json.loads(line)["stage"] for line in log.read_text().splitlines()] == ["before", "encode", "steps"]
+    assert log.read_text() == m.json_lines() and seen == m.stages
+
+
+def test_a_log_that_cannot_be_written(pipe, tmp_path):
+    with pytest.raises(OSError, match="cannot be written .*: give another file"), memory(pipe, log=tmp_path):
+        pass
+    assert not any(pre or post for pre, post, *_ in attached(pipe).values())
+
+
+def test_prometheus_reads_what_it_is_given(pipe):
+    with memory(pipe) as m:
+        pipe("x", **SMALL)
+        pipe("x", **SMALL)
+    found = {f.name: f for f in text_string_to_metric_families(m.prometheus())}
+    peaks = {s.labels["stage"]: s.value for s in found["sana_stage_allocated_bytes"].samples}
+    assert peaks == {s.stage: s.allocated for s in m.stages[-4:]} | {"before": m.stages[0].allocated}
+    assert found["sana_calls"].samples[0].value == 1 + 1
+    amounts = {name for name in found if name.startswith("sana_stage")}
+    assert len(amounts) == len(scrape.GAUGES) and found["sana_calls_failed"].samples[0].value == 0
+
+
+def test_without_its_library_prometheus_is_refused_in_one_line(pipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with memory(pipe) as m, pytest.raises(ImportError, match="pip install prometheus-client"):
+        m.prometheus()
+
+
+def test_memory_does_not_fill_with_what_was_seen(pipe, monkeypatch):
+    monkeypatch.setattr(watch, "KEPT", 5)
+    with memory(pipe) as m:
+        for _ in range(3):
+            pipe("x", **SMALL)
+    assert len(m.stages) == 5 and m.calls == 3
+
+
+def test_the_line_is_written_over_itself(monkeypatch):
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    line = live.Line(True)
+    line.say("a longer text")
+    assert not line.wants() and line.wants(now=True)
+    line.say("short")
+    line.end()
+    assert said.getvalue() == "\ra longer text\rshort        \n"
+    quiet = live.Line(False)
+    quiet.say("x")
+    assert not quiet.wants(now=True) and said.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("wrong", [3, "pipe", object()])
+def test_what_is_no_pipeline(wrong):
+    with pytest.raises(TypeError, match="memory needs a diffusers pipeline"), memory(wrong):
+        pass
+
+
+def test_order_of_calls(pipe):
+    m = memory(pipe)
+    with pytest.raises(RuntimeError, match="inside of"):
+        m.watch(pipe)
+    with m, pytest.raises(RuntimeError, match="open already"), m:
+        pass
+    assert m.stages and in_words(3 * 2**30) == "3.0 GiB" and in_words(2**20) == "1.0 MiB"
+
+
+def test_the_cost_is_measured_and_recorded(tmp_path, capsys):
+    line = ["--out", str(tmp_path), "--model", str(untrained_shapes()), "--steps", "2", "--pairs", "2", "--size", "64"]
+    assert cost.main([*line, "--virtual"]) == 0
+    found = evidence.load(cost.RECORD, folder=tmp_path)["results"]
+    assert len(found["pairs"]) == 2 and found["hook_share"] == pytest.approx(
+        found["hook_us"] / 1e3 / found["step_ms"], rel=1e-2
+    )
+    assert found["hook_share"] < 0.05, "on a virtual GPU, whose counters are read in Python"
