@@ -61,23 +61,27 @@ def chapters_table(notebooks: Path | str) -> pandas.DataFrame:
 
     Returns:
         A row for each chapter and number of GPUs: `cells`, `as stored`, `why not all` (from `WHY`), and `since then`:
-        what of the chapter is no longer what was run.
+        what of the chapter is no longer what was run. A chapter that the record lacks has one row, without numbers.
 
     Raises:
         ValueError: the record is missing or damaged.
     """
     import pandas
 
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for gpus, chapters in evidence.load(RECORD)["results"]["gpus"].items():
         for recorded, found in chapters.items():
             name = RENAMED.get(recorded, recorded)
-            rows[name, int(gpus)] = {
+            rows[name, gpus] = {
                 "cells": found["cells"],
                 "as stored": found["cells"] - len(found["failed"]),
                 "why not all": " ".join(reasons(name, found["failed"])),
                 "since then": changed(found["digests"], Path(notebooks) / f"{name}.ipynb"),
             }
+    run = {name for name, _ in rows}
+    for path in Path(notebooks).glob("[0-9]*.ipynb"):
+        if path.stem not in run:
+            rows[path.stem, "–"] = {"cells": "–", "as stored": "–", "why not all": "", "since then": "not run yet"}
     table = pandas.DataFrame.from_dict(rows, orient="index")
     table.index = pandas.MultiIndex.from_tuples(table.index, names=["chapter", "GPUs"])
     return table.sort_index()
@@ -100,7 +104,8 @@ def blocks_table(notebooks: Path | str) -> pandas.DataFrame:
     rows = []
     for recorded, blocks in evidence.load(RECORD)["results"]["blocks"].items():
         name = RENAMED.get(recorded, recorded)
-        chapter = json.loads((Path(notebooks) / f"{name}.ipynb").read_text(encoding="utf-8"))
+        path = Path(notebooks) / f"{name}.ipynb"
+        chapter = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": []}
         prose = "\n".join(_joined(cell["source"]) for cell in chapter["cells"] if cell["cell_type"] == "markdown")
         for found in blocks.values():
             gone = "" if f"```python\n{found['first line']}\n" in prose else "gone"
