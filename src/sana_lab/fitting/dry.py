@@ -1,0 +1,247 @@
+"""A checkpoint run without weights: on the meta device, where tensors have a shape and no data, counting bytes.
+
+`Counted` is what the virtual GPU's ledger is for tensors with data: it counts each new storage as CUDA's allocator
+would, and gives its bytes back when the last tensor that uses it goes. So a decode at 1024 pixels is counted in less
+than a second on any machine, whatever the size of the model. What kernels take for themselves does not show.
+
+`python -m sana_lab.fitting.dry` runs every released transformer and writes the record `dry_runs`.
+
+Chapter 9.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .. import accounting, evidence, slim
+from ..accelerator.memory import block_size, rounded
+from ..checkpoints import Source, resolve
+from ..commandline import run_command
+
+RECORD = "dry_runs"
+COMMAND = "python -m sana_lab.fitting.dry"
+
+FORMS = ("16", "int8", "int8-slim", "nf4", "nf4-slim", "cast")
+"""Forms of the weights: 16 bits, bitsandbytes' three with what `slim` adds, and 8-bit floats that are cast back for
+each product (diffusers' layerwise casting)."""
+
+TOKENS = 512
+"""Of a prompt with the instruction that Sana puts before it, in the encoder. It pads to 300 plus the instruction."""
+
+CAPTION = 300
+"""Tokens of a prompt that the transformer sees."""
+
+
+class Counted(TorchDispatchMode):
+    """Counts the bytes of all storages that come to be inside of the block. `peak` is the most at a time."""
+
+    def __init__(self, known: Iterable[nn.Module] = ()):
+        """`known`: modules whose weights are not counted."""
+        super().__init__()
+        tensors = (t for module in known for t in [*module.parameters(), *module.buffers()])
+        self._known = {tensor.untyped_storage()._cdata for tensor in tensors}
+        self._live: dict[int, weakref.ref] = {}
+        self.used = self.peak = 0
+
+    def add(self, size: int) -> None:
+        """Count bytes that no tensor shows, or fewer with a negative number."""
+        self.used += size
+        self.peak = max(self.peak, self.used)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run an operator, and count what it made."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self._known and key not in self._live:
+                    size = block_size(storage.nbytes())
+
+                    def gone(_: Any, key: int = key, size: int = size) -> None:
+                        del self._live[key]
+                        self.used -= size
+
+                    self._live[key] = weakref.ref(storage, gone)
+                    self.add(size)
+        return out
+
+
+class _OneKernel(TorchFunctionMode):
+    """Attention as one kernel, as CUDA has it: the scores are never in memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            query, _, value, *_ = args if len(args) > 2 else (kwargs["query"], kwargs["key"], kwargs["value"])
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return func(*args, **(kwargs or {}))
+
+
+def run(module: nn.Module, call: Callable[[], object], extra: Callable[[nn.Module, torch.Tensor], int] | None) -> int:
+    """The most bytes that a call has at a time beside the module's weights.
+
+    Args:
+        module: on the meta device.
+        call: calls it.
+        extra: bytes that a linear layer or convolution takes while it runs, from the layer and its input.
+    """
+    counted, hooks, taken = Counted([module]), [], []
+    if extra is not None:
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+
+                def before(layer: nn.Module, inputs: tuple) -> None:
+                    taken.append(extra(layer, inputs[0]))
+                    counted.add(taken[-1])
+
+                def after(layer: nn.Module, inputs: tuple, output: object) -> None:
+                    counted.add(-taken.pop())
+
+                hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+    try:
+        with torch.no_grad(), _OneKernel(), counted:
+            call()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted.peak
+
+
+def _int8_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
+    """Inputs as codes, products as int32 (bitsandbytes 0.50.2, autograd/_functions.py, `MatMul8bitLt.forward`)."""
+    if not isinstance(layer, nn.Linear):
+        return 0
+    rows = inputs.numel() // layer.in_features  # of a 1x1 convolution the channels do not come last
+    return rows * (layer.in_features + 4 * layer.out_features)
+
+
+def _weight_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
+    """The weight in 16 bits, for the one product."""
+    return block_size(2 * layer.weight.numel())
+
+
+def _nf4_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
+    return _weight_extra(layer, inputs) if isinstance(layer, nn.Linear) else 0
+
+
+EXTRA = {
+    "int8": _int8_extra,
+    "int8-slim": _int8_extra,
+    "nf4": _nf4_extra,
+    "nf4-slim": _nf4_extra,
+    "cast": _weight_extra,
+}
+
+
+def look(model: str | Path | Source) -> dict[str, Any]:
+    """All that `peaks` needs to know of a checkpoint, counted without weights.
+
+    Returns:
+        `weights`: component -> form -> bytes, in blocks of 512; `leaf`: component -> the two largest layers' bytes;
+        `encode` and `step`: form -> (bytes of a first picture, of each further picture, at `PIXELS` pixels, where a
+        step is one with guidance); `decode`: (bytes a picture at `PIXELS` pixels, and what does not grow).
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    source = resolve(model)
+    models = accounting.build(source)
+    slimmed, cast = (copy.deepcopy(models["transformer"]) for _ in range(2))
+    slim.pointwise_as_linear_(slimmed)
+    cast.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    weights: dict[str, dict[str, int]] = {name: {"16": _bytes(accounting.held(m))} for name, m in models.items()}
+    for form in ("int8", "int8-slim", "nf4", "nf4-slim"):
+        precision, _, slims = form.partition("-")
+        for name in ("text_encoder", "transformer"):
+            model = slimmed if slims and name == "transformer" else models[name]
+            tensors = accounting.quantized(accounting.held(model), model, precision)
+            weights[name][form] = _bytes(tensors, embedding=bool(slims))
+    weights["transformer"]["cast"] = _bytes(accounting.held(cast))
+    encoder, vae = models["text_encoder"], models["vae"]
+    encode = {
+        form: [run(encoder, lambda n=n: _encode(encoder, n), EXTRA.get(form)) for n in (1, 2)]
+        for form in weights["text_encoder"]
+    }
+    step = {}
+    for form in weights["transformer"]:
+        transformer = slimmed if form.endswith("slim") else models["transformer"]
+        step[form] = [run(transformer, lambda n=n, t=transformer: _step(t, n), EXTRA.get(form)) for n in (1, 2)]
+    decode = [run(vae, lambda n=n: _decode(vae, n), None) for n in (1, 2)]
+    return {
+        "weights": weights,
+        "leaf": {name: _largest(module) for name, module in models.items()},
+        "encode": encode,
+        "step": step,
+        "decode": decode,
+    }
+
+
+PIXELS = 512
+"""A side of the pictures of the dry runs."""
+
+
+def _bytes(tensors: Iterable[accounting.Stored], embedding: bool = False) -> int:
+    """Bytes in blocks of 512; with `embedding`, one of these in 8 bits."""
+    sizes = (t.parameters if embedding and t.kind == "Embedding" and t.tensor == "weight" else t.bytes for t in tensors)
+    return sum(rounded(size) for size in sizes)
+
+
+def _largest(module: nn.Module) -> list[int]:
+    """Bytes of the two layers that hold the most themselves."""
+    own = [sum(block_size(p.nbytes) for p in layer.parameters(recurse=False)) for layer in module.modules()]
+    return sorted(own)[-2:][::-1]
+
+
+def _encode(encoder: nn.Module, pictures: int) -> object:
+    ids = torch.ones(pictures, TOKENS, dtype=torch.int64, device="meta")
+    return encoder(ids, attention_mask=torch.ones_like(ids))
+
+
+def _step(transformer: nn.Module, pictures: int) -> object:
+    config, rows = transformer.config, 2 * pictures
+    like = {"device": "meta", "dtype": torch.bfloat16}
+    inputs = {
+        "hidden_states": torch.empty(rows, config.in_channels, PIXELS // 32, PIXELS // 32, **like),
+        "encoder_hidden_states": torch.empty(rows, CAPTION, config.caption_channels, **like),
+        "encoder_attention_mask": torch.ones(rows, CAPTION, device="meta"),
+        "timestep": torch.ones(rows, device="meta"),
+    }
+    if config.guidance_embeds:
+        inputs["guidance"] = torch.ones(rows, device="meta")
+    return transformer(**inputs, return_dict=False)
+
+
+def _decode(vae: nn.Module, pictures: int) -> object:
+    side = PIXELS // vae.spatial_compression_ratio
+    latents = torch.empty(pictures, vae.config.latent_channels, side, side, device="meta", dtype=torch.bfloat16)
+    return vae.decode(latents, return_dict=False)
+
+
+def _command() -> None:
+    """Run every released transformer without weights, and write the record."""
+    from tqdm import tqdm
+
+    names = ("shapes", *accounting.CHECKPOINTS)
+    results = {name: look(name) for name in tqdm(names, unit="model")}
+    what = "Bytes of weights and of what a call makes beside them, counted on the meta device"
+    print(evidence.save(RECORD, what=what, command=COMMAND, results=results))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    return run_command(_command, COMMAND, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
