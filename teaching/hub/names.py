@@ -11,8 +11,38 @@ from pathlib import Path
 
 import bcrypt
 from nativeauthenticator import NativeAuthenticator
+from nativeauthenticator.handlers import LoginHandler
 from nativeauthenticator.orm import UserInfo
 from traitlets import Unicode
+
+
+class NoTimer:
+    """Takes the place of a measuring device that JupyterHub 6 no longer has."""
+
+    def timer(self, name):
+        """Something that can be started and stopped."""
+        return self
+
+    def start(self):
+        """Measure nothing."""
+        return self
+
+    def stop(self, send=True):
+        """Send nothing."""
+
+
+class RoomLogin(LoginHandler):
+    """The login page, on JupyterHub 6.
+
+    nativeauthenticator 1.3.0 times each login with `self.statsd` (handlers.py, `LoginHandler.post`), which JupyterHub 6
+    has no more, and its `_render` does not take the arguments that JupyterHub 6 gives it for an error: every login ends
+    in status 500. This class can go with the first nativeauthenticator that names JupyterHub 6.
+    """
+
+    statsd = NoTimer()
+
+    def _render(self, login_error=None, username=None, **kwargs):
+        return super()._render(login_error=login_error, username=username)
 
 
 class RoomAuthenticator(NativeAuthenticator):
@@ -31,3 +61,7 @@ class RoomAuthenticator(NativeAuthenticator):
                 self.db.add(UserInfo(username=name, password=hashed, is_authorized=True))
         self.db.commit()
         path.write_text("{}", encoding="utf-8")
+
+    def get_handlers(self, app):
+        """The pages of nativeauthenticator, with a login page that works."""
+        return [(path, RoomLogin if found is LoginHandler else found) for path, found in super().get_handlers(app)]
