@@ -63,8 +63,8 @@ class FusedLinear8bit(_OnCodes):
     """A linear layer in vector-wise int8, as LLM.int8() computes it at threshold 0.
 
     A row of the input is rounded to 127 steps of its largest magnitude, the product of the codes is exact in int32, and
-    each number of it is scaled back by its row's step times its column's. Inputs of up to `few` rows are not rounded but
-    multiplied in 16 bits (see `fuse_`). Other than bitsandbytes 0.50.2 (autograd/
+    each number of it is scaled back by its row's step times its column's. Inputs of up to `few` rows are not rounded
+    but multiplied in 16 bits (see `fuse_`). Other than bitsandbytes 0.50.2 (autograd/
     _functions.py, `MatMul8bitLt`) it does not cast the input to float16 first, which overflows beyond 65504.
 
     Made by `of`. Shape: (..., in) to (..., out), in the input's type.
