@@ -13,9 +13,10 @@ The reader is the judge of the Shapes model, so it is strict: what it cannot nam
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -259,6 +260,7 @@ class _Template:
     """A shape at radius 1 on the grid of `_AXIS`."""
 
     cover: np.ndarray
+    total: np.float32
     area: float
     sink: float
     """How far below the center the centroid lies."""
@@ -277,7 +279,7 @@ def _templates() -> dict[str, _Template]:
         outline = float(np.hypot(*np.gradient(cover)).sum()) * _CELL  # its length is the total variation of the cover
         area = total * _CELL**2
         sink = float((cover * y.numpy()).sum()) / total
-        templates[name] = _Template(cover, area, sink, 1 - EDGE_TOLERANCE * outline / area)
+        templates[name] = _Template(cover.astype(float), cover.sum(), area, sink, 1 - EDGE_TOLERANCE * outline / area)
     return templates
 
 
@@ -290,30 +292,32 @@ def _fit_shapes(cover: np.ndarray) -> tuple[str | None, Pose, float, float]:
     rows, columns = cover.sum(1), cover.sum(0)
     area = float(rows.sum())
     x, y = float(columns @ np.arange(len(columns))) / area, float(rows @ np.arange(len(rows))) / area
+    lines = _Lines.of(cover)
     fits = []
     for name, template in _templates().items():
         radius = math.sqrt(area / template.area)
         pose = (x, y - radius * template.sink, radius)
-        fits.append((_overlap(cover, area, name, pose), name, pose))
+        fits.append((_overlap(_sample(lines, pose), area, template, radius), name, pose))
     fits.sort(reverse=True)
-    (fit, name, pose), (next_fit, _, _) = sorted((_refine(cover, area, *fit) for fit in fits[:2]), reverse=True)
+    (fit, name, pose), (next_fit, _, _) = sorted((_refine(lines, area, *fit) for fit in fits[:2]), reverse=True)
     template = _templates()[name]
-    wrong = np.abs(_sample(cover, pose) - template.cover) > 0.5
+    wrong = np.abs(_sample(lines, pose) - template.cover) > 0.5
     patch = np.ones([round(PATCH_TOLERANCE / _CELL)] * 2, dtype=bool)
     clear = fit >= template.least_fit and fit - next_fit >= MIN_LEAD and not ndimage.binary_erosion(wrong, patch).any()
     return name if clear else None, pose, fit, fit - next_fit
 
 
-def _overlap(cover: np.ndarray, area: float, name: str, pose: Pose) -> float:
-    """Intersection over union of a cover, whose sum is `area`, with a shape."""
-    seen, template = _sample(cover, pose), _templates()[name].cover
-    beyond = max(0.0, area / (pose[2] * _CELL) ** 2 - seen.sum())  # what lies outside the grid counts against the fit
-    both = np.minimum(seen, template).sum()
-    return float(both / (seen.sum() + template.sum() - both + beyond))
+def _overlap(seen: np.ndarray, area: float, template: _Template, radius: float) -> float:
+    """Intersection over union of a shape of this radius with a cover, `seen` in the shape's grid; its sum is `area`."""
+    here = seen.sum()
+    beyond = max(0.0, area / (radius * _CELL) ** 2 - here)  # what lies outside the grid counts against the fit
+    both = np.minimum(seen, template.cover).sum()
+    return float(both / (here + template.total - both + beyond))
 
 
-def _refine(cover: np.ndarray, area: float, fit: float, name: str, pose: Pose) -> tuple[float, str, Pose]:
+def _refine(lines: _Lines, area: float, fit: float, name: str, pose: Pose) -> tuple[float, str, Pose]:
     """Move and scale a shape while that makes it fit better: a bump on an object shifts its centroid and area."""
+    template, rows = _templates()[name], _rows(lines, pose)
     for step in (0.05, 0.02):
         before = -1.0
         while fit > before:
@@ -322,25 +326,47 @@ def _refine(cover: np.ndarray, area: float, fit: float, name: str, pose: Pose) -
                 for sign in (1, -1):
                     tried = list(pose)
                     tried[axis] += sign * step * pose[2]
-                    tried_fit = _overlap(cover, area, name, tuple(tried))
+                    tried_rows = _rows(lines, tried) if axis else rows  # a move across leaves it in its rows
+                    tried_fit = _overlap(_columns(tried_rows, tried), area, template, tried[2])
                     if tried_fit > fit:
-                        fit, pose = tried_fit, tuple(tried)
+                        fit, pose, rows = tried_fit, tuple(tried), tried_rows
     return fit, name, pose
 
 
-def _sample(cover: np.ndarray, pose: Pose) -> np.ndarray:
+class _Lines(NamedTuple):
+    """Lines of a cover, from one of which to the next it is interpolated, in float64 and at least one."""
+
+    at: np.ndarray
+    to_next: np.ndarray
+
+    @classmethod
+    def of(cls, cover: np.ndarray) -> _Lines:
+        return cls(cover.astype(float), np.subtract(cover[1:], cover[:-1]).astype(float))
+
+
+def _sample(lines: _Lines, pose: Sequence[float]) -> np.ndarray:
     """A cover on the grid of `_AXIS`, moved and scaled as if its shape had center 0 and radius 1."""
-    x, y, radius = pose
-    return _interpolate(_interpolate(cover, y + radius * _AXIS).T, x + radius * _AXIS).T
+    return _columns(_rows(lines, pose), pose)
 
 
-def _interpolate(cover: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows of a cover at fractional positions; those beyond its rim are like the rim, which is empty."""
-    at = at.clip(0, len(cover) - 1.001)
-    low = at.astype(int)
-    share = (at - low)[:, None]
-    above = cover[low]
-    return above + share * (cover[low + 1] - above)
+def _rows(lines: _Lines, pose: Sequence[float]) -> _Lines:
+    """The rows of a cover that a pose asks for, as lines of columns."""
+    return _Lines.of(_interpolate(lines, pose[1] + pose[2] * _AXIS).T)
+
+
+def _columns(lines: _Lines, pose: Sequence[float]) -> np.ndarray:
+    """Of such lines of columns, those that a pose asks for, as rows of a cover."""
+    return _interpolate(lines, pose[0] + pose[2] * _AXIS).T
+
+
+def _interpolate(lines: _Lines, at: np.ndarray) -> np.ndarray:
+    """Lines at fractional positions; those beyond the rim are like the rim, which is empty."""
+    at = np.minimum(np.maximum(at, 0), at.dtype.type(len(lines.to_next) - 0.001))
+    low = at.astype(np.intp)
+    between = lines.to_next.take(low, axis=0)
+    between *= (at - low)[:, None]
+    between += lines.at.take(low, axis=0)
+    return between
 
 
 # ---- the scene ---------------------------------------------------------------------------------------------------
