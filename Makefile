@@ -11,7 +11,7 @@ PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25
 # Apart from .venv: with Triton installed, PyTorch takes other paths, in chapters too.
 TRITON := .cache/triton-3.9.0
 
-.PHONY: book test helper triton lab serve refresh check bench mutants drill
+.PHONY: book test helper triton lab serve refresh check bench mutants drill slides kit hub hub-try
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
@@ -44,7 +44,7 @@ check: .venv/.stamp  ## lint, the house's rules, public names, spelling, stored 
 	$(BIN)/lint-imports
 	$(BIN)/python tools/architecture.py check
 	$(BIN)/ty check --python .venv --error-on-warning tests/typed
-	$(BIN)/codespell *.md *.txt *.toml *.yml Makefile book src tests tools
+	$(BIN)/codespell *.md *.txt *.toml *.yml Makefile book src tests tools teaching
 	$(BIN)/python tools/chapters.py sources | $(BIN)/codespell -
 	$(BIN)/python tools/chapters.py check
 
@@ -56,6 +56,28 @@ mutants: .venv/.stamp  ## do the tests notice when one thing of a file changes: 
 
 drill: .venv/.stamp  ## break long commands on purpose: kills, full disks, damaged files; some: make drill CASES="kill evaluate --rounds 9"
 	$(BIN)/python tools/drill.py $(CASES)
+
+slides: .venv/.stamp  ## slides with speaker notes, made from the chapters, in _build/slides (takes reveal.js from npm)
+	$(BIN)/python tools/slides.py _build/slides
+
+kit: .venv/.stamp  ## one folder for a class without a network, in .cache/kit, and tried without one
+	$(BIN)/sana-lab learner .cache/learner
+	$(BIN)/python tools/kit.py build .cache/kit $(KIT)
+	$(BIN)/python tools/kit.py try .cache/kit
+
+HUB := .cache/hub
+hub: .venv/.stamp $(HUB)/.stamp  ## a JupyterHub for a class, as root: teaching/hub/README.md; accounts: make hub LEARNERS=names.txt
+	$(BIN)/sana-lab learner .cache/learner
+	$(HUB)/bin/python teaching/hub/start.py $(if $(LEARNERS),--learners $(LEARNERS))
+
+hub-try: .venv/.stamp $(HUB)/.stamp  ## open a room and try it, as root: break in, restart, fill the disk, ten seats at once
+	$(HUB)/bin/python teaching/hub/trials.py $(TRY)
+
+$(HUB)/.stamp: teaching/hub/requirements.txt
+	$(PYTHON) -m venv $(HUB)
+	$(HUB)/bin/pip install --quiet -r $<
+	npm install --silent --no-fund --no-audit --prefix $(HUB)/node configurable-http-proxy@5.3.0
+	touch $@
 
 .venv/.stamp: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv

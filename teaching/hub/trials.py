@@ -529,7 +529,7 @@ async def closed(at: Room) -> dict[str, Any]:
         "no such Python": at.start("--check", **fresh, ROOM_KERNEL="/nowhere/python"),
         "Python in a closed folder": at.start("--check", **fresh, ROOM_KERNEL=str(closed_python(at.work))),
     }
-    found: dict[str, Any] = {name: done.stderr.strip() for name, done in tried.items()}
+    found: dict[str, Any] = {name: done.stderr.strip().replace(str(at.work), "…") for name, done in tried.items()}
     found["held"] = all(
         done.returncode == 1 and done.stderr.startswith("The room stays closed: ") and done.stderr.count("\n") == 1
         for done in tried.values()
