@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -192,30 +193,43 @@ def test_no_chapter_and_damaged_chapters_are_errors(tmp_path):
 # --- nbval, as we run it -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("stored_cell", "passes"),
-    [
-        (cell("print(2)", "2\n", metadata=CHECK), True),
-        (cell("print(3)", "2\n", metadata=CHECK), False),
-        (cell("print(3)", "2\n"), True),  # not tagged: run, not compared
-        (cell("import sys; print(2); print('x', file=sys.stderr)", "2\n", metadata=CHECK), True),
-        (cell("raise ValueError('a')", outputs=[]), False),
-        (
-            cell(
-                "raise ValueError('a')",
-                outputs=[new_output("error", ename="ValueError", evalue="b")],
-                metadata={"tags": ["raises-exception", "nbval-check-output"]},
-            ),
-            False,
+TRIED = [
+    (cell("print(2)", "2\n", metadata=CHECK), True),
+    (cell("print(3)", "2\n", metadata=CHECK), False),
+    (cell("print(3)", "2\n"), True),  # not tagged: run, not compared
+    (cell("import sys; print(2); print('x', file=sys.stderr)", "2\n", metadata=CHECK), True),
+    (cell("raise ValueError('a')", outputs=[]), False),
+    (
+        cell(
+            "raise ValueError('a')",
+            outputs=[new_output("error", ename="ValueError", evalue="b")],
+            metadata={"tags": ["raises-exception", "nbval-check-output"]},
         ),
-    ],
-)
-def test_nbval_compares_what_is_tagged(tmp_path, stored_cell, passes):
-    nbformat.write(new_notebook(cells=[stored_cell]), tmp_path / "x.ipynb")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    command += ["--rootdir", str(ROOT), "--confcutdir", str(ROOT), "-p", "conftest", str(tmp_path / "x.ipynb")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (run.returncode == 0) == passes, run.stdout + run.stderr
+        False,
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def nbval(tmp_path_factory):
+    """The outcome of each of the chapters of one cell, run at once: name -> "passed" or "failed", and what was said."""
+    folder = tmp_path_factory.mktemp("nbval")
+    for number, (stored_cell, _) in enumerate(TRIED):
+        nbformat.write(new_notebook(cells=[stored_cell]), folder / f"{number}.ipynb")
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    command += ["--rootdir", str(ROOT), "--confcutdir", str(ROOT), "-p", "conftest", f"--junit-xml={folder / 'x.xml'}"]
+    run = subprocess.run([*command, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    cases = ElementTree.parse(folder / "x.xml").iter("testcase")
+    outcomes = {case.get("classname").split(".")[-2]: "passed" if len(case) == 0 else case[0].tag for case in cases}
+    return outcomes, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("number", range(len(TRIED)))
+def test_nbval_compares_what_is_tagged(number, nbval):
+    outcomes, said = nbval
+    assert len(outcomes) == len(TRIED), said
+    assert outcomes[str(number)] == ("passed" if TRIED[number][1] else "failure"), said
 
 
 def test_pages_name_no_folders_and_keep_their_colors():
