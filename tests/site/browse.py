@@ -70,8 +70,11 @@ _TOO_WIDE = """() => {
 }"""
 
 
-def look(context, url: str) -> Visit:
-    """Open a page, wait until it has settled, and note what there is and what is wrong."""
+def look(context, url: str, patience: float = 30) -> Visit:
+    """Open a page, wait until it has settled, and note what there is and what is wrong.
+
+    `patience`: seconds to wait for formulas and widgets; those that are not drawn by then count as not drawn.
+    """
     from playwright.sync_api import TimeoutError as TooLong
 
     page = context.new_page()
@@ -97,13 +100,13 @@ def look(context, url: str) -> Visit:
     page.wait_for_load_state("networkidle", timeout=60_000)
     page.evaluate("() => window.MathJax?.startup?.promise")
     with contextlib.suppress(TooLong):  # on a busy machine the network rests before the page is whole
-        page.wait_for_function(_SETTLED, timeout=30_000)
+        page.wait_for_function(_SETTLED, timeout=1000 * patience)
     seen = page.evaluate(_LOOK)
     for name, value in seen.items():
         setattr(visit, name, set(value) if name == "ids" else value)
     if visit.widgets:
         with contextlib.suppress(TooLong):
-            page.wait_for_function(f"n => ({_DRAWN})() >= n", arg=visit.widgets, timeout=20_000)
+            page.wait_for_function(f"n => ({_DRAWN})() >= n", arg=visit.widgets, timeout=1000 * patience)
         visit.drawn = page.evaluate(_DRAWN)
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(150)

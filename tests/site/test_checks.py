@@ -20,7 +20,7 @@ def visit(tmp_path, context):
         (tmp_path / "page.html").write_text(GOOD.format(fault=fault), encoding="utf-8")
         (tmp_path / "other.html").write_text(GOOD.format(fault=""), encoding="utf-8")
         with served(tmp_path) as address:
-            seen = look(context, f"{address}/page.html")
+            seen = look(context, f"{address}/page.html", patience=2)  # nothing on it is drawn by a script
             return seen, dead_links([seen, look(context, f"{address}/other.html")])
 
     return visit
