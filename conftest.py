@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 
@@ -64,6 +65,16 @@ def pytest_terminal_summary(terminalreporter, config):
     if ran:
         terminalreporter.section("chapters")
         terminalreporter.write_line(table({path.name: nb for path, nb in stored().items()}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_look_through():
+    """Spare the garbage collector what is there before a module begins: the libraries have made a million objects.
+
+    Tests and what they try collect often. What an earlier module left in circles is freed here.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

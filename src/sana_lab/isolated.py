@@ -15,6 +15,7 @@ Only Python's own library is imported: probes run with the libraries of other en
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -501,6 +502,7 @@ def _fork(case: Callable[[], Any], place: pathlib.Path, processor: float | None,
     status = 1
     try:
         end_with_parent(parent)
+        gc.freeze()  # looking through what the parent has made would take long, and copy each page of it
         if processor is not None:
             import resource
 
