@@ -7,6 +7,7 @@ pairs of a number and an outcome. See `sana_lab.isolated`.
 from __future__ import annotations
 
 import ast
+import contextlib
 import linecache
 import os
 import time
@@ -32,6 +33,8 @@ def answers(wanted: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         raise isolated.CannotFork("CUDA does not survive a fork here")
     folder, limit = _folder(), wanted["limit"]
     cases = dict(wanted["cases"])
+    if wanted["fork"]:
+        _prepare([id for id, *_ in cases.values()], wanted["virtual"])
     tasks = [(number, partial(_run, *case, folder, wanted["virtual"], limit)) for number, case in cases.items()]
     ended = isolated.run_each(tasks, limit=limit + isolated.GRACE, jobs=wanted["jobs"], fork=wanted["fork"])
     for number, end in ended:
@@ -61,6 +64,23 @@ def _libraries() -> None:
         for name in names:
             getattr(library, name)
     import bitsandbytes.nn  # noqa: F401
+
+
+def _prepare(ids: list[str], virtual: bool | None) -> None:
+    """Compute once what each fork would compute anew: the catalogue, and tables of libraries and of the virtual GPU."""
+    for id in ids:
+        get(id)
+    with contextlib.suppress(ImportError, AttributeError):  # as of transformers 5; a quarter of a second
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("gemma2")
+    with contextlib.suppress(ImportError):  # diffusers imports it when it loads its first pipeline
+        import diffusers.guiders  # noqa: F401
+    if virtual:  # otherwise no part of it may be there
+        from ..accelerator import schemas, session  # noqa: F401
+
+        schemas.operators()
+        schemas.operator("add", "Tensor")
 
 
 def _folder() -> str:
