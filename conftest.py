@@ -21,9 +21,17 @@ def pytest_collectstart(collector):
 
 LONGEST = (
     "tests/test_failures_live.py",
+    "tests/test_layers.py",
+    "tests/test_shapes_reader.py",
     "notebooks/",
+    "tests/test_evaluate.py",
     "tests/site/",
+    "tests/test_left_behind.py",
+    "tests/test_guidance_off.py",
+    "tests/test_slim.py",
     "tests/test_cli.py",
+    "tests/test_notebooks.py",
+    "tests/test_shapes_training.py",
     "tests/conformance/",
     "tests/test_versions.py",
 )
