@@ -261,6 +261,7 @@ class _Template:
 
     cover: np.ndarray
     total: np.float32
+    """Sum of the cover, as float32 has it."""
     area: float
     sink: float
     """How far below the center the centroid lies."""
@@ -334,7 +335,7 @@ def _refine(lines: _Lines, area: float, fit: float, name: str, pose: Pose) -> tu
 
 
 class _Lines(NamedTuple):
-    """Lines of a cover, from one of which to the next it is interpolated, in float64 and at least one."""
+    """The rows or columns of a cover, and the step from each to the next, between which positions lie. float64."""
 
     at: np.ndarray
     to_next: np.ndarray
