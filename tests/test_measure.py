@@ -102,11 +102,86 @@ def test_what_is_finished_is_not_measured_again(fake, tmp_path):
     assert [name for name, _ in started] == ["x--int8"]
 
 
-def test_a_checkpoint_stays_on_its_gpu(fake, tmp_path):
+def test_jobs_are_begun_in_their_order_on_gpus_that_are_there(fake, tmp_path):
     started, _ = fake
     jobs = [Job(tmp_path, method, label=label) for label in ("a", "b") for method in ("16-bit", "int8", "nf4")]
     run(jobs, tmp_path, gpus=2, progress=False)
-    assert {(name[0], gpu) for name, gpu in started} == {("a", 0), ("b", 1)}
+    assert sorted(name for name, _ in started) == sorted(job.name for job in jobs)
+    assert {gpu for _, gpu in started} <= {0, 1}
+
+
+ALONE = """
+import json, pathlib, sys, time
+from sana_lab.measure.worker import Quiet
+
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+quiet, times = Quiet(folder / "quiet"), []
+with quiet.working():
+    for _ in range(3):
+        began = time.monotonic()
+        time.sleep(0.05)
+        times.append(["working", began, time.monotonic()])
+        with quiet.alone():
+            began = time.monotonic()
+            time.sleep(0.1)
+            times.append(["timing", began, time.monotonic()])
+(folder / f"{name}.json").write_text(json.dumps(times))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of another kind")
+def test_nothing_runs_beside_a_timing(tmp_path):
+    """Three workers that load and time in turns: no timing overlaps another's, or another's work."""
+    command = [sys.executable, "-c", ALONE, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(runner.__file__).parents[2])}
+    processes = [subprocess.Popen([*command, name], env=environment) for name in "abc"]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    spans = [(n, *span) for n in "abc" for span in json.loads((tmp_path / f"{n}.json").read_text())]
+    timings = [span for span in spans if span[1] == "timing"]
+    assert len(timings) == 9
+    for mine, _, began, ended in timings:
+        beside = [s for s in spans if s[0] != mine and s[2] < ended and s[3] > began]
+        assert not beside, "something else was running"
+
+
+def test_without_a_file_nothing_is_locked():
+    quiet = worker.Quiet(None)
+    with quiet.working(), quiet.alone():
+        pass
+
+
+def test_clocks_are_the_lowest_of_the_block(monkeypatch):
+    answers = iter([None, [1980, 2619], [1700, 2619], *[[1900, 2619]] * 1000])
+    monkeypatch.setattr(worker, "clocks", lambda index: next(answers))
+    monkeypatch.setattr(worker.torch.cuda, "current_device", lambda: 0)
+    with worker.Clocks() as during:
+        until(lambda: during.found == [1700, 2619])
+    assert during.found == [1700, 2619] and not during._thread.is_alive()
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-weights", "float8"])
+def test_torchao_is_asked_for_what_its_names_say(monkeypatch, name):
+    """With stand-ins for the library: 1x1 convolutions are linear layers before it looks, float8 is by row."""
+    from types import ModuleType
+
+    from sana_lab.measure.methods import TORCHAO
+
+    quantization, asked = ModuleType("torchao.quantization"), []
+    for kind in TORCHAO.values():
+        setattr(quantization, kind, type(kind, (), {"__init__": lambda self, **options: asked.append(options)}))
+    quantization.PerRow = lambda: "a row"
+    quantization.quantize_ = lambda blocks, config: asked.append((type(config).__name__, blocks))
+    package = ModuleType("torchao")
+    package.quantization = quantization
+    monkeypatch.setitem(sys.modules, "torchao", package)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", quantization)
+    with use_accelerator(virtual=True, vram="80GiB"):
+        method = next(m for m in METHODS.values() if m.torchao == name)
+        pipe = worker.load(SHAPES_FOLDER, method)
+    options, (config, blocks) = asked
+    assert config == TORCHAO[name] and blocks is pipe.transformer.transformer_blocks
+    assert options == ({"granularity": "a row"} if name == "float8" else {})
+    assert type(blocks[0].ff.conv_inverted).__name__ == "Pointwise"
 
 
 @pytest.mark.parametrize("what", ["versions", "weights", "machine"])
@@ -304,7 +379,7 @@ def test_what_is_not_installed_is_left_out_and_named_where_it_is_asked_for(monke
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     monkeypatch.setattr(runner, "run", lambda jobs, *_, **__: asked.extend(job.method for job in jobs) or [])
     CliRunner().invoke(cli.app, ["measure", str(SHAPES_FOLDER), "--out", str(tmp_path)])
-    assert asked == [name for name in METHODS if name != "torchao"]
+    assert asked == [name for name in METHODS if not METHODS[name].torchao]
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
     with use_accelerator(virtual=True), pytest.raises(ImportError, match="pip install torchao"):
         worker.load(SHAPES_FOLDER, METHODS["torchao"])

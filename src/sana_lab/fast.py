@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from . import float8_layers
 from .accelerator import on_real_gpu
 from .attention import PromptOnce, prompt_once_, rewrite_
-from .kernels import FEW, dequantize, few_rows, gated_depthwise, int8_linear
+from .kernels import dequantize, gated_depthwise, int8_linear
 from .layers import OnCodes, holding, is_linear_8bit
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class FusedLinear8bit(_OnCodes):
     """A linear layer in vector-wise int8, as LLM.int8() computes it at threshold 0.
 
     A row of the input is rounded to 127 steps of its largest magnitude, the product of the codes is exact in int32, and
-    each number of it is scaled back by its row's step times its column's. Inputs of up to `few` rows are not rounded
-    but multiplied in 16 bits (see `fuse_`). Other than bitsandbytes 0.50.2 (autograd/
+    each number of it is scaled back by its row's step times its column's. Other than bitsandbytes 0.50.2 (autograd/
     _functions.py, `MatMul8bitLt`) it does not cast the input to float16 first, which overflows beyond 65504.
 
     Made by `of`. Shape: (..., in) to (..., out), in the input's type.
@@ -72,12 +71,8 @@ class FusedLinear8bit(_OnCodes):
     Chapter 8.
     """
 
-    few = 0
-
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Quantize, multiply, scale back; apply SiLU to the result where asked."""
-        if (out := few_rows(self, hidden, silu, self.few)) is not None:
-            return out
         rows = hidden.reshape(-1, self.in_features)
         step = rows.abs().amax(dim=1, keepdim=True).float() / 127
         codes = (rows.float() / step.clamp_min(1e-30)).round().to(torch.int8)
@@ -99,16 +94,9 @@ class WeightOnly8bit(_OnCodes):
 
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Make the weight, multiply; apply SiLU to the result where asked."""
-        return _on_codes(self, hidden, silu)
-
-
-def _on_codes(layer: OnCodes, hidden: Tensor, silu: bool) -> Tensor:
-    """What `WeightOnly8bit` computes."""
-    if (out := few_rows(layer, hidden, silu, FEW)) is not None:
-        return out
-    bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
-    out = F.linear(hidden, dequantize(layer.codes, layer.scale, hidden.dtype), bias)
-    return F.silu(out) if silu else out
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        out = F.linear(hidden, dequantize(self.codes, self.scale, hidden.dtype), bias)
+        return F.silu(out) if silu else out
 
 
 class FusedFeedForward(nn.Module):
@@ -151,13 +139,7 @@ ACTIVATIONS: dict[int, type[_OnCodes]] = {8: FusedLinear8bit, 16: WeightOnly8bit
 """Bits of what is multiplied with the codes, and the layer that does it."""
 
 
-BEHIND_A_NORM = ("to_qkv", "expand", "proj_out")
-"""Layers that read what a norm has written: there the compiler rounds in the pass that writes it."""
-
-
-def fuse_(
-    transformer: SanaTransformer2DModel, activations: int = 8, *, few: int = 0, tf32: bool = True
-) -> SanaTransformer2DModel:
+def fuse_(transformer: SanaTransformer2DModel, activations: int = 8, *, tf32: bool = True) -> SanaTransformer2DModel:
     """Replace feed-forward, attentions and every 8-bit layer by what a compiler can fuse, in place.
 
     Weights stay the very same tensors, but for queries, keys and values of the self-attention, which become one (see
@@ -168,9 +150,6 @@ def fuse_(
         transformer: not fused yet.
         activations: 8 for products of 8-bit codes (`FusedLinear8bit`, `Float8Linear`), 16 for weights alone in 8 bits
             (`WeightOnly8bit`, `Float8Weights`).
-        few: with products of codes, rows of an input up to which it is multiplied in 16 bits, by the layers whose input
-            comes from no norm: for so few, rounding takes longer than a faster product saves, unless the compiler joins
-            it with what made the input.
         tf32: see `sana_lab.kernels.linear_attention`; off, all sums of the self-attention are of float32 numbers.
 
     Raises:
@@ -193,11 +172,7 @@ def fuse_(
         transformer.set_submodule(name, FusedFeedForward(expand, block.conv_depth, contract))
     if any(map(float8_layers.is_float8, transformer.modules())):
         float8_layers.multiply_(transformer, activations)
-    rewrite_(_on_codes_(transformer, layer_type), tf32)
-    for name, layer in transformer.named_modules():
-        if isinstance(layer, (FusedLinear8bit, float8_layers.Float8Linear)) and not name.endswith(BEHIND_A_NORM):
-            layer.few = few
-    return transformer
+    return rewrite_(_on_codes_(transformer, layer_type), tf32)
 
 
 def weights_only_(model: nn.Module) -> nn.Module:
@@ -428,7 +403,6 @@ def speed_up_(
     check: bool = True,
     enough_db: float = ENOUGH_DB,
     graphs: bool | None = None,
-    few: int = 0,
 ) -> SanaPipeline:
     """Make an 8-bit pipeline fast, in place, if its activations allow it: fuse, compile, record.
 
@@ -443,7 +417,6 @@ def speed_up_(
         check: whether to look for outliers first; without, they do what they do.
         enough_db: what a layer must keep where outliers are no longer set apart, see `Kept.spoiled`.
         graphs: compile and record as well; by default on a real GPU.
-        few: as in `fuse_`; `FEW` for one small picture at a time.
 
     Returns:
         `pipe`. The first picture of each size and batch then takes a minute, in which all is compiled.
@@ -470,7 +443,7 @@ def speed_up_(
         float8_layers.able(activations, pipe.transformer.device)
     elif activations == 8 and check:
         _check(pipe, prompts, enough_db)
-    prompt_once_(fuse_(pipe.transformer, activations, few=few))
+    prompt_once_(fuse_(pipe.transformer, activations))
     if pipe.text_encoder is not None:
         weights_only_(pipe.text_encoder)
     if on_real_gpu() if graphs is None else graphs:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .float8 import check_card, check_finite, check_shape, dequantize_rows, made_as, product, quantize_rows
-from .kernels import FEW, few_rows
 from .layers import OnCodes, holding
 
 M = TypeVar("M", bound=nn.Module)
@@ -84,9 +83,6 @@ class Float8Linear(Float8):
     Chapter 8.
     """
 
-    few = 0
-    """Rows of an input up to which it is not rounded but multiplied in 16 bits, see `sana_lab.fast.fuse_`."""
-
     def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         """Keep the tensors, and find out what types the kernel of this machine's card can write."""
         check_shape(*codes.shape)
@@ -95,8 +91,6 @@ class Float8Linear(Float8):
 
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Quantize, multiply; apply SiLU to the result where asked."""
-        if (out := few_rows(self, hidden, silu, self.few)) is not None:
-            return out
         rows = hidden.reshape(-1, self.in_features)
         made = hidden.dtype if self.writes_all else torch.bfloat16
         out = product(*quantize_rows(rows), self.codes, self.scale, self.bias, hidden.dtype, made)
@@ -117,8 +111,6 @@ class Float8Weights(Float8):
 
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Make the weight, multiply; apply SiLU to the result where asked."""
-        if (out := few_rows(self, hidden, silu, FEW)) is not None:
-            return out
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
         out = F.linear(hidden, dequantize_rows(self.codes, self.scale[:, None], hidden.dtype), bias)
         return F.silu(out) if silu else out

@@ -1,9 +1,8 @@
 """Triton kernels for `sana_lab.fast`, each with the same thing in plain PyTorch for machines without CUDA.
 
 `int8_linear` writes the scaled result of an int8 product where PyTorch's own product would write 32-bit integers for
-another kernel to read. `weights_linear` multiplies numbers of 16 bits with codes, which become numbers of 16 bits on
-the way to the product; `dequantize` makes a whole weight from its codes in one pass. `gated_depthwise` convolves each
-channel and gates in one pass over the picture. `linear_attention` is Sana's attention over pixels in one pass.
+another kernel to read. `dequantize` makes a weight from its codes in one pass. `gated_depthwise` convolves each channel
+and gates in one pass over the picture. `linear_attention` is Sana's attention over pixels in one pass.
 
 Chapter 8.
 """
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 try:
     import triton
@@ -25,10 +24,6 @@ SMALLEST = 32
 
 EXACT = 1024
 """So many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
-
-
-FEW = 1024
-"""Rows of an input up to which codes meet numbers of 16 bits in one kernel; beyond, the weight is made first."""
 
 
 @torch.library.custom_op("sana_lab::int8_linear", mutates_args=())
@@ -99,53 +94,6 @@ def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 @dequantize.register_fake
 def _(codes, scale, dtype):
     return codes.new_empty(codes.shape, dtype=dtype)
-
-
-@torch.library.custom_op("sana_lab::weights_linear", mutates_args=())
-def weights_linear(hidden: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
-    """The product hidden @ (codes * scale)ᵀ + bias, then SiLU where asked: weights in 8 bits, input in 16.
-
-    Codes are exact in every type of 16 bits, and the kernel multiplies the sum with `scale`; so there no weight is
-    rounded. The plain version makes the weight first, as `dequantize` does, and rounds it once.
-
-    Args:
-        hidden: (rows, in), of 16 bits for the kernel.
-        codes: (out, in) int8, or float8_e4m3fn.
-        scale: (out,) float32.
-        bias: (out,) or None.
-        silu: whether to apply SiLU.
-
-    Returns:
-        (rows, out) in the type of `hidden`.
-
-    Chapter 8.
-    """
-    weight = (codes.contiguous().float() * scale[:, None]).to(hidden.dtype)
-    out = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
-    return F.silu(out) if silu else out
-
-
-@weights_linear.register_fake
-def _(hidden, codes, scale, bias, silu):
-    return hidden.new_empty(hidden.shape[0], codes.shape[0])
-
-
-def few_rows(layer: nn.Module, hidden: Tensor, silu: bool, few: int) -> Tensor | None:
-    """What a layer on 8-bit codes gives for an input of 16 bits and at most `few` rows, by `weights_linear`; else None.
-
-    Args:
-        layer: with `codes`, `scale` and `bias`, as `weights_linear` takes them.
-        hidden: (..., in).
-        silu: whether to apply SiLU.
-        few: rows.
-
-    Chapter 8.
-    """
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    if len(rows) > few or hidden.element_size() != 2:
-        return None
-    out = weights_linear(rows, layer.codes, layer.scale, layer.bias, silu)
-    return out.reshape(*hidden.shape[:-1], len(layer.codes))
 
 
 @torch.library.custom_op("sana_lab::linear_attention", mutates_args=())
@@ -233,16 +181,10 @@ if triton is not None:
         triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}, num_warps=warps, num_stages=stages)
         for rows, columns, depth, warps, stages in [
             (128, 256, 128, 8, 3),
-            (128, 256, 128, 8, 4),
             (256, 128, 128, 8, 3),
-            (128, 128, 128, 4, 4),
             (128, 128, 128, 8, 3),
-            (64, 256, 128, 4, 4),
-            (64, 128, 128, 4, 4),
             (128, 64, 128, 4, 4),
-            (64, 64, 256, 4, 3),
-            (64, 32, 256, 4, 3),
-            (32, 64, 256, 4, 3),
+            (64, 128, 128, 4, 4),
             (64, 64, 128, 4, 4),
         ]
     ]
@@ -251,10 +193,7 @@ if triton is not None:
     def _fitting(tiles, arguments, **_):
         """The tiles worth trying: few rows want small ones, of which all processors of the GPU get one."""
         few = arguments["m"] <= 1024
-        fit = [t for t in tiles if (t.kwargs["ROWS"] * t.kwargs["COLUMNS"] <= 8192) == few or len(tiles) == 1]
-        if arguments["x"].element_size() > 1:  # twice the bytes of a tile of codes
-            fit = [t for t in fit if t.kwargs["DEPTH"] * (t.kwargs["ROWS"] + t.kwargs["COLUMNS"]) < 40_000] or fit
-        return fit
+        return [t for t in tiles if (t.kwargs["ROWS"] * t.kwargs["COLUMNS"] <= 8192) == few or len(tiles) == 1]
 
     @triton.autotune(
         configs=_TILES,
@@ -264,32 +203,28 @@ if triton is not None:
         cache_results=True,
     )
     @triton.jit
-    def _linear(
-        x, step, weight, scale, bias, out, m, n, k,
-        INTEGER: tl.constexpr, HAS_STEP: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
-        ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    def _int8_linear(
+        codes, step, weight, scale, bias, out, m, n, k,
+        HAS_BIAS: tl.constexpr, SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     ):  # fmt: skip
-        # Programs that share rows of `x` run beside each other, eight tiles of rows at a time, for the L2 cache.
+        # Programs that share rows of `codes` run beside each other, eight tiles of rows at a time, for the L2 cache.
         program, row_tiles, column_tiles = tl.program_id(0), tl.cdiv(m, ROWS), tl.cdiv(n, COLUMNS)
         first = program // (8 * column_tiles) * 8
         group = min(row_tiles - first, 8)
         row = (first + program % (8 * column_tiles) % group) * ROWS + tl.arange(0, ROWS)
         column = program % (8 * column_tiles) // group * COLUMNS + tl.arange(0, COLUMNS)
         depth = tl.arange(0, DEPTH)
-        left = x + (row % m).to(tl.int64)[:, None] * k + depth[None, :]  # rows times k may pass 2**31
+        left = codes + (row % m).to(tl.int64)[:, None] * k + depth[None, :]  # rows times k may pass 2**31
         right = weight + (column % n).to(tl.int64)[None, :] * k + depth[:, None]
-        kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
-        total = tl.zeros((ROWS, COLUMNS), kind)
+        total = tl.zeros((ROWS, COLUMNS), tl.int32)
         for done in range(0, k, DEPTH):
-            a = tl.load(left, mask=depth[None, :] < k - done, other=0.0)
-            b = tl.load(right, mask=depth[:, None] < k - done, other=0.0).to(a.dtype)
-            total = tl.dot(a, b, total, out_dtype=kind)
+            a = tl.load(left, mask=depth[None, :] < k - done, other=0)
+            b = tl.load(right, mask=depth[:, None] < k - done, other=0)
+            total = tl.dot(a, b, total, out_dtype=tl.int32)
             left += DEPTH
             right += DEPTH
         rows, columns = row < m, column < n
-        result = total.to(tl.float32)
-        if HAS_STEP:
-            result = result * tl.load(step + row, mask=rows, other=0.0)[:, None]
+        result = total.to(tl.float32) * tl.load(step + row, mask=rows, other=0.0)[:, None]
         result = result * tl.load(scale + column, mask=columns, other=0.0)[None, :]
         if HAS_BIAS:
             result += tl.load(bias + column, mask=columns, other=0.0).to(tl.float32)[None, :]
@@ -298,26 +233,16 @@ if triton is not None:
         place = out + row.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(place, result.to(out.dtype.element_ty), mask=rows[:, None] & columns[None, :])
 
-    def _launch_linear(x, step, weight, scale, bias, silu, dtype):
-        x, weight, scale = (tensor.contiguous() for tensor in (x, weight, scale))
-        step = None if step is None else step.contiguous()
-        bias = None if bias is None else bias.contiguous()
-        (m, k), n = x.shape, len(weight)
-        out = x.new_empty(m, n, dtype=dtype)
-        grid = lambda tile: (triton.cdiv(m, tile["ROWS"]) * triton.cdiv(n, tile["COLUMNS"]),)  # noqa: E731
-        flags = {"INTEGER": x.dtype == torch.int8, "HAS_STEP": step is not None, "HAS_BIAS": bias is not None}
-        _linear[grid](x, step, weight, scale, bias, out, m, n, k, **flags, SILU=silu)
-        return out
-
     @int8_linear.register_kernel("cuda")
     def launch_int8_linear(codes, step, weight, scale, bias, silu, dtype):
         """`int8_linear` by Triton, of any views."""
-        return _launch_linear(codes, step, weight, scale, bias, silu, dtype)
-
-    @weights_linear.register_kernel("cuda")
-    def launch_weights_linear(hidden, codes, scale, bias, silu):
-        """`weights_linear` by Triton, of any views."""
-        return _launch_linear(hidden, None, codes, scale, bias, silu, hidden.dtype)
+        codes, step, weight, scale = (tensor.contiguous() for tensor in (codes, step, weight, scale))
+        bias = None if bias is None else bias.contiguous()
+        (m, k), n = codes.shape, len(weight)
+        out = codes.new_empty(m, n, dtype=dtype)
+        grid = lambda tile: (triton.cdiv(m, tile["ROWS"]) * triton.cdiv(n, tile["COLUMNS"]),)  # noqa: E731
+        _int8_linear[grid](codes, step, weight, scale, bias, out, m, n, k, HAS_BIAS=bias is not None, SILU=silu)
+        return out
 
     @triton.jit
     def _dequantize(codes, scale, out, columns, numbers, BLOCK: tl.constexpr):
@@ -338,92 +263,111 @@ if triton is not None:
         return out
 
     _STRIPS = [
-        triton.Config({"LINES": lines, "STRIP": strip, "CHANNELS": channels}, num_warps=warps, num_stages=1)
-        for lines, strip, channels, warps in [
-            (8, 8, 64, 4),
-            (8, 4, 64, 4),
-            (4, 8, 128, 4),
-            (4, 8, 64, 2),
-            (8, 8, 128, 8),
-            (8, 16, 64, 4),
-            (16, 8, 64, 8),
-            (4, 4, 64, 2),
-            (4, 4, 64, 4),
-            (2, 4, 128, 4),
-        ]
+        triton.Config({"STRIP": strip, "CHANNELS": channels}, num_warps=warps, num_stages=1)
+        for strip, channels, warps in [(8, 128, 2), (8, 256, 4), (16, 128, 2), (8, 64, 1), (4, 64, 1), (8, 256, 2)]
     ]
-    """Of the depthwise convolution: lines, neighbors in a line, channels of each half."""
+    """Of the depthwise convolution: neighbors in a line, channels of each half."""
 
     @triton.jit
     def _taps_of(taps, column: tl.constexpr, both, channel, known):
-        # three taps below each other, as rows of float32
+        # three taps below each other, as float32
         above = tl.load(taps + column * both + channel, mask=known, other=0.0)
         level = tl.load(taps + (3 + column) * both + channel, mask=known, other=0.0)
         below = tl.load(taps + (6 + column) * both + channel, mask=known, other=0.0)
-        return above.to(tl.float32)[None, :], level.to(tl.float32)[None, :], below.to(tl.float32)[None, :]
+        return above.to(tl.float32), level.to(tl.float32), below.to(tl.float32)
+
+    @triton.jit
+    def _both_halves(source, channels, mask):
+        value = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+        return value, tl.load(source + channels, mask=mask, other=0.0).to(tl.float32)
+
+    @triton.jit
+    def _add_three(total, above, level, below, up, on, down):
+        total += above * up
+        total += level * on
+        total += below * down
+        return total
+
+    @triton.jit
+    def _store_gated(place, value, gate, mask):
+        tl.store(place, (value * gate * tl.sigmoid(gate)).to(place.dtype.element_ty), mask=mask)
 
     @triton.autotune(
         configs=_STRIPS, key=["pictures", "height", "width", "channels"], do_bench=_bench, cache_results=True
     )
     @triton.jit
     def _gated_depthwise(
-        hidden, taps, bias, out, pictures, height, width, channels,
-        LINES: tl.constexpr, STRIP: tl.constexpr, CHANNELS: tl.constexpr,
-    ):  # fmt: skip
-        # One program: LINES lines of one picture, STRIP neighbors in each, CHANNELS channels of both halves. It goes
-        # from left to right; a pixel is read once for its own line and once for each of the two beside it, and gives to
-        # the sums of its left neighbor, which is then complete, its own, and its right one, which begins.
+        hidden, taps, bias, out, pictures, height, width, channels, STRIP: tl.constexpr, CHANNELS: tl.constexpr
+    ):
+        # One program: four lines of one picture, STRIP neighbors in each, CHANNELS channels of both halves. A thread
+        # has its channels of all of them, with the taps in registers, and goes from left to right. At each column it
+        # reads six pixels and adds them to four sums of the left neighbors, which are then complete (`l`), of its own
+        # column, and of the right one, which begin (`v`); `m` and `h` are those of the gate.
         channel_tiles = tl.cdiv(channels, CHANNELS)
         strips = tl.cdiv(width, STRIP)
         program = tl.program_id(0)
         channel = program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
         program = program // channel_tiles
-        start = program % strips * STRIP + tl.zeros((LINES,), tl.int32)  # Triton 3.9's interpreter: no scalar masks
+        zero = tl.zeros((CHANNELS,), tl.int32)  # Triton 3.9's interpreter refuses masks of scalars
+        start = program % strips * STRIP + zero
         program = program // strips
-        y = program % tl.cdiv(height, LINES) * LINES + tl.arange(0, LINES)
-        line = (program // tl.cdiv(height, LINES)).to(tl.int64) * height + y
+        y = program % tl.cdiv(height, 4) * 4 + zero
+        picture = (program // tl.cdiv(height, 4)).to(tl.int64) * height * width
         both, known = 2 * channels, channel < channels
-        on_above = (y >= 1) & (y <= height)
-        on_level = y < height
-        on_below = y + 1 < height
-        v00, v10, v20 = _taps_of(taps, 0, both, channel, known)
-        v01, v11, v21 = _taps_of(taps, 1, both, channel, known)
-        v02, v12, v22 = _taps_of(taps, 2, both, channel, known)
-        g00, g10, g20 = _taps_of(taps + channels, 0, both, channel, known)
-        g01, g11, g21 = _taps_of(taps + channels, 1, both, channel, known)
-        g02, g12, g22 = _taps_of(taps + channels, 2, both, channel, known)
-        zero = tl.zeros((LINES, CHANNELS), tl.float32)
-        value_bias = zero + tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)[None, :]
-        gate_bias = zero + tl.load(bias + channels + channel, mask=known, other=0.0).to(tl.float32)[None, :]
-        left_value, left_gate, value, gate = zero, zero, value_bias, gate_bias  # the left neighbor's sums, and its own
+        hidden += picture * both
+        out += picture * channels
+        up0, on0, down0 = _taps_of(taps, 0, both, channel, known)
+        up1, on1, down1 = _taps_of(taps, 1, both, channel, known)
+        up2, on2, down2 = _taps_of(taps, 2, both, channel, known)
+        gup0, gon0, gdown0 = _taps_of(taps + channels, 0, both, channel, known)
+        gup1, gon1, gdown1 = _taps_of(taps + channels, 1, both, channel, known)
+        gup2, gon2, gdown2 = _taps_of(taps + channels, 2, both, channel, known)
+        first = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+        second = tl.load(bias + channels + channel, mask=known, other=0.0).to(tl.float32)
+        l0, l1, l2, l3, m0, m1, m2, m3 = first, first, first, first, second, second, second, second
+        v0, v1, v2, v3, h0, h1, h2, h3 = first, first, first, first, second, second, second, second
         for column in tl.static_range(-1, STRIP + 1):
             x = start + column
-            across = (x >= 0) & (x < width)
-            source = hidden + (line * width + x)[:, None] * both + channel[None, :]
-            mask = (on_above & across)[:, None] & known[None, :]
-            a = tl.load(source - width * both, mask=mask, other=0.0).to(tl.float32)
-            d = tl.load(source - width * both + channels, mask=mask, other=0.0).to(tl.float32)
-            mask = (on_level & across)[:, None] & known[None, :]
-            b = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-            e = tl.load(source + channels, mask=mask, other=0.0).to(tl.float32)
-            mask = (on_below & across)[:, None] & known[None, :]
-            c = tl.load(source + width * both, mask=mask, other=0.0).to(tl.float32)
-            f = tl.load(source + width * both + channels, mask=mask, other=0.0).to(tl.float32)
+            across = known & (x >= 0) & (x < width)
+            source = hidden + ((y * width + x) * both + channel)
+            a0, b0 = _both_halves(source - width * both, channels, across & (y >= 1) & (y <= height))
+            a1, b1 = _both_halves(source, channels, across & (y < height))
+            a2, b2 = _both_halves(source + width * both, channels, across & (y + 1 < height))
+            a3, b3 = _both_halves(source + 2 * width * both, channels, across & (y + 2 < height))
+            a4, b4 = _both_halves(source + 3 * width * both, channels, across & (y + 3 < height))
+            a5, b5 = _both_halves(source + 4 * width * both, channels, across & (y + 4 < height))
             if column >= 1:
-                left_value += a * v02 + b * v12 + c * v22
-                left_gate += d * g02 + e * g12 + f * g22
-                result = left_value * left_gate * tl.sigmoid(left_gate)
-                place = out + (line * width + x - 1)[:, None] * channels + channel[None, :]
-                there = (on_level & (x - 1 < width))[:, None] & known[None, :]
-                tl.store(place, result.to(out.dtype.element_ty), mask=there)
+                place = out + ((y * width + x - 1) * channels + channel)
+                there = known & (x - 1 < width)
+                l0 = _add_three(l0, a0, a1, a2, up2, on2, down2)
+                m0 = _add_three(m0, b0, b1, b2, gup2, gon2, gdown2)
+                _store_gated(place, l0, m0, there & (y < height))
+                l1 = _add_three(l1, a1, a2, a3, up2, on2, down2)
+                m1 = _add_three(m1, b1, b2, b3, gup2, gon2, gdown2)
+                _store_gated(place + width * channels, l1, m1, there & (y + 1 < height))
+                l2 = _add_three(l2, a2, a3, a4, up2, on2, down2)
+                m2 = _add_three(m2, b2, b3, b4, gup2, gon2, gdown2)
+                _store_gated(place + 2 * width * channels, l2, m2, there & (y + 2 < height))
+                l3 = _add_three(l3, a3, a4, a5, up2, on2, down2)
+                m3 = _add_three(m3, b3, b4, b5, gup2, gon2, gdown2)
+                _store_gated(place + 3 * width * channels, l3, m3, there & (y + 3 < height))
             if column >= 0:
-                value += a * v01 + b * v11 + c * v21
-                gate += d * g01 + e * g11 + f * g21
-            left_value, left_gate = value, gate
-            value = value_bias + a * v00 + b * v10 + c * v20
-            gate = gate_bias + d * g00 + e * g10 + f * g20
-            if column == -1:  # has no sums of its own: the first output is on its right
-                left_value, left_gate = zero, zero
+                l0 = _add_three(v0, a0, a1, a2, up1, on1, down1)
+                m0 = _add_three(h0, b0, b1, b2, gup1, gon1, gdown1)
+                l1 = _add_three(v1, a1, a2, a3, up1, on1, down1)
+                m1 = _add_three(h1, b1, b2, b3, gup1, gon1, gdown1)
+                l2 = _add_three(v2, a2, a3, a4, up1, on1, down1)
+                m2 = _add_three(h2, b2, b3, b4, gup1, gon1, gdown1)
+                l3 = _add_three(v3, a3, a4, a5, up1, on1, down1)
+                m3 = _add_three(h3, b3, b4, b5, gup1, gon1, gdown1)
+            v0 = _add_three(first, a0, a1, a2, up0, on0, down0)
+            h0 = _add_three(second, b0, b1, b2, gup0, gon0, gdown0)
+            v1 = _add_three(first, a1, a2, a3, up0, on0, down0)
+            h1 = _add_three(second, b1, b2, b3, gup0, gon0, gdown0)
+            v2 = _add_three(first, a2, a3, a4, up0, on0, down0)
+            h2 = _add_three(second, b2, b3, b4, gup0, gon0, gdown0)
+            v3 = _add_three(first, a3, a4, a5, up0, on0, down0)
+            h3 = _add_three(second, b3, b4, b5, gup0, gon0, gdown0)
 
     @gated_depthwise.register_kernel("cuda")
     def launch_gated_depthwise(hidden, taps, bias):
@@ -433,16 +377,24 @@ if triton is not None:
         out = hidden.new_empty(pictures, height, width, both // 2)
         grid = lambda tile: (  # noqa: E731  one axis, since the others take 65535 programs at most
             pictures
-            * triton.cdiv(height, tile["LINES"])
+            * triton.cdiv(height, 4)
             * triton.cdiv(width, tile["STRIP"])
             * triton.cdiv(both // 2, tile["CHANNELS"]),
         )
         _gated_depthwise[grid](hidden, taps, bias, out, pictures, height, width, both // 2)
         return out
 
+    _BLOCKS = [
+        triton.Config({"TOKENS": tokens}, num_warps=warps, num_stages=stages)
+        for tokens, warps, stages in [(64, 2, 3), (64, 4, 4), (128, 4, 3), (256, 4, 2)]
+    ]
+    """Of the linear attention: tokens at a time."""
+
+    @triton.autotune(configs=_BLOCKS, key=["pictures", "tokens", "heads"], do_bench=_bench, cache_results=True)
     @triton.jit
     def _linear_attention(
-        query, key, value, out, tokens, heads, query_picture, query_row, key_picture, key_row, value_picture, value_row,
+        query, key, value, out, pictures, tokens, heads,
+        query_picture, query_row, key_picture, key_row, value_picture, value_row,
         PRECISION: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
     ):  # fmt: skip
         # One program: one head of one picture. Two passes, over keys and values and then over queries.
@@ -482,9 +434,7 @@ if triton is not None:
         out = query.new_empty(pictures, tokens, channels)
         strides = [stride for x in (query, key, value) for stride in x.stride()[:2]]
         precision = "tf32" if tf32 and query.element_size() == 2 else "ieee"
-        block = min(128, max(16, triton.next_power_of_2(tokens)))
         _linear_attention[(pictures * heads,)](
-            query, key, value, out, tokens, heads, *strides,
-            PRECISION=precision, WIDTH=width, TOKENS=block, num_warps=4, num_stages=3,
-        )  # fmt: skip
+            query, key, value, out, pictures, tokens, heads, *strides, PRECISION=precision, WIDTH=width
+        )
         return out

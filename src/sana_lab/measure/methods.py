@@ -1,6 +1,6 @@
 """Ways to load a Sana, and ways to run what was loaded. Imports no torch.
 
-Chapter 7.
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Method:
         precision: what `load_sana` takes; `"16-bit"` is the type that the checkpoint was trained in.
         slim: quantize also what the recipe leaves.
         threshold: outlier threshold of LLM.int8(), for int8.
-        activations: bits of what is multiplied with the codes in the fused way, for int8.
-        torchao: quantize the transformer's blocks by torchao, in place of bitsandbytes.
+        activations: bits of what is multiplied with the codes in the fused way, for int8 and fp8.
+        torchao: quantize the transformer's blocks by torchao, in place of bitsandbytes: a key of `TORCHAO`.
         offload: keep each component on the CPU until it is needed (`enable_model_cpu_offload`).
         ways: keys of `WAYS`, in the order of timing; each is applied to what the one before has left.
     """
@@ -31,30 +31,46 @@ class Method:
     slim: bool = False
     threshold: float = 6.0
     activations: int = 8
-    torchao: bool = False
+    torchao: str = ""
     offload: bool = False
     ways: tuple[str, ...] = ("eager",)
 
 
 WAYS = {
     "eager": "as loaded",
-    "graph": "a step, and the encoding of a prompt, each recorded as one CUDA graph",
+    "compiled-eager": "the transformer's blocks compiled, and launched one by one",
+    "graph": "keys and values of the prompt once; prompt, step and decoding each recorded as one CUDA graph",
     "compiled": "the transformer's blocks compiled, then as graph",
-    "fused": "8-bit layers and feed-forward rewritten, then as compiled",
+    "fused": "8-bit layers, attentions and feed-forward rewritten, then as compiled",
+    "tuned": "as fused, and the compiler chooses between kernels and tiles by trying them",
 }
+
+TUNED = {"tuned": "max-autotune-no-cudagraphs"}
+"""`mode` of `torch.compile` in the ways that have one: it tries several tiles for 16 bits, as we do for ours."""
+
+TORCHAO = {
+    "int8": "Int8DynamicActivationInt8WeightConfig",
+    "int8-weights": "Int8WeightOnlyConfig",
+    "float8": "Float8DynamicActivationFloat8WeightConfig",
+}
+"""Its configurations by their names in `torchao.quantization` (0.18.0); float8 with a scale a row."""
 
 METHODS = {
     "16-bit": Method("16-bit", "16-bit", ways=("eager", "graph", "compiled")),
-    "16-bit-fused": Method("16-bit, feed-forward rewritten", "16-bit", ways=("fused",)),
+    "16-bit-fused": Method("16-bit, feed-forward and attentions rewritten", "16-bit", ways=("fused", "tuned")),
     "16-bit-offload": Method("16-bit, offloaded", "16-bit", offload=True),
-    "int8": Method("8-bit, the recipe", ways=("eager", "graph")),
+    "int8": Method("8-bit, the recipe", ways=("eager", "compiled-eager", "graph")),
     "int8-t0": Method("8-bit, threshold 0", threshold=0.0, ways=("eager", "graph", "compiled")),
     "int8-slim": Method("8-bit, slim", slim=True),
-    "int8-fast": Method("8-bit, slim and fused", slim=True, ways=("fused",)),
+    "int8-fast": Method("8-bit, slim and fused", slim=True, ways=("fused", "tuned")),
     "int8-weights": Method("8-bit weights, 16-bit arithmetic", slim=True, activations=16, ways=("fused",)),
-    "nf4": Method("nf4", "nf4"),
-    "nf4-slim": Method("nf4, slim", "nf4", slim=True),
-    "torchao": Method("torchao int8", "16-bit", torchao=True, ways=("compiled",)),
+    "fp8": Method("FP8, slim and fused", "fp8", slim=True, ways=("fused", "tuned")),
+    "fp8-weights": Method("FP8 weights, 16-bit arithmetic", "fp8", slim=True, activations=16, ways=("fused",)),
+    "nf4": Method("nf4", "nf4", ways=("eager", "compiled")),
+    "nf4-slim": Method("nf4, slim", "nf4", slim=True, ways=("eager", "compiled")),
+    "torchao": Method("torchao int8", "16-bit", torchao="int8", ways=("compiled",)),
+    "torchao-weights": Method("torchao int8, weights alone", "16-bit", torchao="int8-weights", ways=("compiled",)),
+    "torchao-float8": Method("torchao float8", "16-bit", torchao="float8", ways=("compiled",)),
 }
 """Every method by its name."""
 

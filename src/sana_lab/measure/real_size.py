@@ -1,8 +1,8 @@
-"""Everything chapter 7 shows, by one command on a machine with CUDA: `python -m sana_lab.measure.real_size WORK`.
+"""Everything part II shows, by one command on a machine with CUDA: `python -m sana_lab.measure.real_size WORK`.
 
 Makes the checkpoints with random weights in WORK (26 GB), measures them, and writes the record.
 
-Chapter 7.
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -21,32 +21,60 @@ from .runner import Job, run, save
 
 SIZES_512 = ((512, 1), (512, 4), (1024, 1), (1024, 4))
 SIZES_1024 = ((1024, 1), (1024, 4), (512, 1), (512, 4))
-AT_1600M = ("16-bit", "int8", "int8-fast", "int8-weights", "16-bit-fused", "int8-t0", "int8-slim", "nf4")
+FIRST = ("fp8", "16-bit-fused", "int8-fast", "16-bit")
+"""Methods that decide who is faster: measured first, so that a run that is cut off has them."""
+AT_1600M = (
+    *FIRST,
+    *("int8", "int8-weights", "fp8-weights", "int8-t0", "int8-slim", "nf4"),
+    *("torchao", "torchao-weights", "torchao-float8"),
+)
 BYTES_ALONE = ("16-bit", "int8", "int8-slim")
 FACTOR = 100.0
 """Of the outliers planted in one channel of every input that can have them, see `sana_lab.planted`."""
 
 
-def prepare(work: Path) -> list[Job]:
-    """Make what is missing of the checkpoints, and name the jobs."""
-    from ..planted import copy_with_outliers
-
-    work.mkdir(parents=True, exist_ok=True)
+def folders(work: Path) -> tuple[Path, Path, Path, Path]:
+    """Where the checkpoints are: 600M, the same with outliers planted, 1.6B, 4.8B."""
     small, planted, large, huge = (work / name for name in ("600M-512", "600M-512-outliers", "1600M-1024", "1.5-4.8B"))
-    if not small.exists():
-        make("600M-512", small, dtype="fp16")
-    if not planted.exists():
-        copy_with_outliers(small, planted, FACTOR)
-    if not large.exists():
-        make("1600M-1024", large, dtype="fp16", parts_from=small)
-    if not huge.exists():
-        make("1.5-4.8B", huge, dtype="bf16")
-    return [
-        *(Job(small, method, SIZES_512) for method in METHODS),
-        *(Job(large, method, SIZES_1024) for method in AT_1600M),
-        *(Job(planted, method, SIZES_512[:1]) for method in ("int8", "int8-t0", "int8-weights")),
+    return small, planted, large, huge
+
+
+def jobs(work: Path) -> tuple[list[Job], list[Job]]:
+    """What is measured on the two checkpoints that are compared, and then on the others."""
+    small, planted, large, huge = folders(work)
+    rest = [method for method in METHODS if method not in FIRST]
+    first = [
+        *(Job(large, method, SIZES_1024) for method in FIRST),
+        *(Job(small, method, SIZES_512) for method in FIRST),
+        *(Job(small, method, SIZES_512) for method in rest),
+        *(Job(large, method, SIZES_1024) for method in AT_1600M if method not in FIRST),
+    ]
+    others = [
+        *(Job(planted, method, SIZES_512[:1]) for method in ("int8", "int8-t0", "int8-weights", "fp8")),
         *(Job(huge, method) for method in BYTES_ALONE),
     ]
+    return first, others
+
+
+def make_compared(work: Path) -> None:
+    """Make what is missing of the checkpoints of 600M and 1.6B."""
+    small, _, large, _ = folders(work)
+    work.mkdir(parents=True, exist_ok=True)
+    if not small.exists():
+        make("600M-512", small, dtype="fp16")
+    if not large.exists():
+        make("1600M-1024", large, dtype="fp16", parts_from=small)
+
+
+def make_others(work: Path) -> None:
+    """Make what is missing of the checkpoint with outliers and of that of 4.8B."""
+    from ..planted import copy_with_outliers
+
+    small, planted, _, huge = folders(work)
+    if not planted.exists():
+        copy_with_outliers(small, planted, FACTOR)
+    if not huge.exists():
+        make("1.5-4.8B", huge, dtype="bf16")
 
 
 def _command(
@@ -55,17 +83,20 @@ def _command(
     record: Annotated[Path, typer.Option(help="Folder for the record.")] = evidence.FOLDER,
     limit: Annotated[float, typer.Option(help="Seconds for one method.", callback=SECONDS)] = LIMIT,
 ) -> None:
-    """Everything chapter 7 shows: make the checkpoints with random weights, measure them, and write the record."""
+    """Everything part II shows: make the checkpoints with random weights, measure them, and write the record."""
     import torch
 
     from ..accelerator import on_real_gpu
 
     if not on_real_gpu():
         raise RuntimeError("this needs a real GPU; `sana-lab measure FOLDER` counts bytes without one.")
-    with goes_on():
-        jobs, out = prepare(work), out or work / "measured"
-        failed = run(jobs, out, gpus=min(2, torch.cuda.device_count()), limit=limit)
-    print(save(jobs, out, "python -m sana_lab.measure.real_size WORK", folder=record))
+    out, failed, done = out or work / "measured", [], []
+    for more, made in zip(jobs(work), (make_compared, make_others), strict=True):
+        with goes_on():
+            made(work)
+            failed += run(more, out, gpus=torch.cuda.device_count(), limit=limit)
+        done += more
+        print(save(done, out, "python -m sana_lab.measure.real_size WORK", folder=record))
     for job in failed:
         print(f"{job.name}: failed, see {job.name}.log; run again to try it again")
 

@@ -1,6 +1,6 @@
 """Runs workers, one GPU each, keeps what each finds in a file of its own, and puts them together as a record.
 
-Chapter 7.
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -80,8 +80,11 @@ def jobs_for(
 def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, progress: bool = True) -> list[Job]:
     """Measure what is not measured yet, each in a process of its own; one at a time uses a GPU.
 
+    While one is timed nothing else runs on the machine: the others load and compile before, or wait
+    (`sana_lab.measure.worker.Quiet`).
+
     Args:
-        jobs: jobs of one checkpoint go to one GPU, in their order.
+        jobs: begun in their order, each on the first GPU that is free.
         out: folder for one file a job. Files of finished jobs are left alone: run again to go on.
         gpus: of this machine; 0 where there is none, which measures bytes on a virtual one.
         limit: seconds for one job; it may wait as long for its turn.
@@ -98,21 +101,19 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
 
     hold(jobs, out)
     todo = [job for job in jobs if not _complete(job, out)]
-    checkpoints = list(dict.fromkeys(job.checkpoint for job in todo))
-    queues: list[Queue[Job]] = [Queue() for _ in range(max(gpus, 1))]
+    queue: Queue[Job] = Queue()
     for job in todo:
-        queues[checkpoints.index(job.checkpoint) % len(queues)].put(job)
+        queue.put(job)
     failed, lock = [], threading.Lock()
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="method", disable=not progress) as bar:
 
         def serve(number: int) -> None:
-            queue = queues[number % len(queues)]
             while not isolated.over():
                 try:
                     job = queue.get_nowait()
                 except Empty:
                     return
-                good = _run_one(job, out, number % len(queues) if gpus else None, limit)
+                good = _run_one(job, out, number % gpus if gpus else None, limit)
                 if isolated.over():  # and it was killed
                     return
                 with lock:
@@ -121,7 +122,7 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
                         failed.append(job)
 
         # Two workers a GPU: while one has its turn, the next imports its libraries.
-        isolated.at_once(serve, range(2 * len(queues)), 2 * len(queues))
+        isolated.at_once(serve, range(2 * max(gpus, 1)), 2 * max(gpus, 1))
     return failed
 
 
@@ -145,7 +146,10 @@ def _run_one(job: Job, out: Path, gpu: int | None, limit: float) -> bool:
     file.unlink(missing_ok=True)
     sizes = ",".join(f"{pixels}x{batch}" for pixels, batch in job.sizes)
     turn = str(out / f".turn-{gpu or 0}")
-    command = isolated.module(WORKER, str(job.folder), job.method, str(file), "--sizes", sizes, "--turn", turn)
+    quiet = str(out / ".quiet")
+    command = isolated.module(
+        WORKER, str(job.folder), job.method, str(file), "--sizes", sizes, "--turn", turn, "--quiet", quiet
+    )
     environ = {"HF_HUB_OFFLINE": "1"}
     if gpu is not None:
         shown = machine.entries()
@@ -204,7 +208,8 @@ def save(jobs: Sequence[Job], out: Path, command: str, *, folder: Path, name: st
         name,
         what="Bytes and times of real-size checkpoints with seeded random weights, each method in a process of its own",
         command=command,
-        results={"rows": rows},
+        machine={**evidence.this_machine(), "processor": machine.processor(), "cores": machine.cores()},
+        results={"rows": rows, "guidance": "a batch of n pictures is one of 2 n in the transformer"},
         versions=evidence.installed_versions("torchao"),
         seed=0,
         folder=folder,

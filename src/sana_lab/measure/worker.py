@@ -2,7 +2,7 @@
 
 On a real GPU: bytes and times. On the virtual one: bytes of loading alone; nothing is drawn, and nothing is timed.
 
-Chapter 7.
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import argparse
 import gc
 import logging
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from ..accelerator import on_real_gpu
 from ..checkpoints import Source, resolve
 from ..evidence import journal
 from ..machine import clocks
-from .methods import Method, find
+from .methods import TORCHAO, TUNED, Method, find
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -54,17 +55,37 @@ def load(model: str | Path | Source, method: Method) -> SanaPipeline:
     if method.threshold != 6 and precision == "int8":
         set_threshold_(pipe, method.threshold)
     if method.torchao:
-        try:
-            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-        except ImportError:
-            raise ImportError("method torchao wants a library: pip install torchao, or name other methods") from None
-        from ..slim import pointwise_as_linear_
-
-        pointwise_as_linear_(pipe.transformer)
-        quantize_(pipe.transformer.transformer_blocks, Int8DynamicActivationInt8WeightConfig())
+        quantize_by_torchao_(pipe, method.torchao)
     if method.offload:
         pipe.enable_model_cpu_offload()
     return pipe
+
+
+def quantize_by_torchao_(pipe: SanaPipeline, name: str) -> None:
+    """Quantize the linear layers and 1x1 convolutions of a transformer's blocks by torchao, in place.
+
+    Args:
+        pipe: in 16 bits. For float8 with a scale a row torchao 0.18.0 wants bfloat16, so the transformer becomes that.
+        name: key of `sana_lab.measure.methods.TORCHAO`.
+
+    Raises:
+        ImportError: it is not installed, or has no such configuration.
+    """
+    from ..slim import pointwise_as_linear_
+
+    options: dict[str, Any] = {}
+    try:
+        from torchao import quantization
+
+        config = getattr(quantization, TORCHAO[name])
+        if name == "float8":
+            options["granularity"] = quantization.PerRow()
+    except (ImportError, AttributeError):
+        raise ImportError("method torchao wants a library: pip install torchao, or name other methods") from None
+    pointwise_as_linear_(pipe.transformer)
+    if name == "float8":
+        torch.nn.Module.to(pipe.transformer, torch.bfloat16)  # not diffusers' own, which warns of types it keeps
+    quantization.quantize_(pipe.transformer.transformer_blocks, config(**options))
 
 
 def set_threshold_(pipe: SanaPipeline, threshold: float) -> None:
@@ -82,7 +103,11 @@ def set_threshold_(pipe: SanaPipeline, threshold: float) -> None:
 
 
 def measure(
-    model: str | Path | Source, name: str, sizes: Sequence[tuple[int, int]], keep: Callable[[dict], None]
+    model: str | Path | Source,
+    name: str,
+    sizes: Sequence[tuple[int, int]],
+    keep: Callable[[dict], None],
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Any]:
     """Load, count, and on a real GPU draw and time.
 
@@ -91,6 +116,7 @@ def measure(
         name: of a method.
         sizes: (pixels a side, pictures at once) to draw and time.
         keep: called with what is known so far, whenever there is more.
+        alone: what is timed is timed inside of it, with nothing else running on the machine.
 
     Returns:
         `load`: seconds and peak bytes; `resident`: bytes by component and all that the allocator has given out;
@@ -125,9 +151,13 @@ def measure(
             with torch.no_grad():
                 prepare_(pipe, way, method.activations)
                 found["ways"][way] = []
-                for i, (pixels, batch) in enumerate(sizes if way in ("eager", "graph") else sizes[:COMPILED_SIZES]):
-                    found["ways"][way].append(_drawing(pipe, method, way, pixels, batch, pictures=i == 0))
-                    keep(found)
+                few = sizes if way in ("eager", "graph") else sizes[:COMPILED_SIZES]
+                first = [_first(pipe, pixels, batch) for pixels, batch in few]  # all that compiles, before all timing
+                with alone():
+                    for i, ((pixels, batch), known) in enumerate(zip(few, first, strict=True)):
+                        row = known | _drawing(pipe, method, pixels, batch, pictures=i == 0)
+                        found["ways"][way].append(row)
+                        keep(found)
         except Exception as error:  # what breaks is a result: the chapter says which combination, and how
             text = " ".join(str(error).split())
             found["ways"][way] = {"error": type(error).__name__, "text": text[:400]}
@@ -138,26 +168,41 @@ def measure(
 
 
 def prepare_(pipe: SanaPipeline, way: str, activations: int = 8) -> None:
-    """Make the pipeline's transformer and text encoder run in a way, whatever way they ran before."""
-    from ..fast import Captured, capture_, compile_, fuse_, weights_only_
+    """Make all parts of the pipeline run in a way, whatever way they ran before."""
+    from ..attention import PromptOnce, prompt_once_
+    from ..fast import (
+        Captured,
+        FusedFeedForward,
+        capture_,
+        capture_decoder_,
+        compile_,
+        fuse_,
+        weights_only_,
+    )
 
-    models = (pipe.transformer, pipe.text_encoder)
-    for model in models:
+    for model in (pipe.transformer, pipe.text_encoder):
+        if isinstance(model.forward, PromptOnce):
+            model.forward = model.forward.step
         if isinstance(model.forward, Captured):
             model.forward = model.forward.function
-    if way == "fused":
+    if isinstance(pipe.vae.decode, Captured):
+        pipe.vae.decode = pipe.vae.decode.function
+    fused = any(isinstance(layer, FusedFeedForward) for layer in pipe.transformer.modules())
+    if way in ("fused", "tuned") and not fused:
         fuse_(pipe.transformer, activations)
         weights_only_(pipe.text_encoder)
-    if way in ("compiled", "fused"):
-        compile_(pipe.transformer)
-    if way != "eager":
-        for model in models:
-            capture_(model)
+    if way == "compiled-eager":  # how many columns are outliers is known when they are found
+        torch._dynamo.config.capture_dynamic_output_shape_ops = True
+    if way in ("compiled-eager", "compiled", "fused", "tuned"):
+        compile_(pipe.transformer, **({"mode": TUNED[way]} if way in TUNED else {}))
+    if way not in ("eager", "compiled-eager"):
+        capture_(prompt_once_(pipe.transformer))
+        capture_(pipe.text_encoder)
+        capture_decoder_(pipe.vae)
 
 
-def _drawing(pipe: SanaPipeline, method: Method, way: str, pixels: int, batch: int, pictures: bool) -> dict[str, Any]:
-    """Times and peak of drawing `batch` pictures of `pixels` a side; of whole pictures only where asked."""
-    call = lambda steps: pipe(  # noqa: E731
+def _call(pipe: SanaPipeline, pixels: int, batch: int, steps: int) -> None:
+    pipe(
         [PROMPT] * batch,
         height=pixels,
         width=pixels,
@@ -166,38 +211,75 @@ def _drawing(pipe: SanaPipeline, method: Method, way: str, pixels: int, batch: i
         generator=[torch.Generator().manual_seed(i) for i in range(batch)],
     )
     torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    call(2)
+
+
+def _first(pipe: SanaPipeline, pixels: int, batch: int) -> dict[str, Any]:
+    """Seconds of the first picture of a size, in which libraries and compilers make up their mind."""
     torch.cuda.synchronize()
-    row: dict[str, Any] = {
-        "pixels": pixels,
-        "batch": batch,
-        "first_s": round(time.perf_counter() - began, 2),
-        "clocks": clocks(torch.cuda.current_device()),
-    }
+    began = time.perf_counter()
+    _call(pipe, pixels, batch, 2)
+    return {"pixels": pixels, "batch": batch, "first_s": round(time.perf_counter() - began, 2)}
+
+
+def _drawing(pipe: SanaPipeline, method: Method, pixels: int, batch: int, pictures: bool) -> dict[str, Any]:
+    """Times and peak of drawing `batch` pictures of `pixels` a side; of whole pictures only where asked.
+
+    With guidance, which all of them have, a batch of n pictures is one of 2 n in the transformer.
+    """
+    row: dict[str, Any] = {"rows": 2 * batch}
     torch.cuda.reset_peak_memory_stats()
-    call(1)
+    _call(pipe, pixels, batch, 1)
     row["peak"] = torch.cuda.max_memory_allocated()
     if pictures or method.offload:
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            call(STEPS)
-            torch.cuda.synchronize()
+            _call(pipe, pixels, batch, STEPS)
             seconds.append(round(time.perf_counter() - began, 4))
         row |= {"picture_s": sorted(seconds), "steps": STEPS}
     if method.offload:
         return row
     inputs = step_inputs(pipe, pixels, batch)
-    row["step_ms"] = timed(lambda: pipe.transformer(**inputs), CALLS)
+    with Clocks() as during:
+        row["step_ms"] = timed(lambda: pipe.transformer(**inputs), CALLS)
+    row["clocks"] = during.found
     latents = torch.randn(batch, 32, pixels // 32, pixels // 32, device="cuda", dtype=pipe.vae.dtype)
     row["encode_ms"] = timed(lambda: pipe.encode_prompt([PROMPT] * batch), 10)
-    if way == "eager":
-        row["decode_ms"] = timed(lambda: pipe.vae.decode(latents, return_dict=False), 10)
+    row["decode_ms"] = timed(lambda: pipe.vae.decode(latents, return_dict=False), 10)
     if pictures:
         row["kernels"] = kernels(lambda: pipe.transformer(**inputs))
     return row
+
+
+class Clocks:
+    """Clocks of the GPU while the block runs: `found` is [processors, memory] in MHz, the lowest that were seen.
+
+    They are asked once at the beginning of the block and then, in a thread, until it ends; an answer takes some tens of
+    milliseconds. None where they cannot be had.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self.found: list[int] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(torch.cuda.current_device(),), daemon=True)
+
+    def _watch(self, index: int) -> None:
+        while not self._over.is_set():
+            now = clocks(index)
+            if now is not None:
+                self.found = now if self.found is None else [min(pair) for pair in zip(self.found, now, strict=True)]
+            self._over.wait(0.05)
+
+    def __enter__(self) -> Clocks:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End; the last answer is waited for."""
+        self._over.set()
+        self._thread.join()
 
 
 def step_inputs(pipe: SanaPipeline, pixels: int, batch: int) -> dict[str, Any]:
@@ -265,6 +347,42 @@ def _turn(file: Path | None) -> Iterator[None]:
         yield
 
 
+class Quiet:
+    """Lets many workers of a machine load and compile at once, and one time alone, while none of the others works.
+
+    Args:
+        file: that all of them lock, shared while they work and alone while they time; None for no lock.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        """Lock nothing yet."""
+        self.file = None if file is None else file.open("w")
+
+    def _lock(self, kind: str) -> None:
+        if self.file is not None:
+            import fcntl
+
+            fcntl.flock(self.file, getattr(fcntl, kind))
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Nothing is timed meanwhile."""
+        self._lock("LOCK_SH")
+        try:
+            yield
+        finally:
+            self._lock("LOCK_UN")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside of `working`: wait until all others wait or have ended."""
+        self._lock("LOCK_EX")
+        try:
+            yield
+        finally:
+            self._lock("LOCK_SH")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write; what goes wrong before anything is known becomes the result."""
     parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.worker", description=__doc__)
@@ -273,18 +391,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", default="", help="such as 512x1,1024x4: pixels a side, pictures at once")
     parser.add_argument("--turn", type=Path, help="a file that one worker at a time holds while it uses the GPU")
+    parser.add_argument("--quiet", type=Path, help="a file that workers of one machine lock, see Quiet")
     given = parser.parse_args(arguments)
     sizes = [tuple(map(int, size.split("x"))) for size in given.sizes.split(",") if size]
 
     def keep(found: dict) -> None:
         journal.write_json(given.out, found)
 
-    import diffusers.pipelines.sana  # noqa: F401  before its turn: importing takes seconds and no GPU
-    import transformers.models.gemma2  # noqa: F401
+    quiet = Quiet(given.quiet)
+    with quiet.working():
+        import diffusers.pipelines.sana  # noqa: F401  before its turn: importing takes seconds and no GPU
+        import transformers.models.gemma2  # noqa: F401
 
     try:
-        with _turn(given.turn):
-            keep(measure(given.folder, given.method, sizes, keep) | {"sizes": sizes, "complete": True})
+        with _turn(given.turn), quiet.working():
+            found = measure(given.folder, given.method, sizes, keep, quiet.alone)
+            keep(found | {"sizes": sizes, "complete": True})
     except Exception as error:
         if not given.out.exists():
             text = " ".join(str(error).split())[:400]
