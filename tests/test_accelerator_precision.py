@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sana_lab import use_accelerator
+from sana_lab.accelerator import precision
 
 G = torch.Generator().manual_seed(0)
 
@@ -133,3 +134,32 @@ def test_int8_sums_are_exact_integers():
     with use_accelerator(virtual=True):
         sums = torch.ops.bitsandbytes.int8_linear_matmul(a.cuda(), b.cuda()).cpu()
     assert torch.equal(sums, a.long() @ b.long().T)
+
+
+def test_codes_of_a_weight_are_unpacked_once_and_again_when_they_change():
+    codes = torch.randint(-127, 128, (8, 16), dtype=torch.int8)
+    first = precision._unpacked(codes)
+    assert torch.equal(first, codes.float()) and precision._unpacked(codes) is first
+    codes[0, 0] = 5 if codes[0, 0] != 5 else 6
+    assert torch.equal(precision._unpacked(codes), codes.float())
+    wide = torch.ones(precision.MOST + 1, dtype=torch.int8)
+    assert precision._unpacked(wide) is not precision._unpacked(wide), "a large weight would cost a laptop its memory"
+
+
+@pytest.mark.parametrize("k", [16, 1024, 1040])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_shorter_way_of_a_product_has_the_bits_of_bitsandbytes(k, bias):
+    generator = torch.Generator().manual_seed(k)
+    weight = torch.randint(-127, 128, (24, k), generator=generator, dtype=torch.int8)
+    hidden = torch.randn(5, k, generator=generator).half()
+    hidden[3] = 0
+    codes, largest, _ = precision._vectorwise_quant(hidden, 6.0)
+    theirs = torch.ops.bitsandbytes.int8_vectorwise_quant.default(hidden.float(), 6.0)
+    assert torch.equal(codes, theirs[0]) and torch.equal(largest, theirs[1])
+    added = torch.randn(24, generator=generator).half() if bias else None
+    scales = torch.rand(24, generator=generator)
+    ours, _ = precision._mixed_scaled_mm(hidden, codes, weight, largest, scales, torch.empty(0, dtype=torch.long), added)
+    exact = torch.ops.bitsandbytes.int8_scaled_mm.default(
+        codes, weight, largest, scales, bias=added, dtype=torch.float16
+    )
+    assert torch.equal(ours, exact)

@@ -11,11 +11,12 @@ the same reason. Two places in them where 16-bit arithmetic hides are done in fl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import wraps
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import raw_memory
 from .autocast import LOWER
@@ -64,9 +65,9 @@ def _kernel(name: str, func: Callable, args: tuple) -> Callable:
 def _vectorwise_quant(
     A: torch.Tensor, threshold: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Codes and scales by bitsandbytes' own kernel, given a float32 copy from which outliers are taken out already.
+    """Codes and scales as bitsandbytes' own kernel makes them, of a float32 copy from which outliers are taken out.
 
-    It would take them out itself, keep them, and write them back, which costs as much as all the rest.
+    It takes them out of the tensor itself, keeps them, and writes them back, which costs as much as all the rest.
 
     Args:
         A: activations, (rows, k).
@@ -76,17 +77,29 @@ def _vectorwise_quant(
         Codes, int8, (rows, k); the largest magnitude in each row, float32; numbers of the outlier columns, None if
         the threshold is 0.
     """
-    quantize, values = torch.ops.bitsandbytes.int8_vectorwise_quant.default, A.float()
+    values = A.float()
     if threshold <= 0:
-        return quantize(values)
-    outliers = values.abs() >= threshold
+        return *_codes(values, values.abs()), None
+    magnitudes = values.abs()
+    if magnitudes.numel() and magnitudes.amax() < threshold:  # a NaN is no less
+        return *_codes(values, magnitudes), torch.empty(0, dtype=torch.int64)
+    outliers = magnitudes >= threshold
     columns = outliers.any(dim=0).nonzero().view(-1)
     if not columns.numel():
-        return *quantize(values)[:2], columns
-    codes, absmax, _ = quantize(values.masked_fill(outliers, 0))
+        return *_codes(values, magnitudes), columns
+    codes, absmax = _codes(values.masked_fill(outliers, 0), magnitudes.masked_fill_(outliers, 0))
     if A.numel() > A.shape[-1]:  # of a single row bitsandbytes keeps the codes (0.50.2, backends/default/ops.py)
         codes[:, columns] = 0
     return codes, absmax, columns
+
+
+def _codes(values: torch.Tensor, magnitudes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and the largest magnitude of each row, by bitsandbytes' own arithmetic (0.50.2, backends/default/ops.py).
+
+    It takes the magnitudes anew and asks where the largest is, which costs twice as much.
+    """
+    absmax = magnitudes.amax(dim=1)
+    return (values * (127.0 / absmax.unsqueeze(-1))).round_().to(torch.int8), absmax
 
 
 def _mixed_scaled_mm(
@@ -112,8 +125,37 @@ def _mixed_scaled_mm(
     Returns:
         The product, (rows, n), and the outlier columns of `A`.
     """
-    product = torch.ops.bitsandbytes.int8_scaled_mm.default(CA, CB, SCA, SCB, bias=bias, dtype=A.dtype)
+    if CB.shape[-1] > EXACT or not CA.numel():
+        product = torch.ops.bitsandbytes.int8_scaled_mm.default(CA, CB, SCA, SCB, bias=bias, dtype=A.dtype)
+        return raw_memory.with_outliers(product, A, CB, SCB, outlier_cols)
+    # the same numbers: in float32 the sums are integers without a rounding, so nothing is changed on the way to int32
+    product = CA.float() @ _unpacked(CB).t()
+    product *= SCA.reshape(-1, 1) * SCB.reshape(1, -1)
+    product *= 6.200124e-05
+    if bias is not None:
+        product += bias
+    product = product.to(A.dtype)
     return raw_memory.with_outliers(product, A, CB, SCB, outlier_cols)
+
+
+EXACT = 1024
+"""So many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
+
+MOST = 2**20
+"""Codes of a weight that are kept as float32 as well; more would cost a laptop its memory."""
+
+_floats: MutableMapping[torch.Tensor, tuple[int, int, torch.Tensor]] = WeakIdKeyDictionary()
+
+
+def _unpacked(codes: torch.Tensor) -> torch.Tensor:
+    """Codes of a weight as float32, unpacked once: again after they were written to or moved."""
+    if codes.numel() > MOST or codes.is_inference():
+        return codes.float()
+    state = codes.data_ptr(), codes._version
+    known = _floats.get(codes)
+    if known is None or known[:2] != state or known[2].shape != codes.shape:
+        known = _floats[codes] = (*state, codes.float())
+    return known[2]
 
 
 def _narrow(ledger: Ledger, values: Any) -> torch.dtype | None:
