@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bitsandbytes  # noqa: F401  its kernels are looked up by name
 import pytest
 import torch
 import torch.nn.functional as F
@@ -158,7 +159,9 @@ def test_the_shorter_way_of_a_product_has_the_bits_of_bitsandbytes(k, bias):
     assert torch.equal(codes, theirs[0]) and torch.equal(largest, theirs[1])
     added = torch.randn(24, generator=generator).half() if bias else None
     scales = torch.rand(24, generator=generator)
-    ours, _ = precision._mixed_scaled_mm(hidden, codes, weight, largest, scales, torch.empty(0, dtype=torch.long), added)
+    ours, _ = precision._mixed_scaled_mm(
+        hidden, codes, weight, largest, scales, torch.empty(0, dtype=torch.long), added
+    )
     exact = torch.ops.bitsandbytes.int8_scaled_mm.default(
         codes, weight, largest, scales, bias=added, dtype=torch.float16
     )
