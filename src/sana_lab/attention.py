@@ -237,7 +237,7 @@ class PromptOnce:
         now = None if self.known is None or self.prompt is not prompt else self._state(prompt)
         if now is not None and now == self.known and shape in self.places:
             return self.places[shape]
-        made = self._project(prompt)
+        made = self._values_of(prompt)
         self.made += 1
         old = self.places.get(shape)
         if old is not None and all(a.shape == b.shape and a.dtype == b.dtype for a, b in _pairs(old, made)):
@@ -250,7 +250,7 @@ class PromptOnce:
         self.known, self.prompt = self._state(prompt), prompt  # asked last: a first call may move codes
         return self.places[shape]
 
-    def _project(self, prompt: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _values_of(self, prompt: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values for every block, as the transformer makes them (diffusers 0.42.1, `forward`)."""
         hidden = self.transformer.caption_projection(prompt)
         hidden = self.transformer.caption_norm(hidden.view(len(prompt), -1, hidden.shape[-1]))
