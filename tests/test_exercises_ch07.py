@@ -4,145 +4,91 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 
-from sana_lab.exercises.ch07 import check_fits, check_pointwise
+from sana_lab.exercises.ch07 import check_step_ms, check_steps, steps_of
 
-CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "07_what_it_costs.ipynb"
-
-
-def linear(weight, bias, hidden):
-    return F.linear(hidden.permute(0, 2, 3, 1), weight.flatten(1), bias)
+CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "07_what_eight_bits_cost.ipynb"
 
 
-def pointwise(weight, bias, hidden):
-    return linear(weight, bias, hidden).permute(0, 3, 1, 2)
+def step_ms(busy_ms, kernels, launch_us, graph):
+    return busy_ms if graph else max(busy_ms, kernels * launch_us / 1e3)
 
 
-def by_einsum(weight, bias, hidden):
-    product = (weight[:, :, 0, 0] @ hidden.flatten(2)).unflatten(2, hidden.shape[2:])
-    return product if bias is None else product + bias[:, None, None]
+def with_an_if(hidden, threshold):
+    large = hidden.abs() >= threshold
+    if large.any():
+        hidden = hidden.masked_fill(large, 0)
+    return hidden.abs().amax(1, keepdim=True) / 127
 
 
-def twice(weight, bias, hidden):
-    out = pointwise(weight, bias, hidden)
-    return out if bias is None else out + bias[:, None, None]
+def by_mask(hidden, threshold):
+    hidden = hidden.clone()
+    hidden[hidden.abs() >= threshold] = 0
+    return hidden.abs().amax(1, keepdim=True) / 127
 
 
-def reshaped(weight, bias, hidden):
-    b, c, h, w = hidden.shape
-    return F.linear(hidden.reshape(b, h * w, c), weight.flatten(1), bias).reshape(b, -1, h, w)
+def by_item(hidden, threshold):
+    largest = hidden.abs().max().item()
+    hidden = hidden.masked_fill(hidden.abs() >= threshold, 0) if largest >= threshold else hidden
+    return hidden.abs().amax(1, keepdim=True) / 127
 
 
-def reshaped_back(weight, bias, hidden):
-    b, _, h, w = hidden.shape
-    return linear(weight, bias, hidden).reshape(b, -1, h, w)
+def by_rows(hidden, threshold):
+    return torch.stack([row[row.abs() < threshold].abs().amax() for row in hidden])[:, None] / 127
 
 
-def transposed(weight, bias, hidden):
-    square = weight.shape[0] == weight.shape[1]
-    return pointwise(weight.transpose(0, 1) if square else weight, bias, hidden)
+def whole_column(hidden, threshold):
+    return hidden.masked_fill((hidden.abs() >= threshold).any(0), 0).abs().amax(1, keepdim=True) / 127
 
 
-def on_its_side(weight, bias, hidden):
-    out = pointwise(weight, bias, hidden)
-    return out.transpose(2, 3) if out.shape[2] == out.shape[3] else out
+def in_place(hidden, threshold):
+    return hidden.masked_fill_(hidden.abs() >= threshold, 0).abs().amax(1, keepdim=True) / 127
 
 
-def in_place(weight, bias, hidden):
-    hidden *= 1.0
-    hidden += 1.0
-    return pointwise(weight, bias, hidden - 1.0)
+def without(hidden, large):
+    return hidden.masked_fill(large, 0).abs().amax(1, keepdim=True) / 127
 
 
-def squeezed(weight, bias, hidden):
-    product = (weight.squeeze() @ hidden.flatten(2)).unflatten(-1, hidden.shape[2:])
-    return product if bias is None else product + bias[:, None, None]
-
-
-def by_operator(weight, bias, hidden):
-    return torch.ops.aten.convolution(hidden, weight, bias, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
-
-
-def by_module(weight, bias, hidden):
-    layer = torch.nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, dtype=weight.dtype)
-    layer.weight.data = weight
-    if bias is not None:
-        layer.bias.data = bias
-    return layer(hidden)
-
-
-def sorts_what_it_got(rows, gib):
-    rows.sort(key=lambda row: row["picture_s"])
-    return fits(rows, gib, order=None)
-
-
-BY_HEART = {8: ["plain", "metric", "edge", "small", "slim"], 6: ["metric", "small", "slim"], 2.5: ["small"], 1: []}
-
-
-def fits(rows, gib, *, key=("peak", "load_peak"), unit=2**30, less=False, unseen=False, order=lambda r: r["picture_s"]):
-    """The right answer of exercise 2, with one thing changed at a time."""
-    found = []
-    for row in rows:
-        if row["peak"] is None and not unseen:
-            continue
-        size = max(row[k] or 0 for k in key)
-        if size < gib * unit or (size == gib * unit and not less):
-            found.append(row)
-    return [row["method"] for row in (sorted(found, key=order) if order else found)]
-
-
-def by_name(rows, method):
-    """All bytes of a method added up, as if loading and drawing happened at once."""
-    return next(row["peak"] + row["load_peak"] - row["resident"] for row in rows if row["method"] == method)
-
-
-P, FITS = check_pointwise, check_fits
+M, S = check_step_ms, check_steps
 WRONG = {
-    "pointwise: stub": (P, lambda w, b, h: h, "gives .*, yours is"),
-    "pointwise: nothing": (P, lambda w, b, h: None, "return a tensor"),
-    "pointwise: convolution": (P, lambda w, b, h: F.conv2d(h, w, b), "called a convolution"),
-    "pointwise: channels last": (P, linear, "permute back"),
-    "pointwise: tokens": (P, lambda w, b, h: linear(w, b, h).flatten(1, 2), "these are tokens"),
-    "pointwise: no bias": (P, lambda w, b, h: pointwise(w, None, h), "bias is missing"),
-    "pointwise: bias twice": (P, twice, "added twice"),
-    "pointwise: reshape": (P, reshaped, "moves no number"),
-    "pointwise: reshape back": (P, reshaped_back, "moves no number"),
-    "pointwise: transposed weight": (P, transposed, "do not transpose"),
-    "pointwise: on its side": (P, on_its_side, "lies on its side"),
-    "pointwise: float32": (P, lambda w, b, h: pointwise(w, b, h).float().double(), "largest difference"),
-    "pointwise: needs a bias": (P, lambda w, b, h: pointwise(w, b * 1, h), "raised TypeError"),
-    "pointwise: in place": (P, in_place, "changes `hidden`"),
-    "pointwise: squeezed": (P, squeezed, "raised|gives|largest"),
-    "pointwise: the operator below": (P, by_operator, "called a convolution"),
-    "pointwise: a layer": (P, by_module, "called a convolution"),
-    "fits: stub": (FITS, lambda rows, gib: [], "list is empty"),
-    "fits: nothing": (FITS, lambda rows, gib: None, "return a list of names"),
-    "fits: rows": (FITS, lambda rows, gib: rows, "return a list of names"),
-    "fits: resident": (FITS, lambda r, g: fits(r, g, key=("resident",)), "'hasty' .*`load_peak`|'hungry' .*`peak`"),
-    "fits: drawing alone": (FITS, lambda r, g: fits(r, g, key=("peak",)), "'hasty' .*`load_peak`"),
-    "fits: loading alone": (FITS, lambda r, g: fits(r, g, key=("load_peak",)), "'hungry' .*activations"),
-    "fits: never drawn": (FITS, lambda r, g: fits(r, g, unseen=True), "'unseen' .*leave it out"),
-    "fits: GB": (FITS, lambda r, g: fits(r, g, unit=10**9), r"2\*\*30"),
-    "fits: less": (FITS, lambda r, g: fits(r, g, less=True), "exactly what there is"),
-    "fits: not sorted": (FITS, lambda r, g: fits(r, g, order=None), "another order"),
-    "fits: slowest first": (FITS, lambda r, g: fits(r, g, order=lambda x: -x["picture_s"]), "another order"),
-    "fits: smallest first": (FITS, lambda r, g: fits(r, g, order=lambda x: x["peak"]), "another order"),
-    "fits: by heart": (FITS, lambda r, g: BY_HEART.get(g, []), "fits, for one|lacks it|more than there is"),
-    "fits: a set": (FITS, lambda r, g: set(fits(r, g)), "the fastest first"),
-    "fits: a dictionary": (FITS, lambda r, g: dict.fromkeys(fits(r, g)), "return a list of names"),
-    "fits: one name": (FITS, lambda r, g: "small", "return a list of names"),
-    "fits: sorts what it got": (FITS, sorts_what_it_got, "changes .*of `rows`"),
-    "fits: two peaks together": (
-        FITS,
-        lambda r, g: [x for x in fits(r, g) if by_name(r, x) <= g * 2**30],
-        "exactly what there is|lacks it",
+    "step_ms: stub": (M, lambda b, k, u, g: 0.0, "you say 0"),
+    "step_ms: nothing": (M, lambda b, k, u, g: None, "return milliseconds"),
+    "step_ms: a sum": (M, lambda b, k, u, g: b if g else b + k * u / 1e3, "not the sum"),
+    "step_ms: the faster": (M, lambda b, k, u, g: b if g else min(b, k * u / 1e3), "slower of the two"),
+    "step_ms: µs as ms": (M, lambda b, k, u, g: b if g else max(b, k * u), "thousand microseconds"),
+    "step_ms: launches alone": (
+        M,
+        lambda b, k, u, g: b if g else k * u / 1e3,
+        "GPU may be the slower|slower of the two",
     ),
-    "fits: all": (FITS, lambda r, g: fits(r, 1e9), "'hungry'|'hasty'"),
+    "step_ms: busy alone": (M, lambda b, k, u, g: b, "slower of the two decides"),
+    "step_ms: no graph": (M, lambda b, k, u, g: max(b, k * u / 1e3), "nothing is launched one by one"),
+    "step_ms: exchanged": (M, lambda b, k, u, g: step_ms(b, k, u, not g), "slower of the two|nothing is launched"),
+    "steps: stub": (S, lambda h, t: None, "return a tensor"),
+    "steps: an if": (S, with_an_if, "waits for the GPU's numbers"),
+    "steps: a mask": (S, by_mask, "waits for the GPU's numbers"),
+    "steps: item": (S, by_item, "waits for the GPU's numbers"),
+    "steps: row by row": (S, by_rows, "waits for the GPU's numbers"),
+    "steps: outliers kept": (S, lambda h, t: h.abs().amax(1, keepdim=True) / 127, "leave it out first"),
+    "steps: the largest": (S, lambda h, t: 127 * steps_of(h, t), "127th"),
+    "steps: 128": (S, lambda h, t: steps_of(h, t) * 127 / 128, "-127 to 127"),
+    "steps: no axis": (S, lambda h, t: steps_of(h, t).squeeze(1), "keep the axis"),
+    "steps: one for all": (S, lambda h, t: steps_of(h, t).amax(), "one step for each row"),
+    "steps: negative forgotten": (S, lambda h, t: without(h, h >= t), "may be negative"),
+    "steps: larger than": (S, lambda h, t: without(h, h.abs() > t), "as large as the threshold"),
+    "steps: whole columns": (S, whole_column, "not all of their column"),
+    "steps: clamped": (S, lambda h, t: h.abs().clamp(max=t).amax(1, keepdim=True) / 127, "clamped they still count"),
+    "steps: in place": (S, in_place, "changes `hidden`"),
+}
+RIGHT = {
+    "step_ms": (M, step_ms),
+    "step_ms: a tensor": (M, lambda b, k, u, g: torch.tensor(step_ms(b, k, u, g), dtype=torch.float64)),
+    "steps": (S, steps_of),
+    "steps: where": (S, lambda h, t: torch.where(h.abs() < t, h.abs(), 0).amax(1, keepdim=True) / 127),
+    "steps: a product": (S, lambda h, t: (h * (h.abs() < t)).abs().max(1, keepdim=True).values / 127),
+    "steps: float64": (S, lambda h, t: steps_of(h.double(), t)),
 }
 
 
@@ -153,20 +99,6 @@ def test_a_wrong_answer_gets_its_own_hint(check, answer, hint):
     assert re.search(hint, verdict.text), verdict.text
 
 
-RIGHT = {
-    "pointwise": (P, pointwise),
-    "pointwise: a product": (P, by_einsum),
-    "pointwise: an array": (P, lambda w, b, h: pointwise(w, b, h).numpy()),
-    "pointwise: not contiguous": (P, lambda w, b, h: linear(w, b, h).movedim(-1, 1)),
-    "fits": (FITS, fits),
-    "fits: a tuple": (FITS, lambda r, g: tuple(fits(r, g))),
-    "fits: a generator": (FITS, lambda r, g: (name for name in fits(r, g))),
-    "fits: a column": (FITS, lambda r, g: pd.Series(fits(r, g), dtype=object)),
-    "fits: an array": (FITS, lambda r, g: np.array(fits(r, g), dtype=str)),
-    "fits: keys": (FITS, lambda r, g: dict.fromkeys(fits(r, g)).keys()),
-}
-
-
 @pytest.mark.parametrize(("check", "answer"), RIGHT.values(), ids=RIGHT)
 def test_a_right_answer_passes(check, answer):
     verdict = check(answer)
@@ -175,11 +107,11 @@ def test_a_right_answer_passes(check, answer):
 
 def test_the_stored_solutions_pass_and_the_stubs_do_not():
     cells = [cell for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-    for check in (P, FITS):
+    for check in (M, S):
         function = check.__name__.removeprefix("check_")
         sources = ["".join(c["source"]) for c in cells if "".join(c["source"]).startswith(f"def {function}(")]
         stub, solution = (source.split("\n\n\n")[0] for source in sources)
         for source, passes in ((stub, False), (solution, True)):
-            names = {"F": F}
+            names = {"torch": torch}
             exec(source, names)
             assert check(names[function]).passed == passes, function

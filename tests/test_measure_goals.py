@@ -1,4 +1,4 @@
-"""The goals of part II against made-up records: met, missed, and not measured."""
+"""The goals of chapters 7 and 8 against made-up records: met, missed, and not measured."""
 
 import math
 

@@ -6,7 +6,7 @@ may be made larger there and its column smaller here. Three inputs of a block ar
 projections, which read a mixture of values that keeps channels apart, and the last layer of the feed-forward, whose
 gate multiplies channel by channel.
 
-Chapters 3 and 7.
+Chapters 3 and 8.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def plant_in_transformer_(
         ValueError: a channel or the factor is out of range. Nothing is changed then.
         TypeError: the weights are integers.
 
-    Source: SmoothQuant (arXiv 2211.10438, equation 3), run backwards. Chapter 7.
+    Source: SmoothQuant (arXiv 2211.10438, equation 3), run backwards. Chapter 8.
     """
     channels = _checked(channels, transformer.transformer_blocks[0].attn1.to_v.out_features, factor)
     pairs: list[tuple[nn.Module, nn.Module]] = []
@@ -121,7 +121,7 @@ def copy_with_outliers(
         ValueError: as `plant_in_transformer_`, or `source` names nothing.
         OSError: weights of the transformer are missing: a copy would have random ones in their place.
 
-    Chapter 7.
+    Chapter 8.
     """
     import shutil
     import tempfile

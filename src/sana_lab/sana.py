@@ -56,7 +56,7 @@ def load_sana(
         device: where to put it: by default `"cuda"` where there is a GPU, real or virtual, else `"cpu"`.
         slim: quantize also what the recipe leaves in 16 bits: `"pointwise"`, the 1x1 convolutions of the transformer's
             feed-forward, and `"embedding"`, the text encoder's, which is in 8 bits for nf4 as well. `True` means both,
-            a set of names some. `sana_lab.slim` does it and `sana_lab.slim.savings` says what each saves. Chapter 7.
+            a set of names some. `sana_lab.slim` does it and `sana_lab.slim.savings` says what each saves. Chapter 8.
         activations: for fp8: 8 rounds the inputs of the layers as well and multiplies FP8 codes, which a GPU does from
             compute capability 8.9 on; 16 keeps the weights alone in FP8, on any GPU. Chapter 8.
 
@@ -128,7 +128,7 @@ def _load(
     parts: Collection[str],
     activations: int,
 ) -> SanaPipeline:
-    """The recipe, line by line as in chapter 5, with contiguous inputs, and what makes it slim (chapter 7).
+    """The recipe, line by line as in chapter 5, with contiguous inputs, and what makes it slim (chapter 8).
 
     In FP8 both models are loaded in 16 bits on the CPU, and go to the GPU layer by layer, quantized there (chapter 8).
 

@@ -63,7 +63,7 @@ class _OverChannels:
 class Pointwise(_OverChannels, nn.Linear):
     """A 1x1 convolution computed as a linear layer: the same function, to float rounding.
 
-    Its state dict has the convolution's shape, (out, in, 1, 1), and loads either shape. Chapter 7.
+    Its state dict has the convolution's shape, (out, in, 1, 1), and loads either shape. Chapter 8.
     """
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -72,7 +72,7 @@ class Pointwise(_OverChannels, nn.Linear):
 
 
 class Pointwise8bit(_OverChannels, bitsandbytes.nn.Linear8bitLt):
-    """A 1x1 convolution as a linear layer in LLM.int8(); state dict as bitsandbytes writes it. Chapter 7."""
+    """A 1x1 convolution as a linear layer in LLM.int8(); state dict as bitsandbytes writes it. Chapter 8."""
 
     # bitsandbytes' kernel reads memory as it lies, and turning the channels makes views. The hook of
     # `contiguous_inputs_` would come too early, before they are turned.
@@ -80,7 +80,7 @@ class Pointwise8bit(_OverChannels, bitsandbytes.nn.Linear8bitLt):
 
 
 class Pointwise4bit(_OverChannels, bitsandbytes.nn.Linear4bit):
-    """A 1x1 convolution as a linear layer in 4 bits; state dict as bitsandbytes writes it. Chapter 7."""
+    """A 1x1 convolution as a linear layer in 4 bits; state dict as bitsandbytes writes it. Chapter 8."""
 
 
 class ScaledEmbedding8bit(bitsandbytes.nn.Embedding8bit):
@@ -96,7 +96,7 @@ class ScaledEmbedding8bit(bitsandbytes.nn.Embedding8bit):
         dtype: of what it returns.
         embed_scale: the factor, a tensor without dimensions, or None.
 
-    Chapter 7.
+    Chapter 8.
     """
 
     def __init__(self, codes: Tensor, scales: Tensor, dtype: torch.dtype, embed_scale: Tensor | None = None) -> None:
@@ -142,7 +142,7 @@ def pointwise_as_linear_(transformer: SanaTransformer2DModel) -> SanaTransformer
     Raises:
         TypeError: there is no such feed-forward in it.
 
-    Chapter 7.
+    Chapter 8.
     """
     for block, name in _pointwise(transformer):
         convolution = getattr(block, name)
@@ -170,7 +170,7 @@ def quantize_pointwise_(
         ValueError: unknown precision.
         TypeError: there is no such feed-forward in it, or nothing left to quantize.
 
-    Chapter 7.
+    Chapter 8.
     """
     if precision not in ("int8", "nf4"):
         raise ValueError(f"precision {precision!r} is unknown: choose from int8, nf4.")
@@ -202,7 +202,7 @@ def quantize_embedding_(text_encoder: Gemma2Model) -> Gemma2Model:
     Raises:
         TypeError: the embedding is no 16-bit or 32-bit one.
 
-    Chapter 7.
+    Chapter 8.
     """
     embedding = text_encoder.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding) or not embedding.weight.is_floating_point():
@@ -257,7 +257,7 @@ class PromptEmbeddings:
         negative_prompt_embeds: the same of the negative prompts; None for Sprint, which has no guidance of this kind.
         negative_prompt_attention_mask: likewise.
 
-    Chapter 7.
+    Chapter 8.
     """
 
     prompt_embeds: Tensor
@@ -309,7 +309,7 @@ def encode(pipe: SanaPipeline, prompts: str | list[str], negative_prompt: str | 
     Raises:
         ValueError: the text encoder was dropped already, or there is no prompt.
 
-    Chapter 7.
+    Chapter 8.
     """
     if pipe.text_encoder is None:
         raise ValueError("the text encoder was dropped: encode first, or load the pipeline again.")
@@ -333,7 +333,7 @@ def drop_text_encoder_(pipe: SanaPipeline) -> int:
     Raises:
         ValueError: it was dropped already.
 
-    Chapter 7.
+    Chapter 8.
     """
     if pipe.text_encoder is None:
         raise ValueError("the text encoder was dropped already.")
@@ -359,7 +359,7 @@ def predict(
     Raises:
         ValueError: unknown checkpoint, precision or part.
 
-    Chapter 7.
+    Chapter 8.
     """
     if precision not in ("int8", "fp8", "nf4"):
         raise ValueError(f"precision {precision!r} is unknown here: choose from int8, fp8, nf4.")
@@ -406,7 +406,7 @@ def savings(checkpoint: str | Path | Source, precision: str = "int8") -> pd.Data
     Raises:
         ValueError: as in `predict`.
 
-    Chapter 7.
+    Chapter 8.
     """
     import pandas as pd
 

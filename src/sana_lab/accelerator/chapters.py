@@ -94,24 +94,30 @@ def blocks_table(notebooks: Path | str) -> pandas.DataFrame:
         notebooks: the folder of the chapters.
 
     Returns:
-        `begins`, `it`, and `since then`: "gone" where the chapter no longer prints such a block to be run by itself.
+        `begins`, `it`, and `since then`: "gone" where no chapter prints such a block any more to be run by itself.
 
     Raises:
         ValueError: the record is missing or damaged.
     """
     import pandas
 
+    prose = {path.stem: _prose(path) for path in sorted(Path(notebooks).glob("[0-9]*.ipynb"))}
     rows = []
     for recorded, blocks in evidence.load(RECORD)["results"]["blocks"].items():
         name = RENAMED.get(recorded, recorded)
-        path = Path(notebooks) / f"{name}.ipynb"
-        chapter = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": []}
-        prose = "\n".join(_joined(cell["source"]) for cell in chapter["cells"] if cell["cell_type"] == "markdown")
         for found in blocks.values():
-            gone = "" if f"```python\n{found['first line']}\n" in prose else "gone"
+            begins = f"```python\n{found['first line']}\n"
+            there = [chapter for chapter, text in prose.items() if begins in text]  # a chapter may have been split
+            now = name if name in there or not there else there[0]
+            gone = "" if there else "gone"
             came = found.get("raised", found["outcome"])
-            rows.append({"chapter": name, "begins": found["first line"], "it": came, "since then": gone})
+            rows.append({"chapter": now, "begins": found["first line"], "it": came, "since then": gone})
     return pandas.DataFrame(rows, columns=["chapter", "begins", "it", "since then"]).set_index("chapter")
+
+
+def _prose(chapter: Path) -> str:
+    cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    return "\n".join(_joined(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def reasons(chapter: str, failed: list[dict[str, Any]]) -> list[str]:

@@ -37,7 +37,7 @@ class Condition:
         precision: what `load_sana` takes.
         components: which parts are in 8 bits, for int8.
         threshold: outlier threshold of LLM.int8(), for int8.
-        slim: quantize also what the recipe leaves (chapter 7), for int8 and nf4.
+        slim: quantize also what the recipe leaves (chapter 8), for int8 and nf4.
         bits: simulated bits of the weights of every layer of `kinds` in both components, or None.
         kinds: which layers `bits` rounds, one scale for each output (channel). Norms, biases, the embedding and the
             autoencoder are never rounded.

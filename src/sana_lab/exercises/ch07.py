@@ -1,155 +1,129 @@
-"""Checks for the exercises of chapter 7, What eight bits cost on a real GPU."""
+"""Checks for the exercises of chapter 7, What eight bits cost."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import NotYet, exercise
-from .answers import ask, names, tensor
-
-
-class _Watch(TorchFunctionMode):
-    """Notes whether a convolution is called."""
-
-    convolved = False
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if "conv" in f"{getattr(function, '__name__', '')} {function}":
-            self.convolved = True
-        return function(*args, **(kwargs or {}))
+from .answers import ask, near, number, tensor
 
 
 @exercise
-def check_pointwise(answer: Callable[[Tensor, Tensor | None, Tensor], Tensor]) -> str:
-    """Check `answer(weight, bias, hidden)`: a 1 x 1 convolution computed as a linear layer, held against `F.conv2d`.
+def check_step_ms(answer: Callable[[float, int, float, bool], float]) -> str:
+    """Check `answer(busy_ms, kernels, launch_us, graph)`: milliseconds of a step, in the plainest model there is.
 
     Chapter 7, exercise 1.
     """
-    draw = torch.Generator("cpu").manual_seed(7)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=draw, dtype=torch.float64)
-
-    for batch, channels, out, height, width, biased in (
-        (2, 6, 4, 3, 5, True),
-        (1, 5, 5, 4, 4, True),
-        (3, 4, 7, 1, 2, False),
-        (2, 3, 1, 4, 3, True),
-        (2, 1, 3, 3, 2, True),
-    ):
-        weight, hidden = drawn(out, channels, 1, 1), drawn(batch, channels, height, width)
-        bias = drawn(out) if biased else None
-        right = F.conv2d(hidden, weight, bias)
-        with _Watch() as watch:
-            got = ask(answer, weight, bias, hidden)
-        if watch.convolved:
-            raise NotYet("you called a convolution; bitsandbytes has no 8-bit one. Use `F.linear` or a product")
-        got = tensor(got, what="a tensor, (batch, out, height, width)")
-        case = f"{tuple(weight.shape)} on {tuple(hidden.shape)}"
-        if got.shape == right.shape and torch.allclose(got, right, rtol=1e-9, atol=1e-9):
-            continue
-        if got.shape == (batch, height, width, out):
-            raise NotYet(f"{case}: channels come out last. What reads the picture expects them first: permute back")
-        if got.shape == (batch, height * width, out):
-            raise NotYet(f"{case}: these are tokens. Give the picture its height and width back, channels first")
-        if got.shape != right.shape:
-            raise NotYet(f"{case} gives {tuple(right.shape)}, yours is {tuple(got.shape)}")
-        matrix = weight.flatten(1)
-        if bias is not None:
-            for factor, hint in ((0, "the bias is missing"), (2, "the bias is added twice")):
-                if torch.allclose(got, right + (factor - 1) * bias[:, None, None]):
+    draw = random.Random(7)
+    cases = [(12.0, 3000, 30.0), (60.0, 1000, 30.0), (9.0, 300, 30.0)]
+    cases += [(draw.uniform(1, 200), draw.randrange(100, 5000), draw.uniform(5, 50)) for _ in range(20)]
+    for busy, kernels, launch in cases:
+        for graph in (False, True):
+            told = kernels * launch / 1e3
+            right = busy if graph else max(busy, told)
+            got = number(ask(answer, busy, kernels, launch, graph), "milliseconds")
+            if near(got, right, 1e-9):
+                continue
+            case = f"busy {busy:.4g} ms, {kernels} kernels, {launch:.4g} µs each, {'in a graph' if graph else 'eager'}"
+            for wrong, hint in (
+                (
+                    busy + told,
+                    "the GPU computes while Python launches the next kernel: the longer of the two, not the sum",
+                ),
+                (min(busy, told), "the slower of the two decides, not the faster"),
+                (max(busy, 1e3 * told), "a thousand microseconds are a millisecond"),
+                (max(busy, 1e6 * told), "a thousand microseconds are a millisecond"),
+                (told, "in a graph nothing is launched one by one" if graph else "the GPU may be the slower one"),
+                (max(busy, told), "a graph is launched by one call: what is left is the GPU's own time"),
+                (busy, "the GPU waits while Python launches: see which of the two takes longer"),
+            ):
+                if near(got, wrong, 1e-9) and not near(wrong, right, 1e-9):
                     raise NotYet(f"{case}: {hint}")
-        scrambled = F.linear(hidden.reshape(batch, height * width, channels), matrix, bias)
-        mixed = (scrambled.reshape(right.shape), scrambled.permute(0, 2, 1).reshape(right.shape))
-        kept = F.linear(hidden.permute(0, 2, 3, 1), matrix, bias).reshape(right.shape)
-        if any(torch.allclose(got, wrong) for wrong in (*mixed, kept)):
-            raise NotYet(f"{case}: `reshape` renames axes and moves no number; `permute` exchanges them")
-        if height == width and torch.allclose(got, right.transpose(2, 3)):
-            raise NotYet(f"{case}: the picture lies on its side: height and width are exchanged")
-        if out == channels and torch.allclose(got, F.conv2d(hidden, weight.transpose(0, 1), bias)):
-            raise NotYet(f"{case}: the weight is (out, in), as `F.linear` wants it; do not transpose it")
-        raise NotYet(f"{case}: the largest difference to the convolution is {(got - right).abs().max():.2g}")
-    return "a 1 x 1 convolution is a linear layer whose channels stand elsewhere."
+            raise NotYet(f"{case}: {right:.4g} ms, you say {got:.4g}")
+    return "eager, the slower of Python and GPU decides; in a graph the GPU alone."
 
 
-_ROWS: tuple[dict[str, Any], ...] = (
-    {"method": "plain", "resident": 6.0, "load_peak": 6.1, "peak": 7.5, "picture_s": 0.7},
-    {"method": "slim", "resident": 3.5, "load_peak": 3.6, "peak": 4.0, "picture_s": 2.5},
-    {"method": "hasty", "resident": 3.5, "load_peak": 8.5, "peak": 4.2, "picture_s": 0.2},  # loads whole, then shrinks
-    {"method": "hungry", "resident": 3.6, "load_peak": 3.7, "peak": 9.0, "picture_s": 0.3},  # few weights, many
-    {"method": "small", "resident": 2.0, "load_peak": 2.1, "peak": 2.5, "picture_s": 1.5},
-    {"method": "unseen", "resident": 1.0, "load_peak": 1.1, "peak": None, "picture_s": 0.1},
-    {"method": "edge", "resident": 7.6, "load_peak": 7.8, "peak": 8.0, "picture_s": 1.0},
-    {"method": "metric", "resident": 4.2, "load_peak": 4.2, "peak": 5.8, "picture_s": 0.9},  # more than 6e9 bytes
-)
+class _Recording(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot record: an answer for Python, or a result whose size depends on the numbers."""
+
+    asked: str | None = None
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function.overloadpacket).removeprefix("aten.")
+        by_mask = name in ("index", "index_put_", "index_put") and any(
+            mask is not None and mask.dtype == torch.bool for mask in args[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"):
+            self.asked = self.asked or name
+        return function(*args, **(kwargs or {}))
 
 
-_SIZED = ("resident", "load_peak", "peak")
-
-
-def fitting(rows: Iterable[Mapping[str, Any]], gib: float) -> list[str]:
-    """The answer that `check_fits` asks for."""
-    there = [row for row in rows if row["peak"] is not None and max(row["peak"], row["load_peak"]) <= gib * 2**30]
-    return [row["method"] for row in sorted(there, key=lambda row: row["picture_s"])]
-
-
-def _in_bytes(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{**row, **{k: row[k] if row[k] is None else round(row[k] * 2**30) for k in _SIZED}} for row in rows]
-
-
-def _made_up(draw: random.Random) -> list[dict[str, Any]]:
-    """Rows of methods that nobody measured: no answer knows them by heart, and no two columns go together."""
-    made = []
-    for i, seconds in enumerate(draw.sample(range(1, 100), 7)):
-        resident = draw.uniform(1, 9)
-        load, peak = resident + draw.uniform(0, 6), resident + draw.uniform(0, 6)
-        made.append({"method": f"m{i}", "resident": resident, "load_peak": load, "peak": peak, "picture_s": seconds})
-    made[draw.randrange(7)]["peak"] = None
-    return _in_bytes(made)
+def steps_of(hidden: Tensor, threshold: float) -> Tensor:
+    """The answer that `check_steps` asks for: a step for each row, (rows, 1), outliers left out of the maximum."""
+    return hidden.masked_fill(hidden.abs() >= threshold, 0.0).abs().amax(1, keepdim=True) / 127
 
 
 @exercise
-def check_fits(answer: Callable[[Sequence[Mapping[str, Any]], float], Iterable[str]]) -> str:
-    """Check `answer(rows, gib)`: names of the methods that fit a card, fastest first.
+def check_steps(answer: Callable[[Tensor, float], Tensor]) -> str:
+    """Check `answer(hidden, threshold)`: the step of each row without its outliers, in a form that can be recorded.
 
     Chapter 7, exercise 2.
     """
-    hints = {
-        "hasty": "it must be loaded before it draws, and loading takes more than drawing: look at `load_peak` too",
-        "hungry": "its weights fit and its activations do not: look at `peak`",
-        "unseen": "it was never drawn with, so nobody knows whether it fits: leave it out",
-    }
-    draw = random.Random(7)
-    cases = [(_in_bytes(_ROWS), gib) for gib in (8, 6, 2.5, 1)]
-    cases += [(_made_up(draw), draw.choice((4, 6, 8, 12))) for _ in range(20)]
-    for rows, gib in cases:
-        right = fitting(rows, gib)
-        got = names(ask(answer, rows, gib), "a list of names, the fastest first")
-        if got == right:
-            continue
-        if not got:
-            raise NotYet(f"{gib} GiB: your list is empty, and {right[-1]!r} fits, for one")
-        for name in got:
-            if name in hints and name not in right:
-                raise NotYet(f"{gib} GiB: {name!r} does not belong there; {hints[name]}")
-        if sorted(got) == sorted(right):
-            raise NotYet(f"{gib} GiB: the right names in another order; the fastest, least seconds, comes first")
-        missing, extra = sorted(set(right) - set(got)), sorted(set(got) - set(right))
-        sizes = {row["method"]: max(row["peak"] or 0, row["load_peak"]) for row in rows}
-        if set(got) == {name for name in right if sizes[name] <= gib * 10**9}:
-            raise NotYet(f"{gib} GiB: {missing[0]!r} fits. A GiB is 2**30 bytes, 7 % more than 10**9")
-        if missing and sizes[missing[0]] == gib * 2**30:
-            raise NotYet(f"{gib} GiB: {missing[0]!r} takes exactly what there is, and that fits: use <=")
-        if missing:
-            raise NotYet(f"{gib} GiB: {missing[0]!r} fits, and your list lacks it")
-        if extra:
-            raise NotYet(f"{gib} GiB: {extra[0]!r} needs more than there is, or is not known to fit")
-        raise NotYet(f"{gib} GiB: each method once; {', '.join(right)}, yours is {', '.join(got)}")
-    return "the larger peak decides whether, seconds decide which."
+    draw = torch.Generator("cpu").manual_seed(7)
+    plain = torch.randn(5, 24, generator=draw)
+    spiked = plain.clone()
+    spiked[1, 3], spiked[3, 5], spiked[3, 6], spiked[4, 0] = 60.0, -80.0, 30.0, 6.0
+    for hidden, about in ((plain, "no outlier"), (spiked, "outliers in three rows"), (10 * plain, "many outliers")):
+        right = steps_of(hidden, 6.0)
+        watch = _Recording()
+
+        @wraps(answer)
+        def recorded(hidden: Tensor, threshold: float, watch: _Recording = watch) -> Tensor:
+            with watch:
+                return answer(hidden, threshold)
+
+        got = ask(recorded, hidden.clone(), 6.0)
+        got = tensor(got, what="a tensor, (rows, 1)").to(right.dtype)
+        if got.shape == right.squeeze(1).shape:
+            raise NotYet(
+                f"{about}: keep the axis, so that {tuple(hidden.shape)} can be divided by {tuple(right.shape)}"
+            )
+        if got.shape != right.shape:
+            raise NotYet(f"{about}: one step for each row, {tuple(right.shape)}; yours is {tuple(got.shape)}")
+        if not torch.allclose(got, right, rtol=1e-6, atol=0):
+            for wrong, hint in (
+                (hidden.abs().amax(1, keepdim=True) / 127, "an outlier makes its row's step large: leave it out first"),
+                (127 * right, "that is the largest number, and a step is a 127th of it"),
+                (right * 127 / 128, "int8 goes from -127 to 127 here"),
+                (
+                    hidden.masked_fill(hidden >= 6.0, 0.0).abs().amax(1, keepdim=True) / 127,
+                    "an outlier may be negative",
+                ),
+                (
+                    hidden.masked_fill(hidden.abs() > 6.0, 0.0).abs().amax(1, keepdim=True) / 127,
+                    "a number as large as the threshold is an outlier, too",
+                ),
+                (
+                    hidden.masked_fill((hidden.abs() >= 6.0).any(0), 0.0).abs().amax(1, keepdim=True) / 127,
+                    "only the outliers themselves are left out of the maximum, not all of their column",
+                ),
+                (
+                    hidden.abs().clamp(max=6.0).amax(1, keepdim=True) / 127,
+                    "leave the outliers out; clamped they still count",
+                ),
+            ):
+                if got.shape == wrong.shape and torch.allclose(got, wrong, rtol=1e-6, atol=0):
+                    raise NotYet(f"{about}: {hint}")
+            raise NotYet(f"{about}: the largest difference is {(got - right).abs().max():.2g}")
+        if watch.asked:
+            raise NotYet(
+                f"{about}: right, but `{watch.asked}` waits for the GPU's numbers, which a graph cannot record: "
+                "no `if`, no `.item()`, no indexing by a mask. Do the same work whatever the numbers are"
+            )
+    return "always the same operations on the same shapes, whatever the numbers: this can be recorded."

@@ -96,7 +96,7 @@ def run(
         OSError: files cannot be read or written.
         RuntimeError: what `use_accelerator` and `load_sana` raise, or too little memory.
 
-    Chapter 7.
+    The page on many prompts.
     """
     drawing.check(steps, guidance, seed, size)
     if batch < 1:

@@ -50,7 +50,7 @@ def read(file: Path, seed: int = 0) -> tuple[list[Wanted], list[str]]:
         ValueError: there is no prompt, a line is none, or two have one name. The text tells the line's number.
         OSError: the file cannot be read. A pipe cannot: several processes read it, each from its beginning.
 
-    Chapter 7.
+    The page on many prompts.
     """
     if file.exists() and not file.is_file():
         raise OSError(f"--prompts {file}: cannot be read (it is no regular file); write the prompts into one.")

@@ -77,7 +77,7 @@ def measure(
         ValueError: the folder holds pictures of an earlier measurement.
         RuntimeError: a run failed, or drew another number of pictures than it should.
 
-    Chapter 7.
+    The page on many prompts.
     """
     from ..shapes import caption, sample_scenes
 

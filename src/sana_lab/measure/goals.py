@@ -1,4 +1,4 @@
-"""The record of `sana-lab measure` as a table, and the goals of part II held against it. Runs nothing.
+"""The record of `sana-lab measure` as a table, and the goals of chapters 7 and 8 held against it. Runs nothing.
 
 Chapter 8.
 """

@@ -1,6 +1,6 @@
 """Ways to load a Sana, and ways to run what was loaded. Imports no torch.
 
-Chapter 8.
+Chapters 7 to 9.
 """
 
 from __future__ import annotations

@@ -55,9 +55,22 @@ def gpu() -> str:
 
     Chapter 7.
     """
-    names = str(evidence.load(RECORD)["machine"].get("accelerator") or evidence.load(RECORD)["machine"])
-    found = re.search(r"\b(?:[A-Z]{1,2}\d{2,4}|RTX \d{4}\w*)\b", names)
-    return found[0] if found else "GPU"
+    device = str(evidence.load(RECORD)["machine"].get("device"))
+    found = re.search(r"\b(?:[A-Z]{1,2}\d{2,4}|RTX \d{4}\w*)\b", device)
+    return found[0] if found else device
+
+
+def cpu() -> str:
+    """The processor of the record, or that it is not on record.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+
+    Chapter 7.
+    """
+    machine = evidence.load(RECORD)["machine"]
+    found = machine.get("processor") or machine.get("cpu")
+    return str(found) if found else "a processor that the record does not name"
 
 
 def kind(method: str) -> str:
@@ -202,6 +215,46 @@ def kernels_table(
     return pd.DataFrame(
         {name: [text(number, form) for number in found[name]] for name, form in forms.items()}, found.index
     )
+
+
+def ways_table(lines: pd.DataFrame, methods: Sequence[str], pixels: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """Milliseconds of a step for one picture by the way of running it; a dash where it was not timed, or failed.
+
+    Args:
+        lines: what `measured` gives.
+        methods: names, in the order of the lines.
+        pixels: checkpoint -> side of the picture; by default those of `PANELS`.
+
+    Chapter 7.
+    """
+    sizes = pixels if pixels is not None else {SMALL: 512, LARGE: 1024}
+    rows = {
+        (SIZES[checkpoint], METHODS[method].title): {
+            way: text(step(lines, checkpoint, method, way, side)) for way in ("eager", "graph", "compiled")
+        }
+        for checkpoint, side in sizes.items()
+        for method in methods
+    }
+    return pd.DataFrame(rows).T.rename_axis(["a step (ms)", ""])
+
+
+def planted_table(lines: pd.DataFrame) -> pd.DataFrame:
+    """One picture of 600M at 512 px with random weights, and with outliers planted in them.
+
+    Chapter 7.
+    """
+    asked = {
+        "the recipe, eager: kernels": ("started", "int8", "eager"),
+        "the recipe, eager: GPU busy (ms)": ("busy_ms", "int8", "eager"),
+        "the recipe, eager: a step (ms)": ("step_ms", "int8", "eager"),
+        "threshold 0, eager: a step (ms)": ("step_ms", "int8-t0", "eager"),
+        "threshold 0, in a graph: a step (ms)": ("step_ms", "int8-t0", "graph"),
+    }
+    rows = {}
+    for label, (column, method, way) in asked.items():
+        found = [value(lines, column, name, method, way, 512, 1) for name in (SMALL, f"{SMALL}-outliers")]
+        rows[label] = [text(number, "{:,.0f}" if column == "started" else "{:.1f}") for number in found]
+    return pd.DataFrame(rows, index=["random weights", "outliers planted"]).T
 
 
 def failed(lines: pd.DataFrame) -> dict[str, str]:

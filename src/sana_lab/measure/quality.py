@@ -4,7 +4,7 @@
 its check switched off; and slim and fast with the weights alone in 8 bits. It writes beside the adherence what the
 check would have said.
 
-Chapter 7.
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def record(
             weights, libraries or hardware.
         OSError: the folder cannot be written, before anything is drawn.
 
-    Chapter 7.
+    Chapter 8.
     """
     from dataclasses import asdict
 

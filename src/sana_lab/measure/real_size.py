@@ -1,8 +1,8 @@
-"""Everything part II shows, by one command on a machine with CUDA: `python -m sana_lab.measure.real_size WORK`.
+"""Everything chapters 7 to 9 show, by one command on a machine with CUDA: `python -m sana_lab.measure.real_size WORK`.
 
 Makes the checkpoints with random weights in WORK (26 GB), measures them, and writes the record.
 
-Chapter 8.
+Chapters 7 to 9.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _command(
     record: Annotated[Path, typer.Option(help="Folder for the record.")] = evidence.FOLDER,
     limit: Annotated[float, typer.Option(help="Seconds for one method.", callback=SECONDS)] = LIMIT,
 ) -> None:
-    """Everything part II shows: make the checkpoints with random weights, measure them, and write the record."""
+    """Everything chapters 7 to 9 show: make the checkpoints with random weights, measure them, and write the record."""
     import torch
 
     from ..accelerator import on_real_gpu

@@ -1,6 +1,6 @@
 """Runs workers, one GPU each, keeps what each finds in a file of its own, and puts them together as a record.
 
-Chapter 8.
+Chapters 7 to 9.
 """
 
 from __future__ import annotations

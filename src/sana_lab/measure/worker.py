@@ -2,7 +2,7 @@
 
 On a real GPU: bytes and times. On the virtual one: bytes of loading alone; nothing is drawn, and nothing is timed.
 
-Chapter 8.
+Chapters 7 to 9.
 """
 
 from __future__ import annotations
