@@ -22,6 +22,7 @@ from sana_lab.classroom import edition, grading, progress
 from sana_lab.evaluate import cli as evaluate
 from sana_lab.evaluate import guidance_off
 from sana_lab.failures import record as failures_record
+from sana_lab.fitting import cards, dry, planner
 from sana_lab.generate import few, many, prompts, scaling
 from sana_lab.measure import left_behind, quality, real_size, runner
 from sana_lab.monitor import cost as monitor_cost
@@ -44,6 +45,7 @@ BOOK = {
     "evaluate": (["evaluate", "--out", "out"], [(evaluate, "draw")]),
     "measure": (["measure", str(SHAPES_FOLDER), "--out", "out"], [(runner, "run"), (runner, "jobs_for")]),
     "make-random": (["make-random", "600M-512", "out"], [(random_checkpoint, "make")]),
+    "plan": (["plan", "--vram", "8GiB"], [(planner, "plan")]),
     "failures run": (["failures", "run", "index-on-gpu"], [(sana_lab.failures, "run")]),
     "learner": (["learner", "out"], [(edition, "write")]),
     "progress": (["progress"], [(progress, "progress")]),
@@ -69,6 +71,8 @@ PROGRAMS = {
     "views": (views._command, ["--values", "out"], [(views, "values")]),
     "accelerator.agreement": (agreement._command, ["x.json"], [(agreement, "read")]),
     "accelerator.kernel_table": (kernel_table._command, [], [(kernel_table, "text_of")]),
+    "fitting.cards": (cards._command, ["work", "--out", "out"], [(cards.machine, "gpus")]),
+    "fitting.dry": (dry._command, [], [(dry, "look")]),
     "measure.left_behind": (left_behind._command, ["--out", "out"], [(left_behind, "record")]),
 }
 WORKERS = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run `__getattr__`
     from .accelerator import use_accelerator as use_accelerator
     from .failures import explain as explain
+    from .fitting.planner import plan as plan
     from .guard import checked as checked
     from .layers import contiguous_inputs_ as contiguous_inputs_
     from .monitor import memory as memory
@@ -31,6 +32,7 @@ _WHERE = {
     "load_sana": "sana",
     "explain": "failures",
     "doctor": "versions.doctor",
+    "plan": "fitting.planner",
     "placement": "placements",
     "checked": "guard",
     "memory": "monitor",

@@ -16,6 +16,7 @@ from .commandline import BATCH, DEBUG_VARIABLE, GPUS, GUIDANCE, SEED, SIZE, STEP
 from .commandline import app as new_app
 from .evaluate import cli as evaluate
 from .failures import cli as failures
+from .fitting import cli as fitting
 from .measure import cli as measure
 from .shapes.cli import command as train_command
 from .versions import cli as versions
@@ -124,6 +125,7 @@ app.command("train", options_metavar="--out FOLDER [OPTIONS]")(train_command(_tr
 classroom.mount(app)
 evaluate.mount(app)
 failures.mount(app)
+fitting.mount(app)
 measure.mount(app)
 random_checkpoint.mount(app)
 versions.mount(app)

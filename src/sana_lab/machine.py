@@ -126,6 +126,14 @@ def capability() -> tuple[int, int] | None:
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
+def free_memory() -> int | None:
+    """Bytes that are free now on the first GPU that CUDA shows, by its driver; None where there is none."""
+    listed, shown = _ask("memory.free"), gpus()
+    if not shown or shown[0].number >= len(listed) or not listed[shown[0].number][0].isdigit():
+        return None
+    return int(listed[shown[0].number][0]) * 2**20
+
+
 def clocks(index: int = 0) -> list[int] | None:
     """Clocks of processors and memory of a GPU in MHz, now; None where they cannot be had.
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import evidence, isolated
+from .. import evidence, isolated, machine
 from ..commandline import goes_on, number, run_command, whole
 from . import ways
 
@@ -48,6 +48,9 @@ DRAWS = (
 STEPS = 2
 TIMED_STEPS = 20
 PROMPT = "a small red star above a large blue ring on a white background"
+LIMIT = 60
+"""Seconds for one way on one card."""
+
 SLOWER = ("group-offload-disk",)
 """Ways that write the weights anew: only timed."""
 
@@ -155,7 +158,9 @@ def try_way(
     found["load"] = {"seconds": round(time.perf_counter() - began, 2), "peaks": stages.peaks, **watcher.end()}
     pipe.set_progress_bar_config(disable=True)
     _watch(pipe, stages)
-    for pixels, batch, decode in draws:
+    if steps > STEPS:  # it is timed, and a first call takes longer
+        draws = [draws[0], *draws]
+    for i, (pixels, batch, decode) in enumerate(draws):
         stages.now, stages.peaks = "encode", {}
         torch.cuda.reset_peak_memory_stats()
         tiled = decode != "whole"
@@ -165,10 +170,12 @@ def try_way(
         try:
             began = time.perf_counter()
             pipe(
-                **{name: value and value[:batch] if isinstance(value, list) else _first(value, batch)
-                   for name, value in given.items()},
-                height=pixels, width=pixels, num_inference_steps=steps, use_resolution_binning=False,
-            )  # fmt: skip
+                **{name: _first(value, batch) for name, value in given.items()},
+                height=pixels,
+                width=pixels,
+                num_inference_steps=steps if i else min(steps, STEPS),
+                use_resolution_binning=False,
+            )
             torch.cuda.synchronize()
             row["seconds"] = round(time.perf_counter() - began, 3)
         except (torch.cuda.OutOfMemoryError, UnboundLocalError):  # the latter is the former, in `decode`: Sana#197
@@ -257,6 +264,12 @@ def jobs() -> list[tuple[str, str, list[tuple[int, int, str]]]]:
     return found
 
 
+def alone(draws: list[tuple[int, int, str]]) -> int:
+    """How many pictures at once, if all draws agree about it, else 0."""
+    found = {pictures for _, pictures, _ in draws}
+    return found.pop() if len(found) == 1 else 0
+
+
 def _libraries() -> None:
     import accelerate  # noqa: F401
     import bitsandbytes  # noqa: F401
@@ -275,7 +288,7 @@ def record(
     """Try all of `jobs` on all cards, then time each way alone; write the record as it grows."""
     until = time.monotonic() + 60 * minutes
     results: Found = {"steps": STEPS, "rows": [], "timed": [], "not tried": []}
-    lacking = {(c, w, d[0][1] if len({b for _, b, _ in d}) == 1 else 0): (c, w, d) for c, w, d in jobs()}
+    lacking = {(c, w, alone(d)): (c, w, d) for c, w, d in jobs()}
     done: set[Any] = set()
 
     def keep() -> None:
@@ -302,31 +315,38 @@ def record(
                 return try_way(folder, way, gib, draws, virtual=virtual)
 
             tasks.append(((key, checkpoint, way), case))
-        for (key, checkpoint, way), ended in isolated.run_each(tasks, limit=100, jobs=at_once):
-            row = {"checkpoint": checkpoint, "way": way, "card (GiB)": gib}
+        free = machine.free_memory()  # of which each process takes the card and CUDA's own
+        together = at_once if free is None or virtual else max(1, min(at_once, int(free / 2**30 / (gib + 0.7))))
+        for (key, checkpoint, way), ended in isolated.run_each(tasks, limit=LIMIT, jobs=together):
+            row = {"checkpoint": checkpoint, "way": way, "card (GiB)": gib, "pictures": key[2]}
             if (ended.value or {}).get("late"):
                 results["not tried"].append(row)
                 continue
-            value = ended.value or {"load": {"failed": f"{ended.how}: {ended.stderr[-300:]}"}, "draws": []}
+            value = ended.value or _lost(ended)
             results["rows"].append(row | value)
             ran = value["draws"] and len(value["draws"]) == len(lacking[key][2])
             if ran and not any("out of memory" in draw or "failed" in draw for draw in value["draws"]):
                 done.add(key)
             keep()
     if TIMED in folders:
-        alone = [((1024, 1, "whole"),) * 2]
+        once = [(1024, 1, "whole")]
         tasks = [
             (way, lambda way=way: {"late": True} if time.monotonic() > until else try_way(
-                str(folders[TIMED]), way, None, list(alone[0]), steps=TIMED_STEPS, virtual=virtual))
+                str(folders[TIMED]), way, None, once, steps=TIMED_STEPS, virtual=virtual))
             for way in ways.WAYS
         ]  # fmt: skip
-        for way, ended in isolated.run_each(tasks, limit=120, jobs=1):
-            value = ended.value or {"load": {"failed": f"{ended.how}: {ended.stderr[-300:]}"}, "draws": []}
+        for way, ended in isolated.run_each(tasks, limit=LIMIT, jobs=1):
+            value = ended.value or _lost(ended)
             if not value.get("late"):
                 results["timed"].append({"checkpoint": TIMED, "way": way, **value})
                 keep()
     keep()
     return results
+
+
+def _lost(ended: isolated.Ended) -> Found:
+    late = ended.how == isolated.LATE
+    return {"load": {"failed": f"not done after {LIMIT} s" if late else f"status {ended.status}"}, "draws": []}
 
 
 def _command(
@@ -336,10 +356,8 @@ def _command(
     jobs: Annotated[int, typer.Option(help="Processes at a time.", callback=whole(1, 64))] = 8,
 ) -> None:
     """Every way on small cards, imitated on a real GPU; write the record small_cards.json to FOLDER."""
-    from ..accelerator import on_real_gpu
-
     os.environ.update(isolated.ENVIRON)
-    if not on_real_gpu():
+    if not machine.gpus():  # torch would start CUDA, which no fork survives
         raise RuntimeError("this needs a real GPU; `sana-lab plan` computes the same without one.")
     out.mkdir(parents=True, exist_ok=True)
     with goes_on():

@@ -149,14 +149,15 @@ def look(model: str | Path | Source) -> dict[str, Any]:
 
     Returns:
         `weights`: component -> form -> bytes, in blocks of 512; `leaf`: component -> the two largest layers' bytes;
-        `encode` and `step`: form -> (bytes of a first picture, of each further picture, at `PIXELS` pixels, where a
-        step is one with guidance); `decode`: (bytes a picture at `PIXELS` pixels, and what does not grow).
+        `encode` and `step`: form -> what a call makes beside the weights, for one picture of `PIXELS` pixels and for
+        two, with guidance; `decode`: the same in 16 bits.
 
     Raises:
         ValueError: there is no such model.
     """
     source = resolve(model)
     models = accounting.build(source)
+    encoder, vae = models["text_encoder"], models["vae"]
     slimmed, cast = (copy.deepcopy(models["transformer"]) for _ in range(2))
     slim.pointwise_as_linear_(slimmed)
     cast.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
@@ -166,9 +167,9 @@ def look(model: str | Path | Source) -> dict[str, Any]:
         for name in ("text_encoder", "transformer"):
             model = slimmed if slims and name == "transformer" else models[name]
             tensors = accounting.quantized(accounting.held(model), model, precision)
-            weights[name][form] = _bytes(tensors, embedding=bool(slims))
+            slim_rows = encoder.get_input_embeddings().num_embeddings if slims and name == "text_encoder" else 0
+            weights[name][form] = _bytes(tensors, slim_rows)
     weights["transformer"]["cast"] = _bytes(accounting.held(cast))
-    encoder, vae = models["text_encoder"], models["vae"]
     encode = {
         form: [run(encoder, lambda n=n: _encode(encoder, n), EXTRA.get(form)) for n in (1, 2)]
         for form in weights["text_encoder"]
@@ -191,10 +192,13 @@ PIXELS = 512
 """A side of the pictures of the dry runs."""
 
 
-def _bytes(tensors: Iterable[accounting.Stored], embedding: bool = False) -> int:
-    """Bytes in blocks of 512; with `embedding`, one of these in 8 bits."""
-    sizes = (t.parameters if embedding and t.kind == "Embedding" and t.tensor == "weight" else t.bytes for t in tensors)
-    return sum(rounded(size) for size in sizes)
+def _bytes(tensors: Iterable[accounting.Stored], rows: int = 0) -> int:
+    """Bytes in blocks of 512; with `rows`, the embedding has so many and is in 8 bits with a scale for each."""
+    sizes = []
+    for stored in tensors:
+        eight = rows and stored.kind == "Embedding" and stored.tensor == "weight"
+        sizes += [stored.parameters, 4 * rows] if eight else [stored.bytes]
+    return sum(map(rounded, sizes))
 
 
 def _largest(module: nn.Module) -> list[int]:

@@ -30,7 +30,6 @@ class Way:
             the component that runs; "leaf", the layer that runs; "stream", that one and the next.
         disk: whether weights that wait do so on the disk.
         quantizes: whether the weights pass through the GPU while they load.
-        mark: drawn beside it in figures.
     """
 
     name: str
@@ -145,6 +144,13 @@ def _int8_slim(MODEL, VARIANT, DTYPE, prompts):
     from sana_lab import load_sana
 
     pipe = load_sana(MODEL, "int8", slim=True)
+    return pipe, {"prompt": prompts}
+
+
+def _fp8_slim(MODEL, VARIANT, DTYPE, prompts):
+    from sana_lab import load_sana
+
+    pipe = load_sana(MODEL, "fp8", slim=True)
     return pipe, {"prompt": prompts}
 
 
@@ -284,6 +290,7 @@ _ALL = (
         "int8-slim-drop", "8 bits, slim, encoder dropped", _int8_slim_drop, "int8-slim", "int8-slim", "drop",
         quantizes=True,
     ),
+    Way("fp8-slim", "FP8, slim", _fp8_slim, "int8-slim", "int8-slim", quantizes=True),  # codes of as many bytes
     Way("nf4", "nf4", _nf4, "nf4", "nf4", quantizes=True),
     Way("nf4-slim", "nf4, slim", _nf4_slim, "nf4-slim", "nf4-slim", quantizes=True),
     Way("cast-drop", "stored in FP8, encoder dropped", _drop_cast, transformer="cast", keeps="drop"),

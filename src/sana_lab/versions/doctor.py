@@ -340,7 +340,7 @@ def _bitsandbytes(seen: Seen, precision: str) -> list[Check]:
     return checks
 
 
-def _memory(seen: Seen, model: str, precision: str) -> list[Check]:
+def _memory(seen: Seen, model: str | Path | Source, precision: str) -> list[Check]:
     if seen.need is None:
         return []
     size = f"{model} in {precision} holds {_gib(seen.need)}"
@@ -349,12 +349,26 @@ def _memory(seen: Seen, model: str, precision: str) -> list[Check]:
         return [Check("OK", "memory", f"{size}; no GPU to hold it against")]
     text = f"{size}, {_gib(free)} of {_gib(seen.device['total'])} are free"
     if seen.need > free:
-        # Offloading whole components needs the largest of them, and 8-bit codes stay on the GPU: chapters 10 and 11.
-        layers, floats = "pipe.enable_sequential_cpu_offload()", ("bf16", "fp16", "fp32")
-        return [Check("FAIL", "memory", text, layers if precision in floats else f"in bf16: {layers}")]
+        return [Check("FAIL", "memory", *_ways_out(text, model, free))]
     if seen.need * HEADROOM > free:
-        return [Check("WARN", "memory", f"{text}, and a call needs more than the weights", "pipe.vae.enable_tiling()")]
+        return [Check("WARN", "memory", *_ways_out(f"{text}, and a call needs more than the weights", model, free))]
     return [Check("OK", "memory", text)]
+
+
+def _ways_out(text: str, model: str | Path | Source, free: int) -> tuple[str, str]:
+    """What `sana_lab.plan` says about so many free bytes, after `text`, and the command that shows its code."""
+    from ..fitting import planner
+
+    command = f"sana-lab plan --model {model}"
+    try:
+        source = resolve(model)
+        fits = planner.on_a_card(source, free, "free", planner.own_pixels(source)).fits
+    except (ValueError, OSError, ImportError):  # a folder, where torch is broken
+        return text, command
+    if not fits:
+        return f"{text}; no way to draw with it fits", command
+    first = fits[0]
+    return f"{text}; what fits: {first.title} ({_gib(first.peak)} in {first.where})", f"{command} --way {first.way}"
 
 
 def _gib(size: int) -> str:

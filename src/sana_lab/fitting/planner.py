@@ -1,0 +1,352 @@
+"""`plan()`: the ways to draw with a checkpoint on a card that fit, fastest first, each with the code to paste."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import evidence, machine
+from ..checkpoints import Source, resolve
+from . import peaks
+from .ways import DECODES, WAYS, code
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GIB = 2**30
+RECORD = "small_cards"
+CONTEXT = 0.6
+"""GiB that CUDA itself takes of a card in each process, and a desktop a little more: not PyTorch's to give out."""
+
+SLACK = 1.02
+"""A fit is a peak that leaves so much: blocks that are free and of the wrong size."""
+
+CARDS = {
+    "GTX 1650": 4,
+    "RTX 2060": 6,
+    "RTX 3050": 8,
+    "RTX 3060": 12,
+    "RTX 3070": 8,
+    "RTX 3080": 10,
+    "RTX 3090": 24,
+    "RTX 4060": 8,
+    "RTX 4060 Ti 16GB": 16,
+    "RTX 4070": 12,
+    "RTX 4080": 16,
+    "RTX 4090": 24,
+    "RTX 5060": 8,
+    "RTX 5070": 12,
+    "RTX 5080": 16,
+    "RTX 5090": 32,
+    "T4": 16,
+    "L4": 24,
+    "V100": 16,
+    "A10": 24,
+    "A100": 40,
+    "H100": 80,
+    "H200": 141,
+}
+"""GiB of common cards, by name: the smallest that is sold under it, a laptop's aside."""
+
+LARGEST = 16_384
+"""GiB that are taken for a card's size."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way on a card.
+
+    Attributes:
+        way: its name, a key of `ways.WAYS`.
+        title: in words.
+        decode: a key of `ways.DECODES`.
+        stages: peak bytes of each stage.
+        known: "computed", or "measured on" and the name of a GPU.
+        host: bytes of the host's memory that loading takes.
+        seconds: of a picture, where it was measured, see `Plan.timed`; None elsewhere.
+        fits: whether it does, on the card and the host.
+        code: to paste.
+    """
+
+    way: str
+    title: str
+    decode: str
+    stages: Mapping[str, int]
+    known: str
+    host: int
+    seconds: float | None
+    fits: bool
+    code: str
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the stage that needs the most."""
+        return max(self.stages.values())
+
+    @property
+    def where(self) -> str:
+        """The stage that needs the most."""
+        return max(self.stages, key=lambda stage: self.stages[stage])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan` returns: prints the ways that fit, and the code of the first.
+
+    Attributes:
+        model: as it is called.
+        room: bytes that may be given out on the card.
+        card: where that number is from.
+        pixels: a side of the pictures.
+        pictures: drawn at once.
+        choices: all ways, those that fit first, and these fastest first.
+        timed: what `seconds` were measured on, in words; "" if nothing was.
+    """
+
+    model: str
+    room: int
+    card: str
+    pixels: int
+    pictures: int
+    choices: tuple[Choice, ...]
+    timed: str
+
+    @property
+    def fits(self) -> tuple[Choice, ...]:
+        """The ways that fit."""
+        return tuple(choice for choice in self.choices if choice.fits)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each way."""
+        import pandas as pd
+
+        rows = [
+            {
+                "way": choice.title,
+                "decode": choice.decode,
+                "fits": "yes" if choice.fits else "no",
+                "peak (GiB)": round(choice.peak / GIB, 2),
+                "in": choice.where,
+                "host (GiB)": round(choice.host / GIB, 1),
+                "a picture (s)": choice.seconds,
+                "known": choice.known,
+            }
+            for choice in self.choices
+        ]
+        return pd.DataFrame(rows, index=[choice.way for choice in self.choices])
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        names = ("model", "room", "card", "pixels", "pictures", "timed")
+        rows = [vars(choice) | {"peak": choice.peak, "stages": dict(choice.stages)} for choice in self.choices]
+        return {name: getattr(self, name) for name in names} | {"choices": rows}
+
+    def __str__(self) -> str:
+        """A line for each way, then the code of the first that fits."""
+        return "\n".join([*self._lines(), *self._first()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = html.escape(self._lines()[0])
+        return f"<p>{head}</p>{self.table.to_html()}<pre>{html.escape(chr(10).join(self._first()))}</pre>"
+
+    def _lines(self) -> list[str]:
+        what = f"{self.model}, {self.pictures} of {self.pixels} x {self.pixels} at once"
+        lines = [f"{what}: {self.room / GIB:.1f} GiB to give out ({self.card})"]
+        for choice in self.choices:
+            time = "" if choice.seconds is None else f"{choice.seconds:6.1f} s"
+            lines.append(
+                f"{'fits' if choice.fits else 'no':5}{choice.way:20}{choice.decode:7}{choice.peak / GIB:6.2f} GiB in "
+                f"{choice.where:7}{time:9} {choice.known}"
+            )
+        return [*lines, *[f"times: {self.timed}"] * bool(self.timed)]
+
+    def _first(self) -> list[str]:
+        if not self.fits:
+            smallest = min(self.choices, key=lambda choice: choice.peak)
+            return [
+                f"nothing fits: the least is {smallest.way} with {smallest.peak / GIB:.2f} GiB. Draw fewer or smaller "
+                "pictures, or take a smaller model."
+            ]
+        return ["", f"# {self.fits[0].title}", self.fits[0].code]
+
+
+def plan(
+    model: str | Path | Source = "1600M-1024",
+    vram: str | float | None = None,
+    *,
+    pixels: int | None = None,
+    pictures: int = 1,
+    have_ram: str | float | None = None,
+) -> Plan:
+    """The ways to draw with a checkpoint on a card, fastest first, with code, peak, and how well that is known.
+
+    Args:
+        model: what `load_sana` takes. Nothing is downloaded.
+        vram: the card: "8GiB", a number of GiB, or a name such as "RTX 4060". Left out: what is free on this machine's
+            GPU now.
+        pixels: a side of the pictures; by default the checkpoint's own.
+        pictures: drawn at once.
+        have_ram: memory of the host, "16GiB" or a number of GiB; ways that need more do not fit.
+
+    Raises:
+        ValueError: an unknown model, card, size or number; `vram` left out and no GPU here.
+
+    Example:
+        >>> plan("1600M-1024", "8GiB").fits[0].way
+        '16-bit-drop'
+
+    Chapter 9.
+    """
+    source = resolve(model)
+    room, card = _room(vram)
+    memory = None if have_ram is None else _bytes("have_ram", have_ram)
+    pixels = own_pixels(source) if pixels is None else pixels
+    if type(pixels) is not int or not 32 <= pixels <= 16_384 or pixels % 32:
+        raise ValueError(f"pixels {pixels!r}: give a multiple of 32 up to 16,384; 1024 is usual.")
+    if type(pictures) is not int or not 1 <= pictures <= 1024:
+        raise ValueError(f"pictures {pictures!r}: give a whole number from 1 to 1,024.")
+    return on_a_card(source, room, card, pixels, pictures, memory)
+
+
+def on_a_card(source: Source, room: int, card: str, pixels: int, pictures: int = 1, memory: int | None = None) -> Plan:
+    """The plan for so many bytes that may be given out; see `plan`."""
+    look, measured = peaks.known(source), _measured()
+    trained = source.trained or "bf16"
+    repo = source.checkpoint.repo if source.checkpoint else str(source.folder)
+    variant = source.checkpoint.trained if source.checkpoint and source.checkpoint.variants else None
+    if source.checkpoint is None:
+        variant = source.variant
+    values = {
+        "MODEL": _text(repo),
+        "VARIANT": "None" if variant is None else _text(variant),
+        "DTYPE": {"fp16": "torch.float16", "bf16": "torch.bfloat16"}[trained],
+        "prompts": str(["a small red star above a large blue ring"] * min(pictures, 2)).replace("'", '"'),
+    }
+    if pictures > 2:
+        values["prompts"] = f'["a small red star above a large blue ring"] * {pictures}'
+    choices = []
+    for way in WAYS.values():
+        needed = peaks.host(look, way)
+        on_host = memory is None or needed <= memory
+        for decode in _decodes(pixels, pictures):
+            stages = peaks.stages(look, way, pixels, pictures, decode)
+            how = "computed"
+            name = source.checkpoint.name if source.checkpoint else None
+            if found := measured.stages.get((name, way.name, pixels, pictures, decode)):
+                stages, how = found, f"measured on {measured.on}"
+            fits = on_host and max(stages.values()) * SLACK <= room
+            if fits:
+                break
+        program = code(way, values, decode, pixels=pixels, steps=20)
+        choices.append(
+            Choice(way.name, way.title, decode, stages, how, needed, measured.seconds.get(way.name), fits, program)
+        )
+    order = list(WAYS)
+    choices.sort(key=lambda c: (not c.fits, c.seconds or math.inf, order.index(c.way)))
+    return Plan(source.name, room, card, pixels, pictures, tuple(choices), measured.timed)
+
+
+def _decodes(pixels: int, pictures: int) -> list[str]:
+    """Ways to decode that differ here, the fastest first."""
+    useful = {"whole": True, "slices": pictures > 1, "tiles": pixels > peaks.TILE}
+    return [decode for decode in DECODES if useful[decode]]
+
+
+def _text(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def own_pixels(source: Source) -> int:
+    """A side of the pictures that a checkpoint was trained for.
+
+    Raises:
+        OSError: it is a folder, and damaged.
+    """
+    if source.checkpoint:
+        return 32 * source.checkpoint.transformer["sample_size"]
+    return source.side
+
+
+def _room(vram: str | float | None) -> tuple[int, str]:
+    """Bytes that PyTorch may give out, and where the number is from."""
+    if vram is None:
+        free = machine.free_memory()
+        if free is None:
+            raise ValueError(
+                'no GPU here that NVIDIA\'s driver lists: say which card, such as vram="8GiB" (--vram 8GiB).'
+            )
+        return max(int(free - CONTEXT * GIB), 0), f"free on this machine's GPU, less {CONTEXT} GiB for CUDA itself"
+    size = _bytes("vram", vram)
+    return max(int(size - CONTEXT * GIB), 0), f"a card of {size / GIB:.4g} GiB, less {CONTEXT} GiB for CUDA itself"
+
+
+def _bytes(name: str, value: str | float) -> int:
+    """Bytes of "8GiB", "8 GB", "8192MiB" or 8 (GiB), or of a card by name.
+
+    A card of "8 GB" has 8 GiB: makers of memory count so.
+    """
+    text = str(value).strip()
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(?:(g|m)(?:i?b)?)?", text, re.IGNORECASE)
+    if match and text.isascii():
+        size = float(match[1]) * (2**20 if (match[2] or "g").lower() == "m" else GIB)
+        if 0 < size <= LARGEST * GIB:
+            return int(size)
+    if name == "vram":
+        named = re.sub(r"[^a-z0-9]", "", re.sub(r"(?i)nvidia|geforce", "", text).lower())
+        for card, gib in CARDS.items():
+            if named and named == re.sub(r"[^a-z0-9]", "", card.lower()):
+                return gib * GIB
+        raise ValueError(
+            f'vram {text[:40]!r} is unknown: give the size, such as "8GiB", or one of these cards: {", ".join(CARDS)}.'
+        )
+    raise ValueError(f'{name} {text[:40]!r}: give a size such as "16GiB", above 0 and up to {LARGEST:,} GiB.')
+
+
+# ---- what was measured ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the record of small cards says; nothing where there is none.
+
+    Attributes:
+        stages: (checkpoint, way, pixels, pictures, decode) -> peaks by stage.
+        seconds: way -> of a picture.
+        on: the GPU.
+        timed: what `seconds` are of, in words.
+    """
+
+    stages: Mapping[tuple, dict[str, int]]
+    seconds: Mapping[str, float]
+    on: str
+    timed: str
+
+
+@cache
+def _measured() -> _Measured:
+    if RECORD not in evidence.names():
+        return _Measured({}, {}, "", "")
+    record = evidence.load(RECORD)
+    device, found, seconds, timed = record["machine"]["device"], {}, {}, ""
+    for row in record["results"]["rows"]:
+        for draw in row["draws"]:
+            if "out of memory" not in draw and "failed" not in draw:
+                key = row["checkpoint"], row["way"], draw["pixels"], draw["pictures"], draw["decode"]
+                stages = dict.fromkeys(peaks.STAGES, 0) | row["load"]["peaks"] | draw["peaks"]
+                if WAYS[row["way"]].keeps == "drop":  # what it encodes before the rest is loaded
+                    stages["encode"] = row["load"]["peaks"].get("encode", 0)
+                found[key] = stages
+    for row in record["results"]["timed"]:
+        if row["draws"] and "seconds" in (draw := row["draws"][-1]):
+            seconds[row["way"]] = round(draw["seconds"], 2)
+            timed = f"{row['checkpoint']}, {draw['pictures']} of {draw['pixels']} pixels, 20 steps, on {device}"
+    return _Measured(found, seconds, device, timed)
