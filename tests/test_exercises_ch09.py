@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sana_lab.exercises.ch09 import check_fits, check_peak
+from sana_lab.exercises.ch09 import check_fits, check_peak, check_tiles
 
 CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "09_what_fits_my_card.ipynb"
 
@@ -53,7 +53,11 @@ def all_on_top(parts, offload):
     return peak(parts, offload) if offload else sum(map(sum, parts))
 
 
-FITS, PEAK = check_fits, check_peak
+def tiles(pixels, tile, stride):
+    return len(range(0, pixels, stride)) ** 2 if pixels > tile else 1
+
+
+FITS, PEAK, TILES = check_fits, check_peak, check_tiles
 WRONG = {
     "fits: stub": (FITS, lambda rows, gib: [], "list is empty"),
     "fits: nothing": (FITS, lambda rows, gib: None, "return a list of names"),
@@ -94,8 +98,20 @@ WRONG = {
     "peak: largest part": (PEAK, lambda p, o: max(w for w, _ in p) if o else peak(p, o), "largest part's weights"),
     "peak: MiB": (PEAK, lambda parts, offload: peak(parts, offload) / 2**20, "not MiB"),
     "peak: empties its list": (PEAK, drains, "changes `parts`"),
+    "tiles: stub": (TILES, lambda p, t, s: 0, "left at the edge"),
+    "tiles: one row": (TILES, lambda p, t, s: -(-p // s), "one row"),
+    "tiles: always": (TILES, lambda p, t, s: (-(-p // s)) ** 2, "decoded whole"),
+    "tiles: rounded down": (TILES, lambda p, t, s: (p // s) ** 2 if p > t else 1, "left at the edge"),
+    "tiles: without overlap": (TILES, lambda p, t, s: (-(-p // t)) ** 2, "left at the edge"),
+    "tiles: only as needed": (
+        TILES,
+        lambda p, t, s: (max(-(-(p - t) // s), 0) + 1) ** 2,
+        "left at the edge|wherever the tile",
+    ),
 }
 RIGHT = {
+    "tiles": (TILES, tiles),
+    "tiles: counted": (TILES, lambda p, t, s: len([1 for _ in range(0, p, s) for _ in range(0, p, s)]) if p > t else 1),
     "fits": (FITS, fits),
     "fits: a tuple": (FITS, lambda r, g: tuple(fits(r, g))),
     "fits: a generator": (FITS, lambda r, g: (name for name in fits(r, g))),
@@ -123,7 +139,7 @@ def test_a_right_answer_passes(check, answer):
 
 def test_the_stored_solutions_pass_and_the_stubs_do_not():
     cells = [cell for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-    for check in (FITS, PEAK):
+    for check in (FITS, PEAK, TILES):
         function = check.__name__.removeprefix("check_")
         sources = ["".join(c["source"]) for c in cells if "".join(c["source"]).startswith(f"def {function}(")]
         stub, solution = (source.split("\n\n\n")[0] for source in sources)

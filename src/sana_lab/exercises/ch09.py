@@ -121,3 +121,39 @@ def check_peak(answer: Callable[[Sequence[tuple[int, int]], bool], int]) -> str:
                     raise NotYet(f"{case}: {hint}")
             raise NotYet(f"{case}: at most {right:,} bytes are in use at a time, you say {got:,.0f}")
     return "weights stay, and what a call needs on top does not: the peak belongs to one of the calls."
+
+
+@exercise
+def check_tiles(answer: Callable[[int, int, int], int]) -> str:
+    """Check `answer(pixels, tile, stride)`: how many tiles a square picture is decoded in.
+
+    diffusers 0.42.1, autoencoder_dc.py, `tiled_decode`: a tile begins at every multiple of the stride.
+
+    Chapter 9, exercise 3.
+    """
+    cases = [(1024, 512, 448), (512, 512, 448), (1024, 512, 512), (2048, 512, 448), (896, 512, 448), (960, 512, 448)]
+    says = {
+        (1024, 512, 448): "tiles begin at 0, 448 and 896 in each direction: what is left at the edge gets one as well",
+        (2048, 512, 448): "tiles overlap: the next one begins a stride further, not a tile further",
+        (960, 512, 448): "the loop is `range(0, pixels, stride)`, wherever the tile before ends",
+    }
+    draw = random.Random(3)
+    for _ in range(20):
+        stride = 32 * draw.randint(4, 16)
+        cases.append((32 * draw.randint(8, 64), stride + 32 * draw.randint(0, 3), stride))
+    for pixels, tile, stride in cases:
+        aside = -(-pixels // stride)
+        right = aside**2 if pixels > tile else 1
+        got = number(ask(answer, pixels, tile, stride), "a number of tiles")
+        if near(got, right):
+            continue
+        case = f"{pixels} pixels, tiles of {tile} every {stride}"
+        for wrong, hint in (
+            (aside, "that is one row of tiles: there are as many rows as columns"),
+            (aside**2, "a picture that is no larger than one tile is decoded whole"),
+        ):
+            if near(got, wrong):
+                raise NotYet(f"{case}: {hint}")
+        hint = says.get((pixels, tile, stride), f"there are {right}")
+        raise NotYet(f"{case}: {hint}; you say {got:g}")
+    return "every stride begins a tile, in both directions, and each is a call of the decoder."
