@@ -207,6 +207,7 @@ def test_the_command(monkeypatch):
     run = lambda *line: CliRunner().invoke(cli.app, ["plan", *line])  # noqa: E731
     good = run("--vram", "8GiB", "--model", "1600M-1024")
     assert good.exit_code == 0 and "fits 16-bit-drop" in good.stdout and "import" in good.stdout
+    assert "times: " in good.stdout or "no times on record" in good.stdout
     assert run("--vram", "1GiB").exit_code == 1
     data = json.loads(run("--vram", "8", "--json").stdout)
     assert data["model"] == "1600M-1024" and data["choices"][0]["fits"]

@@ -167,7 +167,8 @@ class Plan:
                 f"{'fits' if choice.fits else 'no':5}{choice.way:20}{choice.decode:7}{choice.peak / GIB:6.2f} GiB in "
                 f"{choice.where:7}{time:9} {choice.known}"
             )
-        return [*lines, *[f"times: {self.timed}"] * bool(self.timed)]
+        order = f"times: {self.timed}" if self.timed else "no times on record: what stays on the GPU comes first"
+        return [*lines, order]
 
     def _first(self) -> list[str]:
         if not self.fits:
