@@ -59,7 +59,7 @@ def install():
     print("Installing from this folder, a few minutes the first time.", flush=True)
     try:
         venv.create(INSTALLED, with_pip=True)
-        words = ["install", "--quiet", "--no-index", "--find-links", str(HERE / "wheels")]
+        words = ["install", "--quiet", "--no-compile", "--no-index", "--find-links", str(HERE / "wheels")]
         names = json.loads((HERE / "kit.json").read_text(encoding="utf-8"))["install"]
         pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *words, *names]
         if subprocess.call(pip):
