@@ -21,6 +21,8 @@ import pytest
 import yaml
 from traitlets.config import Config
 
+from sana_lab import evidence
+
 ROOT = Path(__file__).resolve().parent.parent
 TEACHING = ROOT / "teaching"
 HUB = TEACHING / "hub"
@@ -345,6 +347,45 @@ def test_the_packages_of_the_room_are_pinned_once():
     assert values["singleuser"]["cmd"][-1] == "--KernelManager.transport=ipc"
     laid = values["singleuser"]["lifecycleHooks"]["postStart"]["exec"]["command"][-1]
     assert (ROOT / laid.removeprefix("/srv/book/")).exists() and "COPY . /srv/book" in container
+
+
+def test_the_teachers_page_reads_what_is_stored_and_believes_no_markup(tmp_path, monkeypatch):
+    names = ("HubOAuthCallbackHandler", "HubOAuthenticated")
+    auth = types.SimpleNamespace(**{name: type(name, (), {}) for name in names})
+    for name, module in (("jupyterhub", None), ("jupyterhub.services", None), ("jupyterhub.services.auth", auth)):
+        monkeypatch.setitem(sys.modules, name, module or types.SimpleNamespace())
+    monkeypatch.delitem(sys.modules, "progress", raising=False)
+    progress = importlib.import_module("progress")
+    check = "from sana_lab.exercises.ch02 import check_a\ncheck_a(a)"
+    cells = [
+        {"cell_type": "code", "source": check, "outputs": [{"data": {"text/plain": "Right: so it is."}}]},
+        {"cell_type": "code", "source": check, "outputs": [{"data": {"text/plain": "Not yet: think."}}]},
+        {"cell_type": "code", "source": check, "outputs": []},
+        {"cell_type": "code", "source": "print('Right: 1')", "outputs": [{"text": "Right: 1"}]},
+    ]
+    (tmp_path / "02_a.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "03_<b>.ipynb").write_text("no notebook")
+    read = subprocess.run([sys.executable, "-c", progress.READ, str(tmp_path)], capture_output=True, text=True)
+    seen = json.loads(read.stdout)
+    assert seen == {"02_a.ipynb": [1, 3], "03_<b>.ipynb": None}
+    page = progress.table([("<script>", "never", seen), ("bo", "2026-11-30 08:00", {})])
+    assert "1 of 3" in page and "damaged" in page and "<script>" not in page and page.count("<tr>") == 3
+
+
+def test_the_record_of_the_room_holds():
+    record = evidence.load("room", results={"trials": {str: dict}, "drive": {str: dict}})["results"]
+    assert all(found["held"] for found in record["trials"].values())
+    assert {"accounts", "trespass", "limits", "restart", "edition", "idle", "full_disk", "closed"} <= set(
+        record["trials"]
+    )
+    attempts = record["trials"]["trespass"]["attempts"]
+    assert len(attempts) >= 20 and not any(value.startswith("got in") for value in attempts.values())
+    assert int(record["trials"]["trespass"]["the owner"]["messages heard of a kernel on TCP"]) > 0
+    assert {found["chapter"] for found in record["drive"].values()} >= {1, 3, 10}
+    assert any(found["seats"] >= 10 for found in record["drive"].values())
+    for found in record["drive"].values():
+        assert found["finished"] == found["seats"] and not found["wrong"]
+        assert 0 < found["anonymous"] < room.FOR_A_SEAT
 
 
 # ---- the kit --------------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from tornado.websocket import websocket_connect  # noqa: E402
 
 CHECKED = "nbval-check-output"
 COMPARED = ("text/plain",)  # what chapters compare beside streams (tools/chapters.py, SKIP_COMPARE)
+DRIVEN = "drive-"
+"""Before the number of each learner that is a program."""
 PATIENCE = 900  # seconds for one cell
 _PROGRESS = re.compile(r"\d+%\|")  # bars are drawn live, and not stored
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -262,7 +264,7 @@ async def drive(
     Returns:
         Plain numbers: of the room, of one seat (the largest memory, middle seconds), and what was wrong in which seat.
     """
-    cells, names = chapter_cells(chapter, notebooks), [f"drive-{n:02d}" for n in range(1, seats + 1)]
+    cells, names = chapter_cells(chapter, notebooks), [f"{DRIVEN}{n:02d}" for n in range(1, seats + 1)]
     begun = time.monotonic()
     done = await asyncio.gather(*(sit(hub, name, cells) for name in names), return_exceptions=True)
     all_of_it = time.monotonic() - begun

@@ -114,15 +114,17 @@ async def prepare(spawner):
 c.Spawner.pre_spawn_hook = prepare
 
 # Idle seats are stopped: their files stay, their memory is free. And a page for the teacher shows what passed.
+# They end with the hub, also with one that is killed: otherwise the next hub finds the page's port taken (util-linux).
+with_the_hub = ["setpriv", "--pdeathsig", "TERM", sys.executable]
 c.JupyterHub.services = [
     {
         "name": "culler",
-        "command": [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={at.idle}", "--cull-every=60"],
+        "command": [*with_the_hub, "-m", "jupyterhub_idle_culler", f"--timeout={at.idle}", "--cull-every=60"],
     },
     {
         "name": "progress",
         "url": f"http://127.0.0.1:{at.hub + 1}",
-        "command": [sys.executable, str(here / "progress.py")],
+        "command": [*with_the_hub, str(here / "progress.py")],
         "oauth_no_confirm": True,
     },
 ]

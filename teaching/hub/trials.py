@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -34,7 +35,7 @@ sys.path.insert(0, str(HERE))
 
 import desk  # noqa: E402
 import room  # noqa: E402
-from drive import Hub, Kernel, drive, words  # noqa: E402
+from drive import DRIVEN, Hub, Kernel, drive, words  # noqa: E402
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest  # noqa: E402
 
 ANA, BO = "try-ana", "try-bo"
@@ -109,25 +110,29 @@ class Room:
             self.process.wait()
 
     def end(self) -> None:
-        """Stop hub, seats and proxy."""
-        names = subprocess.run(["getent", "passwd"], capture_output=True, text=True).stdout.split("\n")
+        """Stop hub, seats and proxy, and remove the users that were made for the trials."""
         self.close()
-        for line in names:
-            if line.startswith((f"{room.SEAT}try-", f"{room.SEAT}drive-")):
-                end_processes(int(line.split(":")[2]))
+        learners = [*self.passwords(), "try-full", *(f"{DRIVEN}{number:02d}" for number in range(1, 100))]
+        made = [room.seat_user(name) for name in learners if name != TEACHER and has_seat(name)]
+        for name in made:
+            end_processes(pwd.getpwnam(name).pw_uid)
         try:
             os.kill(int((self.work / "state" / "proxy.pid").read_text().split()[0]), signal.SIGTERM)
         except (OSError, ValueError, IndexError):
             pass
         time.sleep(1)
-        for line in names:
-            if line.startswith((f"{room.SEAT}try-", f"{room.SEAT}drive-")):
-                subprocess.run(["userdel", "--remove", line.split(":")[0]], capture_output=True, check=False)
+        for name in made:
+            subprocess.run(["userdel", "--remove", name], capture_output=True, check=False)
 
     def passwords(self) -> dict[str, str]:
         """Names and passwords, as the teacher's file has them."""
         lines = (self.work / "state" / "passwords.csv").read_text().split()
         return dict(line.split(",") for line in lines)
+
+
+def has_seat(name: str) -> bool:
+    """Is there a system user for this learner?"""
+    return any(user.pw_name == room.seat_user(name) for user in pwd.getpwall())
 
 
 def end_processes(user: int) -> None:
@@ -348,8 +353,6 @@ async def trespass(at: Room) -> dict[str, Any]:
 
 def uid_of(name: str) -> int:
     """Number of a learner's system user."""
-    import pwd
-
     return pwd.getpwnam(room.seat_user(name)).pw_uid
 
 
@@ -409,13 +412,16 @@ async def restart(at: Room) -> dict[str, Any]:
     again = Kernel(at.hub, BO, bo)
     again.id = his.id
     await again.listen()
+    await asyncio.sleep(3)
+    teacher = await sign_in(at, TEACHER, at.passwords()[TEACHER])
     found = {
         "cell while the hub is away": meanwhile,
         "cell after it is back": await said(again, "print(kept)"),
         "file": await said(again, "print(open('work.txt').read())"),
         "hub knows the seat": json.loads((await at.hub.ask(f"/hub/api/users/{BO}")).body)["servers"][""]["ready"],
+        "teacher's page": (await visit(f"{at.hub.url}/services/progress/", teacher)).code,
     }
-    found["held"] = list(found.values()) == ["still here", "still here", "of an hour", True]
+    found["held"] = list(found.values()) == ["still here", "still here", "of an hour", True, 200]
     return found
 
 
@@ -588,6 +594,13 @@ def main() -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     file = asked.out / "room.json"
     results = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else {}
+    if busy := [name for name in (ANA, BO, f"{DRIVEN}01") if has_seat(name)]:
+        print(
+            f"There are users {', '.join(map(room.seat_user, busy))}: other trials run, or were stopped. "
+            f"If none run, remove them: userdel --remove {room.seat_user(busy[0])}",
+            file=sys.stderr,
+        )
+        return 1
     work = Path(tempfile.mkdtemp(prefix="room-"))
     work.chmod(0o755)
     at = Room(work, asked.kernel.absolute(), asked.memory)
