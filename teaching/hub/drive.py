@@ -101,10 +101,11 @@ class Hub:
         """
         await self.ask(f"/hub/api/users/{learner}", "POST", ok=False)  # 409: known
         given = await self.ask(f"/hub/api/users/{learner}/tokens", "POST", {"note": "drive", "expires_in": 7200})
-        started = await self.ask(f"/hub/api/users/{learner}/server", "POST", ok=False)
+        while (started := await self.ask(f"/hub/api/users/{learner}/server", "POST", ok=False)).code == 429:
+            await asyncio.sleep(float(started.headers.get("Retry-After", "5")))  # so many seats open at a time
         if started.code >= 400 and b"already running" not in started.body:
             raise RuntimeError(f"the seat of {learner} did not start: {started.body.decode(errors='replace')[:400]}")
-        until = time.monotonic() + 240
+        until = time.monotonic() + 330
         while time.monotonic() < until:
             user = json.loads((await self.ask(f"/hub/api/users/{learner}")).body)
             server = user["servers"].get("")
@@ -112,7 +113,7 @@ class Hub:
                 return json.loads(given.body)["token"]
             if not server:
                 raise RuntimeError(f"the seat of {learner} did not start; the hub's log says why")
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(2)  # a hub that is asked all the time has none for its seats
         raise RuntimeError(f"the seat of {learner} was not ready in time")
 
     async def close_seat(self, learner: str) -> None:

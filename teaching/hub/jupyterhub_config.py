@@ -68,8 +68,10 @@ else:
 c.Spawner.mem_limit = at.memory
 c.Spawner.cpu_limit = at.cores
 c.JupyterHub.active_server_limit = at.seats
-c.JupyterHub.concurrent_spawn_limit = min(at.seats, 10)
-c.Spawner.start_timeout = c.Spawner.http_timeout = 180
+# A server needs some ten seconds of a processor to start: all at once, none would be there in time. Who presses the key
+# meanwhile is told to wait, and the page tries again.
+c.JupyterHub.concurrent_spawn_limit = 2 * len(os.sched_getaffinity(0))
+c.Spawner.start_timeout = c.Spawner.http_timeout = 300
 c.Spawner.notebook_dir = "~"
 c.Spawner.default_url = f"/lab/tree/{desk.DESK}"
 c.Spawner.cmd = [str(Path(sys.executable).parent / "jupyterhub-singleuser")]

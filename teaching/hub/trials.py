@@ -615,6 +615,9 @@ def main() -> int:
             if part == "drive":
                 for chapter in (int(text) for text in asked.chapters.split(",")):
                     for seats in sorted({1, asked.seats}):
+                        known = results.get("drive", {}).get(f"chapter {chapter}, seats {seats}")
+                        if known and known["finished"] == seats and not known["wrong"]:
+                            continue
                         found = asyncio.run(drive(at.hub, seats, chapter))
                         found["load"] = asked.load
                         results.setdefault("drive", {})[f"chapter {chapter}, seats {seats}"] = found
