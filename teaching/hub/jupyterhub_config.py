@@ -68,7 +68,7 @@ else:
 c.Spawner.mem_limit = at.memory
 c.Spawner.cpu_limit = at.cores
 c.JupyterHub.active_server_limit = at.seats
-# A server needs some ten seconds of a processor to start: all at once, none would be there in time. Who presses the key
+# A server needs a processor for some seconds to start: all at once, none would be there in time. Who presses the key
 # meanwhile is told to wait, and the page tries again.
 c.JupyterHub.concurrent_spawn_limit = 2 * len(os.sched_getaffinity(0))
 c.Spawner.start_timeout = c.Spawner.http_timeout = 300
