@@ -26,6 +26,8 @@ from sana_lab.fitting import cards, dry, planner
 from sana_lab.generate import few, many, prompts, scaling
 from sana_lab.measure import left_behind, quality, real_size, runner
 from sana_lab.monitor import cost as monitor_cost
+from sana_lab.service import cli as service_cli
+from sana_lab.service import faults
 from sana_lab.shapes import SHAPES_FOLDER, train
 from sana_lab.shapes.cli import command as train_command
 from sana_lab.shapes.untrained import untrained_shapes
@@ -46,6 +48,8 @@ BOOK = {
     "measure": (["measure", str(SHAPES_FOLDER), "--out", "out"], [(runner, "run"), (runner, "jobs_for")]),
     "make-random": (["make-random", "600M-512", "out"], [(random_checkpoint, "make")]),
     "plan": (["plan", "--vram", "8GiB"], [(planner, "plan")]),
+    "check": (["check", "x.py"], [(service_cli, "check")]),
+    "serve": (["serve", "x", "--prompts", "p.txt", "--out", "out"], [(prompts, "read")]),
     "failures run": (["failures", "run", "index-on-gpu"], [(sana_lab.failures, "run")]),
     "learner": (["learner", "out"], [(edition, "write")]),
     "progress": (["progress"], [(progress, "progress")]),
@@ -65,6 +69,7 @@ PROGRAMS = {
     "measure.real_size": (real_size._command, ["out"], [(sana_lab.accelerator, "on_real_gpu")]),
     "monitor.cost": (monitor_cost.record_command, ["--out", "out"], [(monitor_cost, "must_be_writable")]),
     "outliers": (outliers.record_command, ["--out", "out"], [(outliers, "record")]),
+    "service.faults": (faults.record_command, ["--out", "out"], [(faults, "must_be_writable")]),
     "shapes.train": (train_command(lambda *a, **k: train.train(*a, **k)), ["--out", "out"], [(train, "train")]),
     "versions.real": (real.run_all, ["in", "--out", "out"], [(evidence, "this_machine")]),
     "versions.sizes": (sizes._command, [], [(sizes, "counted")]),
@@ -83,6 +88,7 @@ WORKERS = {
     "versions/worker.py",
     "versions/smoke.py",
 }
+WORKERS |= {"service/worker.py", "service/examine.py"}
 """Files that only our own code starts."""
 
 COMMANDS = {f"sana-lab {name}": (cli.app, "sana-lab", *rest) for name, rest in BOOK.items()} | {

@@ -1,5 +1,6 @@
 """The memory monitor: stages, peaks against the allocator's own counters, nothing left behind, every output."""
 
+import gc
 import io
 import json
 import sys
@@ -210,6 +211,18 @@ def test_the_line_is_written_over_itself(monkeypatch):
     quiet = live.Line(False)
     quiet.say("x")
     assert not quiet.wants(now=True) and said.getvalue().endswith("\n")
+
+
+def test_what_was_seen_does_not_keep_the_pipeline():
+    with use_accelerator(virtual=True):
+        held = torch.cuda.memory_allocated()
+        pipe = load_sana(untrained_shapes(), "bf16")
+        pipe.set_progress_bar_config(disable=True)
+        with memory(pipe, deep=True) as m:
+            pipe("x", **SMALL)
+        del pipe
+        gc.collect()
+        assert torch.cuda.memory_allocated() - held < 2**20 and m.peak
 
 
 @pytest.mark.parametrize("wrong", [3, "pipe", object()])

@@ -26,7 +26,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "sana_lab"
 PAGE = "ARCHITECTURE.md"
-FRONT_DOORS = (PACKAGE, f"{PACKAGE}.shapes")  # packages whose `_WHERE` says in which module a name is
+FRONT_DOORS = (
+    PACKAGE,
+    f"{PACKAGE}.shapes",
+    f"{PACKAGE}.service",
+)  # packages whose `_WHERE` says in which module a name is
 
 
 @dataclass(frozen=True)

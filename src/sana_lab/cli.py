@@ -18,6 +18,7 @@ from .evaluate import cli as evaluate
 from .failures import cli as failures
 from .fitting import cli as fitting
 from .measure import cli as measure
+from .service import cli as service
 from .shapes.cli import command as train_command
 from .versions import cli as versions
 
@@ -128,6 +129,7 @@ failures.mount(app)
 fitting.mount(app)
 measure.mount(app)
 random_checkpoint.mount(app)
+service.mount(app)
 versions.mount(app)
 
 

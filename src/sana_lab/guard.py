@@ -26,7 +26,18 @@ class NotReady(RuntimeError):
         super().__init__(f"this pipeline is not ready, {count}:{lines}\nplacement(pipe) shows where its parts are.")
 
 
-def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | None = None) -> P:
+OVERFLOWS = ("text_encoder", "vae")
+"""Components that overflow in float16 (diffusers 0.42.1, docs, sana.md: both "must stay in" bfloat16 or float32)."""
+
+
+def checked(
+    pipe: P,
+    *,
+    eight_bit: Collection[str] | None = None,
+    device: str | None = None,
+    types: bool = False,
+    room: int | None = None,
+) -> P:
     """Return the pipeline as it is, or say why it cannot run or is not what was meant.
 
     Looks at what `placement` looks at, and at every quantized layer: one that holds no integers yet, or has lost the
@@ -39,11 +50,15 @@ def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | 
         eight_bit: names of the components that are to be in 8 bits, and no others, such as
             `("text_encoder", "transformer")`; `()` for none. Left out: any will do.
         device: where the pipeline is to compute, "cuda", "cuda:1" or "cpu". Left out: anywhere.
+        types: refuse a text encoder or an autoencoder in float16, in which both overflow, and weights that are no
+            numbers.
+        room: bytes that must be free where the pipeline computes, in PyTorch's cache or for the driver, such as what
+            decoding takes (`sana_lab.service.decode_room`). Left out: any.
 
     Raises:
         NotReady: something is wrong; the text has a line for each thing, with the way out.
         TypeError: `pipe` is no pipeline, or `eight_bit` is a single string.
-        ValueError: `eight_bit` names what is no model of this pipeline, or `device` is none.
+        ValueError: `eight_bit` names what is no model of this pipeline, `device` is none, or `room` is below 0.
 
     Example:
         >>> from sana_lab import load_sana, use_accelerator
@@ -56,6 +71,8 @@ def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | 
 
     Chapter 10.
     """
+    if room is not None and (isinstance(room, bool) or not isinstance(room, int) or room < 0):
+        raise ValueError(f"room={room!r}: give a number of bytes, 0 or more.")
     found = placement(pipe)
     models = {part.component: pipe.components[part.component] for part in found.parts}
     if isinstance(eight_bit, str):
@@ -71,8 +88,13 @@ def checked(pipe: P, *, eight_bit: Collection[str] | None = None, device: str | 
         problems += _unguarded(name, model)
         if eight_bit is not None:
             problems += _width(name, model, name in eight_bit)
+        if types:
+            problems += _overflowing(name, model)
+            problems += _no_numbers(name, model)
     if device is not None and not _same(found.inputs, device):
         problems.append(f'the pipeline computes on {found.inputs}, not on {device}: pipe.to("{device}")')
+    if room is not None:
+        problems += _short_of(room, found.inputs)
     if problems:
         raise NotReady(problems)
     return pipe
@@ -126,6 +148,46 @@ def _width(name: str, model: nn.Module, wanted: bool) -> Iterator[str]:
         yield (
             f"{name}: in {min(widths)} bits, and was not to be: name the components to quantize, in quant_mapping or "
             "components_to_quantize"
+        )
+
+
+def _overflowing(name: str, model: nn.Module) -> Iterator[str]:
+    """A sentence on a component in float16 whose activations are larger than float16 can hold."""
+    half = [weight for weight, tensor in model.named_parameters() if tensor.dtype == torch.float16]
+    if half and name in OVERFLOWS:
+        yield (
+            f"{name}: {len(half)} of its weights are in float16, in which it overflows to pictures that are black: "
+            "load it in bfloat16"
+        )
+
+
+def _no_numbers(name: str, model: nn.Module) -> Iterator[str]:
+    """A sentence on weights with a NaN or an infinity in them."""
+    broken = [
+        weight
+        for weight, tensor in model.named_parameters()
+        if tensor.is_floating_point()
+        and not tensor.is_meta
+        and not bool(torch.isfinite(tensor.detach().sum(dtype=torch.float64)))
+    ]
+    if broken:
+        yield f"{name}: {_some(broken)} {_are(broken)} not finite: load it again from files that are whole"
+
+
+def _short_of(room: int, inputs: str) -> Iterator[str]:
+    """A sentence if less than `room` bytes are free where the pipeline computes."""
+    if torch.device(inputs).type != "cuda":
+        return
+    free, total = torch.cuda.mem_get_info(inputs)
+    allocated, reserved = torch.cuda.memory_allocated(inputs), torch.cuda.memory_reserved(inputs)
+    left = free + reserved - allocated
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # from PyTorch 2.8 on
+    if fraction is not None:
+        left = min(left, int(fraction(inputs) * total) - allocated)
+    if left < room:
+        yield (
+            f"{inputs}: {max(left, 0) / 2**20:,.0f} MiB are left of {total / 2**20:,.0f}, and {room / 2**20:,.0f} are "
+            "needed: pipe.vae.enable_tiling(), smaller pictures, or a way of loading that holds less"
         )
 
 

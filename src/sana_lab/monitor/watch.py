@@ -79,7 +79,7 @@ class Memory:
         self._undo: list[Callable[[], object]] = []
         self._open = False
         self._error = ""
-        self._call = 0
+        self._call, self._stage = 0, ""
         self._line = Line(False)
 
     # ---- the block ----
@@ -151,7 +151,32 @@ class Memory:
             self._hook(name, model, STAGES.get(name, name))
         return pipe
 
+    def done(self, *, failed: bool = False) -> None:
+        """Say that a call of the pipeline is over, for a block that goes on: its last stage is noted now.
+
+        Args:
+            failed: it ended with an exception.
+        """
+        if self._open and self._stage in _OF_A_CALL:
+            self._finish_call(failed)
+            self._begin("before")
+
     # ---- what was seen ----
+
+    @property
+    def open(self) -> bool:
+        """Whether the block has begun and is not over."""
+        return self._open
+
+    @property
+    def stage(self) -> str:
+        """The stage at hand; "" before the block."""
+        return self._stage
+
+    @property
+    def last(self) -> list[Stage]:
+        """The rows of the last call, and of what came before the first."""
+        return [one for one in self._kept if one.call == self._call]
 
     @property
     def stages(self) -> list[Stage]:
@@ -198,7 +223,7 @@ class Memory:
         if stage == "decode":  # a method, and no call of the module
             self._wrap(model, "decode", called)
         else:
-            handle = model.register_forward_pre_hook(called)
+            handle = model.register_forward_pre_hook(called, prepend=True)  # an error in another hook is its stage's
             self._undo.append(handle.remove)
         if self._deep:
             for inner, module in model.named_modules():
@@ -245,7 +270,7 @@ class Memory:
     def _close(self) -> None:
         self._take_back()
         self._open = False
-        self._models, self._pipe = {}, None
+        self._models, self._pipe, self._to_watch = {}, None, None  # what was seen must not keep the pipeline
         self._line.end()
 
     # ---- stages ----
@@ -303,6 +328,8 @@ class Memory:
             row[0], row[1] = max(row[0], allocated), max(row[1], reserved)
 
     def _end_stage(self) -> None:
+        if self._stage == "before" and self._call:  # between two calls of a block nothing is worth a row
+            return
         self._look()
         for device in self._devices:
             if device != "cpu" and not torch.cuda.is_current_stream_capturing():
@@ -416,7 +443,7 @@ def _placed(models: dict[str, nn.Module]) -> Iterator[tuple[str, int]]:
 def _counters(device: str) -> tuple[int, int]:
     """The most allocated and reserved since the counters were reset; of the process where there is no GPU."""
     if device == "cpu":
-        now = _resident()
+        now = resident()
         return now, now
     found = torch.cuda.memory_stats_as_nested_dict(device)
     if not found:  # nothing was ever asked of this GPU
@@ -439,8 +466,8 @@ def _driver(device: str, peak: int) -> tuple[int, int, int]:
     return total - free, total, max(0, left)
 
 
-def _resident() -> int:
-    """Bytes of this process that are in the machine's memory now."""
+def resident() -> int:
+    """Bytes of this process that are in the machine's memory now; the most ever, where the system tells no more."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

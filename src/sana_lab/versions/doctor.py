@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, files, requires, version
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,31 @@ def doctor(model: str | Path | Source = "shapes", precision: str = "int8") -> Di
 # ---- facts ------------------------------------------------------------------------------------------------------
 
 
+def of_versions() -> list[Check]:
+    """The checks of versions alone: each library, their requirements, known failures, the matrix. Imports no torch.
+
+    Chapter 13.
+    """
+    seen = _installed()
+    libraries = [_library(seen, name) for name in LIBRARIES]
+    return [_python(seen), *libraries, *_requirements(seen), *_known(seen), *_stack(seen)]
+
+
 def look(need: int | None = None) -> Seen:
     """The facts about this environment, with the bytes that a model will hold. Most of the time torch is imported."""
+    seen = _installed()
+    shipped = (files("bitsandbytes") or []) if seen.versions["bitsandbytes"] else []
+    return replace(
+        seen,
+        binaries=sorted(file.name for file in shipped if file.name.startswith("libbitsandbytes_")),
+        gpus=_gpus(),
+        device=_smoke(),
+        need=need,
+    )
+
+
+def _installed() -> Seen:
+    """The facts that metadata tells."""
     versions = installed()
     asked = {name: requires(name) or [] for name, number in versions.items() if number is not None}
     beside = {}
@@ -148,15 +171,10 @@ def look(need: int | None = None) -> Seen:
             beside[name] = version(name)
         except PackageNotFoundError:
             continue
-    shipped = (files("bitsandbytes") or []) if versions["bitsandbytes"] else []
     return Seen(
         versions=versions,
         requires=asked,
         beside=beside,
-        binaries=sorted(file.name for file in shipped if file.name.startswith("libbitsandbytes_")),
-        gpus=_gpus(),
-        device=_smoke(),
-        need=need,
         python=".".join(map(str, sys.version_info[:3])),
     )
 
