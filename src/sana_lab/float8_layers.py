@@ -17,13 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .float8 import check_card, check_finite, check_shape, dequantize_rows, made_as, product, quantize_rows
+from .float8 import MULTIPLE, check_card, check_finite, check_shape, dequantize_rows, made_as, product, quantize_rows
 from .layers import OnCodes, holding
 
 M = TypeVar("M", bound=nn.Module)
 
 ROWS = 8192
 """Rows of an embedding that are quantized at a time, so that only so many are in 16 bits beside the codes."""
+
+METHOD = "sana_lab_float8"
+"""What a model in FP8 has as `quant_method` in its configuration, and in the file of it."""
 
 KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 """Of the cross-attention: what Sana's own 8-bit engine keeps in full precision (arXiv 2410.10629, section 4)."""
@@ -220,12 +223,21 @@ def quantize_float8_(
         raise TypeError(f"{type(model).__name__} has no linear layer in 16 bits: give pipe.transformer, for example")
     for name, layer in found:
         kinds = LINEAR if isinstance(layer, nn.Linear) else POINTWISE
-        rows, columns = _rows_of(layer)
-        kind = kinds[16 if rows % 16 or columns % 16 else activations]
+        kind = kinds[activations if has_product(*_rows_of(layer)) else 16]
         model.set_submodule(name, kind.of(layer, device).train(layer.training))
     if embedding:
         model.set_input_embeddings(Float8Embedding.of(model.get_input_embeddings(), device))
-    return model if device is None else model.to(device)
+    return mark_(model) if device is None else mark_(model).to(device)
+
+
+def mark_(model: M) -> M:
+    """Note in a model's configuration, where it has one, that it is in FP8: `save_pretrained` writes it. Chapter 8."""
+    mark = {"quant_method": METHOD, "codes": "float8_e4m3fn", "read_with": "sana_lab.load_sana(folder, 'fp8')"}
+    if hasattr(model, "register_to_config"):  # diffusers'
+        model.register_to_config(quantization_config=mark)
+    elif hasattr(model, "config"):
+        model.config.quantization_config = mark
+    return model
 
 
 def multiply_(model: M, activations: int) -> M:
@@ -246,7 +258,7 @@ def multiply_(model: M, activations: int) -> M:
         raise TypeError(f"{type(model).__name__} has no layer in FP8: load the pipeline with precision fp8")
     for name, layer in layers:
         kinds = POINTWISE if isinstance(layer, _OverChannels) else LINEAR
-        kind = kinds[16 if layer.out_features % 16 or layer.in_features % 16 else activations]
+        kind = kinds[activations if has_product(layer.out_features, layer.in_features) else 16]
         if type(layer) is not kind:
             model.set_submodule(name, kind.of(layer).train(layer.training))
     return model
@@ -259,7 +271,12 @@ def is_float8(layer: nn.Module) -> bool:
 
 def over_tokens(layer: Float8, activations: int) -> Float8:
     """The linear layer on the same codes that has channels last, whatever `layer` has. Chapter 8."""
-    return LINEAR[16 if layer.out_features % 16 or layer.in_features % 16 else activations].of(layer)
+    return LINEAR[activations if has_product(layer.out_features, layer.in_features) else 16].of(layer)
+
+
+def has_product(out_features: int, in_features: int) -> bool:
+    """Whether a weight of this size has an FP8 product: both sides are multiples of 16. Chapter 8."""
+    return not (out_features % MULTIPLE or in_features % MULTIPLE)
 
 
 def able(activations: int, device: torch.device | str | None = None) -> None:

@@ -79,7 +79,13 @@ def load_encoder(folder: str | Path, threshold: float | None, device: str | torc
 
 
 def draw(
-    pipe: SanaPipeline, scenes: Sequence[Scene], *, steps: int = 20, seed: int = 0, batch: int = 50
+    pipe: SanaPipeline,
+    scenes: Sequence[Scene],
+    *,
+    steps: int = 20,
+    seed: int = 0,
+    batch: int = 50,
+    guidance: float | None = None,
 ) -> Iterator[list[Image]]:
     """Draw one picture of each scene, batch by batch. Picture i starts from the noise of ``seed + i``. Chapter 3."""
     from .shapes import caption
@@ -87,7 +93,7 @@ def draw(
     for start in range(0, len(scenes), batch):
         some = scenes[start : start + batch]
         seeds = range(seed + start, seed + start + len(some))
-        yield drawing.draw(pipe, [caption(scene) for scene in some], seeds, steps=steps)
+        yield drawing.draw(pipe, [caption(scene) for scene in some], seeds, steps=steps, guidance=guidance)
 
 
 def measure(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 
-from . import float8_layers
+from . import float8_folders, float8_layers
 from .checkpoints import PRECISIONS, Source, resolve, variant_of
 from .layers import contiguous_inputs_
 from .libraries import DTYPES, dtype_argument, quiet
@@ -89,11 +89,17 @@ def load_sana(
     device = _place(device, quantized=precision not in DTYPES)
     if precision == "fp8":
         float8_layers.able(activations, device)
+    folder = source.folder
+    if float8_folders.saved(folder):
+        if precision != "fp8":
+            raise ValueError(f"{folder} is in FP8: give precision 'fp8', or the checkpoint that it was made from.")
+        if slim:
+            raise ValueError(f"{folder} was made slim, or not, when it was saved: leave slim out.")
     with quiet():
         parts = _parts(slim)
         source.check()
         pipeline_class = source.pipeline_class
-    folder, trained = source.folder, source.trained
+    trained = source.trained
     if precision in DTYPES and trained and (precision == "fp16") != (trained == "fp16"):
         advice = (
             f"{source} was trained in {trained} and does not draw well in {precision}: use {trained}, int8, fp8 or nf4."
@@ -157,7 +163,9 @@ def _load(
         return given
 
     wanted = {"transformer": transformer_dtype, "text_encoder": other_dtype, "vae": other_dtype}
-    kept = {name: fit(folder, name, variant if name != "vae" else variant_of(folder, "vae")) for name in COMPONENTS}
+    coded = float8_folders.saved(folder)
+    plain = ("vae",) if coded else COMPONENTS
+    kept = {name: fit(folder, name, variant if name != "vae" else variant_of(folder, "vae")) for name in plain}
 
     def load(kind, name, **options):
         # Before it quantizes, bitsandbytes casts what becomes 8 bits to float16 (0.50.2, nn/modules.py, `Int8Params`).
@@ -167,18 +175,26 @@ def _load(
             return whole(name, kind.from_pretrained(folder, subfolder=name, output_loading_info=True, **options))
 
     with torch.cuda.device(device) if quantized else nullcontext():  # quantized weights go to the current device
-        transformer = load(diffusers.SanaTransformer2DModel, "transformer", **options(diffusers, wanted["transformer"]))
-        if precision == "fp8":
-            pointwise = "pointwise" in parts
-            float8_layers.quantize_float8_(transformer, activations, pointwise=pointwise, device=device)
-        elif "pointwise" in parts:
-            slim.quantize_pointwise_(transformer, precision)
-        text_encoder = load(transformers.AutoModel, "text_encoder", **options(transformers, wanted["text_encoder"]))
-        if precision == "fp8":
-            embedding = "embedding" in parts
-            float8_layers.quantize_float8_(text_encoder, activations, embedding=embedding, device=device)
-        elif "embedding" in parts:
-            slim.quantize_embedding_(text_encoder)
+        if coded:
+            transformer, text_encoder = (
+                float8_folders.load_component(folder, name, activations, device)
+                for name in ("transformer", "text_encoder")
+            )
+        else:
+            given = options(diffusers, wanted["transformer"])
+            transformer = load(diffusers.SanaTransformer2DModel, "transformer", **given)
+            if precision == "fp8":
+                pointwise = "pointwise" in parts
+                float8_layers.quantize_float8_(transformer, activations, pointwise=pointwise, device=device)
+            elif "pointwise" in parts:
+                slim.quantize_pointwise_(transformer, precision)
+            given = options(transformers, wanted["text_encoder"])
+            text_encoder = load(transformers.AutoModel, "text_encoder", **given)
+            if precision == "fp8":
+                embedding = "embedding" in parts
+                float8_layers.quantize_float8_(text_encoder, activations, embedding=embedding, device=device)
+            elif "embedding" in parts:
+                slim.quantize_embedding_(text_encoder)
     for model in (transformer, text_encoder):
         contiguous_inputs_(model)
     of_16_bits = files | {"variant": variant_of(folder, "vae"), dtype_argument(diffusers): other_dtype}

@@ -8,6 +8,7 @@ from . import (  # noqa: F401  (they register)
     cases_codes,
     cases_devices,
     cases_errors,
+    cases_float8,
     cases_layouts,
     cases_libraries,
     cases_memory,

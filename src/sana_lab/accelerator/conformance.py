@@ -26,6 +26,7 @@ GROUPS = {
     "codes": "Eight-bit layers in parts",
     "devices": "Where tensors live",
     "errors": "Tensors that do not meet",
+    "float8": "Products of FP8 codes",
     "layouts": "Nested, sparse, scripted",
     "libraries": "Libraries and Sana pipelines",
     "memory": "Memory",

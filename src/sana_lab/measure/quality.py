@@ -1,8 +1,9 @@
 """Does the fast mode draw what the recipe draws? Shapes, with and without outliers planted in the transformer.
 
-`python -m sana_lab.measure.quality` draws the same scenes from the same noise by the recipe; slim; slim and fast with
-its check switched off; and slim and fast with the weights alone in 8 bits. It writes beside the adherence what the
-check would have said.
+`python -m sana_lab.measure.quality` draws the same scenes from the same noise in 16 bits; by the recipe; slim; slim and
+fast with its check switched off; slim and fast with the weights alone in 8 bits; and in FP8, by products and with the
+weights alone. Integers and FP8 once more with the keys and values of the cross-attention in 16 bits, as Sana's own
+8-bit engine leaves them (arXiv 2410.10629, section 4). It writes beside the adherence what the check would have said.
 
 Chapter 8.
 """
@@ -22,12 +23,17 @@ from .. import evidence, isolated
 from ..commandline import BATCH, FACTORS_ABOVE_0, STEPS, goes_on, run_command, whole
 
 if TYPE_CHECKING:
-    from diffusers import SanaPipeline
+    from diffusers import SanaPipeline, SanaTransformer2DModel
 
 RECORD = "fast_quality"
 FACTORS = (1.0, 10.0, 30.0, 100.0, 1000.0)
-WAYS = ("recipe", "slim", "fast", "weights")
+WAYS = ("bf16", "recipe", "slim", "fast", "fast-kv", "weights", "fp8", "fp8-kv", "fp8-weights")
+"""16 bits; 8 bits as the recipe has them, slim, fast with integer products, fast with weights alone; FP8 by products
+and with weights alone; "-kv": without the keys and values of the cross-attention."""
 CHECK_SCENES = 8
+UNGUIDED = "unguided "
+"""What the name of a factor begins with where nothing guides, in the file of a stopped run."""
+
 FOUND = {str: dict}
 """What a stopped run keeps: for each factor the layers that the check looked at, and what each way drew."""
 
@@ -39,15 +45,36 @@ def pipeline(folder: Path, way: str, graphs: bool | None = None) -> SanaPipeline
         ValueError: the way is unknown.
     """
     from ..fast import speed_up_
+    from ..float8_layers import KEYS_AND_VALUES, quantize_float8_
     from ..sana import load_sana
 
     if way not in WAYS:
         raise ValueError(f"way {way!r} is unknown: choose from {', '.join(WAYS)}.")
-    pipe = load_sana(folder, "int8", slim=way != "recipe")
+    name, _, rest = way.partition("-")
+    activations = 16 if "weights" in way else 8
+    if way == "fp8-kv":  # the transformer is quantized here, but for keys and values
+        pipe = load_sana(folder, "bf16")
+        quantize_float8_(pipe.transformer, pointwise=True, skip=KEYS_AND_VALUES)
+        quantize_float8_(pipe.text_encoder, embedding=True)
+    elif name == "fp8":
+        pipe = load_sana(folder, "fp8", slim=True, activations=activations)
+    else:
+        pipe = load_sana(folder, "bf16" if way == "bf16" else "int8", slim=way not in ("bf16", "recipe"))
     pipe.set_progress_bar_config(disable=True)
-    if way in ("fast", "weights"):
-        speed_up_(pipe, activations=8 if way == "fast" else 16, check=False, graphs=graphs)
+    if way == "fast-kv":
+        weights_alone_(pipe.transformer, KEYS_AND_VALUES)
+    if name in ("fast", "weights", "fp8"):
+        speed_up_(pipe, activations=activations, check=False, graphs=graphs)
     return pipe
+
+
+def weights_alone_(transformer: SanaTransformer2DModel, ends: Sequence[str]) -> None:
+    """Let the 8-bit layers whose names end so multiply in 16 bits, in place, whatever the others do; before fusing."""
+    from ..fast import WeightOnly8bit
+
+    for name, layer in list(transformer.named_modules()):
+        if name.endswith(tuple(ends)):
+            transformer.set_submodule(name, WeightOnly8bit.of(layer))
 
 
 def record(
@@ -57,6 +84,8 @@ def record(
     steps: int = 20,
     batch: int = 50,
     seed: int = 0,
+    unguided: Sequence[float] = (),
+    graphs: bool | None = None,
     folder: Path = evidence.FOLDER,
 ) -> Path:
     """Measure, and store the record `fast_quality`. What is finished is kept in `folder` until then.
@@ -70,6 +99,8 @@ def record(
         steps: of denoising.
         batch: pictures drawn at once.
         seed: of the scenes and of the noise.
+        unguided: factors to draw without guidance as well; "unguided" in the record, as "factors" is.
+        graphs: as in `sana_lab.fast.speed_up_`; without, nothing is compiled, which takes longer than drawing.
         folder: where to write.
 
     Returns:
@@ -96,7 +127,7 @@ def record(
     from ..shapes import SHAPES_FOLDER, caption, reader, sample_scenes
 
     scenes = sample_scenes(n, 2, seed)
-    plan = {"n": n, "steps": steps, "batch": batch, "seed": seed}
+    plan = {"n": n, "steps": steps, "batch": batch, "seed": seed, "graphs": graphs}
     made_by = {
         **plan,
         "weights": weights_digest(SHAPES_FOLDER),
@@ -110,14 +141,16 @@ def record(
         hushed("bitsandbytes"),
         isolated.pool(isolated.readers(), reader.__name__) as pool,
         tempfile.TemporaryDirectory() as scratch,
-        tqdm(total=len(factors) * len(WAYS) * n, unit="picture") as bar,
+        tqdm(total=(len(factors) + len(unguided)) * len(WAYS) * n, unit="picture") as bar,
     ):
-        for factor in factors:
-            here = found.setdefault(f"{factor:g}", {})
+        for factor, guided in [*((factor, True) for factor in factors), *((factor, False) for factor in unguided)]:
+            here = found.setdefault(f"{factor:g}" if guided else f"{UNGUIDED}{factor:g}", {})
             planted = SHAPES_FOLDER
             if factor != 1:
-                planted = copy_with_outliers(SHAPES_FOLDER, Path(scratch) / f"{factor:g}", factor)
-            if "layers" not in here:
+                planted = Path(scratch) / f"{factor:g}"
+                if not planted.exists():
+                    copy_with_outliers(SHAPES_FOLDER, planted, factor)
+            if guided and "layers" not in here:
                 pipe = pipeline(planted, "slim")
                 seen = rounding(pipe, [caption(scene) for scene in scenes[:CHECK_SCENES]])
                 worst = min(seen, key=lambda name: seen[name].plain)
@@ -125,8 +158,9 @@ def record(
                 here |= {"refused": any(db.spoiled() for db in seen.values()), "enough_db": ENOUGH_DB, "worst": worst}
             for way in WAYS:
                 if way not in here:
-                    pipe, right = pipeline(planted, way), []
-                    for pictures in draw(pipe, scenes, steps=steps, seed=seed, batch=batch):
+                    pipe, right = pipeline(planted, way, graphs), []
+                    options = {} if guided else {"guidance": 1.0}
+                    for pictures in draw(pipe, scenes, steps=steps, seed=seed, batch=batch, **options):
                         some = scenes[len(right) : len(right) + len(pictures)]
                         right += pool.map(reader.shows, pictures, some, chunksize=4)
                         bar.update(len(pictures))
@@ -136,12 +170,21 @@ def record(
                     bar.update(n)
     usual = inspect.signature(record).parameters
     changed = "".join(f" --{name} {plan[name]}" for name in ("steps", "batch") if plan[name] != usual[name].default)
+    changed += "" if graphs is None else f" --{'no-' * (not graphs)}graphs"
+    listed = " ".join(f"{factor:g}" for factor in factors)
+    listed += f" --unguided {' '.join(f'{factor:g}' for factor in unguided)}" if unguided else ""
+    without = {key.removeprefix(UNGUIDED): entry for key, entry in found.items() if key.startswith(UNGUIDED)}
     file = evidence.save(
         RECORD,
-        what="How often pictures show all that was asked: recipe, slim, two fast ways; with outliers planted",
-        command=f"python -m sana_lab.measure.quality -n {n}{changed} --factors {' '.join(f'{f:g}' for f in factors)}",
+        what="How often pictures show all that was asked: 16 bits, 8-bit integers and FP8; with outliers planted",
+        command=f"python -m sana_lab.measure.quality -n {n}{changed} --factors {listed}",
         seed=seed,
-        results={**plan, "objects": 2, "factors": found},
+        results={
+            **plan,
+            "objects": 2,
+            "factors": {key: entry for key, entry in found.items() if not key.startswith(UNGUIDED)},
+            "unguided": without,
+        },
         folder=folder,
     )
     notes.end()
@@ -156,6 +199,13 @@ def record_command(
         list[float],
         typer.Option(metavar="FACTOR...", help="Sizes of the outliers; 1 for none.", callback=FACTORS_ABOVE_0),
     ] = list(FACTORS),  # noqa: B006
+    unguided: Annotated[
+        list[float] | None,
+        typer.Option(metavar="FACTOR...", help="Of those to draw without guidance as well.", callback=FACTORS_ABOVE_0),
+    ] = None,
+    graphs: Annotated[
+        bool | None, typer.Option(help="Compile and record the fast ways.  [default: on a real GPU]")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the record.")] = evidence.FOLDER,
 ) -> None:
     """Does the fast mode draw what the recipe draws? Draw, read, and store the record fast_quality.
@@ -163,7 +213,8 @@ def record_command(
     Stopped, the same command goes on where it stood.
     """
     with goes_on():
-        print(record(n, factors=factors, steps=steps, batch=batch, folder=out))
+        given = {"unguided": unguided or (), "graphs": graphs}
+        print(record(n, factors=factors, steps=steps, batch=batch, folder=out, **given))
 
 
 def main(arguments: list[str] | None = None) -> int:
