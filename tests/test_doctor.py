@@ -8,9 +8,9 @@ import sys
 import pytest
 from packaging.requirements import Requirement
 
-from sana_lab import accounting, cli, evidence
+from sana_lab import accounting, cli, evidence, float8
 from sana_lab.versions import doctor, sizes
-from sana_lab.versions.doctor import Seen, diagnose
+from sana_lab.versions.doctor import FLOAT8, Seen, diagnose
 from sana_lab.versions.stacks import BOOK, LIBRARIES, get
 
 PINS = dict(get(BOOK).pins)
@@ -170,6 +170,12 @@ def test_a_gpu_is_not_needed_to_be_well():
 def test_an_old_gpu_is_no_obstacle_to_four_bits():
     assert diagnose(ill({"capability": [7, 0]})).failed
     assert not diagnose(ill({"capability": [7, 0]}), precision="nf4").failed
+
+
+def test_an_older_gpu_keeps_fp8_in_the_weights():
+    assert FLOAT8 == float8.UNITS
+    checks = diagnose(ill({"capability": [8, 6]}), precision="fp8").checks
+    assert [c.status for c in checks if "FP8 products need 8.9, activations=16" in c.text] == ["WARN"]
 
 
 def test_markers_and_extras_are_heeded():

@@ -431,11 +431,11 @@ def drawn(monkeypatch):
 
     ways = []
 
-    def draw(pipe, scenes, *, steps, seed, batch):
-        ways.append(pipe)
+    def draw(pipe, scenes, *, steps, seed, batch, guidance=None):
+        ways.append(pipe if guidance is None else (pipe, guidance))
         yield [render(scenes[i - i % 2]) for i in range(len(scenes))]
 
-    monkeypatch.setattr(quality, "pipeline", lambda folder, way: way)
+    monkeypatch.setattr(quality, "pipeline", lambda folder, way, graphs=None: way)
     monkeypatch.setattr("sana_lab.fast.rounding", lambda pipe, captions: {"layer": Decibels(30.0)})
     monkeypatch.setattr("sana_lab.outliers.draw", draw)
     monkeypatch.setattr(isolated, "readers", lambda: 0)
@@ -462,6 +462,35 @@ def test_quality_goes_on_where_it_was_stopped_even_in_the_middle_of_writing(tmp_
     assert drawn == [*quality.WAYS[:3], *quality.WAYS[2:]], "what was finished is not drawn again, what was not is"
     one, other = (evidence.load(quality.RECORD, folder=tmp_path / name)["results"] for name in ("whole", "cut"))
     assert one == other and [file.name for file in (tmp_path / "cut").iterdir()] == ["fast_quality.json"]
+
+
+def test_quality_draws_without_guidance_as_well_where_asked(tmp_path, drawn):
+    file = quality.record(2, factors=(1,), unguided=(1,), graphs=False, folder=tmp_path)
+    assert drawn == [*quality.WAYS, *((way, 1.0) for way in quality.WAYS)]
+    kept = evidence.load(quality.RECORD, folder=tmp_path)
+    assert kept["command"].endswith("-n 2 --no-graphs --factors 1 --unguided 1") and file.exists()
+    assert set(kept["results"]["factors"]["1"]) > set(quality.WAYS) == set(kept["results"]["unguided"]["1"])
+
+
+WAYS_OF_LAYERS = {
+    "bf16": {"Linear", "Conv2d"},
+    "fast-kv": {"FusedLinear8bit", "WeightOnly8bit"},
+    "fp8": {"Float8Linear"},
+    "fp8-kv": {"Float8Linear", "Linear"},
+    "fp8-weights": {"Float8Weights"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS_OF_LAYERS)
+def test_what_the_layers_of_a_way_are(way):
+    with use_accelerator(virtual=True):
+        block = quality.pipeline(SHAPES_FOLDER, way, graphs=False).transformer.transformer_blocks[0]
+    kinds = {type(layer).__name__ for layer in block.modules()}
+    assert WAYS_OF_LAYERS[way] <= kinds
+    exact = {"fast-kv": "WeightOnly8bit", "fp8-kv": "Linear"}
+    if way in exact:
+        assert exact[way] in {type(layer).__name__ for layer in block.attn2.modules()}
+        assert exact[way] not in {type(layer).__name__ for layer in block.attn1.modules()}
 
 
 @pytest.mark.parametrize(
@@ -506,5 +535,5 @@ def test_a_damaged_file_of_quality_is_one_line_with_its_name(tmp_path, drawn, ca
 
 
 def test_a_way_to_draw_must_be_known():
-    with pytest.raises(ValueError, match="way 'fastest' is unknown: choose from recipe, slim, fast"):
+    with pytest.raises(ValueError, match="way 'fastest' is unknown: choose from bf16, recipe, slim, fast"):
         quality.pipeline(SHAPES_FOLDER, "fastest")

@@ -14,6 +14,7 @@ from .families import (
     dtypes,
     eightbit,
     files,
+    floats,
     gpu,
     imports,
     install,
@@ -36,7 +37,7 @@ FAMILIES: tuple[Family, ...] = tuple(
     )
 )  # fmt: skip
 
-MORE = (operands, bits, memory_where, bitsandbytes_setup, imports, checks)
+MORE = (operands, bits, memory_where, bitsandbytes_setup, imports, checks, floats)
 """Modules that add to the families of others."""
 
 

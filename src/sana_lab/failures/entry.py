@@ -65,7 +65,7 @@ pipeline, is the reader's own; the others are written out at the head of the cod
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 _ISSUE = re.compile(rf"({'|'.join(REPOSITORIES)}|[\w.-]+/[\w.-]+)#(\d+)")
-_FILE = re.compile(rf"({'|'.join(('pytorch', 'sana_lab', *LIBRARIES))}) (\d+(?:\.\d+)+): \S.*")
+_FILE = re.compile(rf"({'|'.join(('pytorch', 'sana_lab', 'torchao', *LIBRARIES))}) (\d+(?:\.\d+)+): \S.*")
 _UNBOUNDED = re.compile(r"(?<!\\)\.[*+]")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")

@@ -50,6 +50,9 @@ RECIPE = ("load-transformer-8bit", "load-encoder-8bit", "load-recipe", "call-bal
 CAPABILITY = (7, 5)
 """Compute capability that 8-bit products need (bitsandbytes 0.50.2, docs: LLM.int8() from Turing on)."""
 
+FLOAT8 = (8, 9)
+"""The same for products of FP8 codes: `sana_lab.float8.UNITS`, which cannot be imported where torch is broken."""
+
 HEADROOM = 1.25
 """What a pipeline needs beside its weights, as a factor: a rule of thumb for a warning, not a measurement."""
 
@@ -319,6 +322,8 @@ def _gpu(seen: Seen, precision: str) -> list[Check]:
     if capability < CAPABILITY and precision == "int8":
         advice = "sana-lab doctor --precision nf4"
         return [Check("FAIL", "gpu", f"{text}; 8-bit products need 7.5", advice)]
+    if capability < FLOAT8 and precision == "fp8":
+        return [Check("WARN", "gpu", f"{text}; FP8 products need 8.9, activations=16 keeps the weights alone in FP8")]
     return [Check("OK", "gpu", text)]
 
 
