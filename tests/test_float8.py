@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import sys
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from sana_lab.float8_layers import (
     quantize_float8_,
 )
 from sana_lab.layers import holding, quantized
+from sana_lab.measure import torchao_float8
 
 PARTS = ("text_encoder", "transformer")
 
@@ -388,3 +390,21 @@ def test_it_moves_to_the_cpu_and_back(pipe):
     assert {str(t.device) for t in pipe.transformer.buffers()} == {"cpu"}
     pipe.to("cuda")
     assert torch.equal(before, draw(pipe))
+
+
+# ---- torchao's own way ------------------------------------------------------------------------------------------
+
+
+def test_torchao_missing_is_said_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ImportError, match=r"torchao is missing or too old: pip install 'torchao>=0.15', or use fp8"):
+        torchao_float8.record(folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_way_of_torchaos_that_takes_too_long_or_dies_is_a_result(tmp_path):
+    late = torchao_float8._of_a_process(tmp_path, "config", 0.1)
+    assert late == {"error": "TimeoutExpired", "text": "no result within 0.1 seconds"}
+    with pytest.raises(ValueError, match="route 'magic' is unknown: choose from config, quantize_, pointwise"):
+        torchao_float8.transformer(tmp_path, "magic")
