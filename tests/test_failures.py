@@ -565,7 +565,7 @@ def test_words_that_no_library_says_are_told_as_what_they_are():
 def test_sections_that_explain_are_in_the_book():
     sources = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    labels = set(re.findall(r"\(([a-z0-9-]+)\)=", text))
+    labels = {found for pair in re.findall(r'\(([a-z0-9-]+)\)=|<a id=\\"([a-z0-9-]+)\\">', text) for found in pair}
     named = {failure.section for failure in ENTRIES.values()} - {""}
     assert named - labels == set()
     linked = set(re.findall(r'\\"(device-map-[a-z]+|two-devices-[a-z]+)\\"', text))

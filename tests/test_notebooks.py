@@ -21,6 +21,7 @@ from chapters import (
     counts,
     main,
     problems,
+    prose_problems,
     stored,
     table,
     without_folders,
@@ -57,7 +58,10 @@ def test_the_book_lists_every_chapter_and_there_is_one():
 def test_no_chapter_is_vacuous_or_stored_with_leftovers():
     chapters = stored()
     print(table({path.name: notebook for path, notebook in chapters.items()}))
-    wrong = {path.name: problems(notebook, path.read_text(encoding="utf-8")) for path, notebook in chapters.items()}
+    wrong = {
+        path.name: problems(notebook, path.read_text(encoding="utf-8")) + prose_problems(notebook, path)
+        for path, notebook in chapters.items()
+    }
     assert {name: found for name, found in wrong.items() if found} == {}
 
 

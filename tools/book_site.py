@@ -8,6 +8,8 @@
 3. Reading offline. Pages load MathJax, require.js and the Jupyter widget manager from public CDNs by default. They
    are fetched once with `npm pack`, checked by hash, and served from `_static`. Without npm the CDNs remain, and the
    build says so in one line.
+4. Prose. Chapters are stored in Markdown that every program shows; `tools/prose.py` turns it into MyST's roles here, so
+   that pages have the values of the run that they show, and links that Sphinx checks.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
+import prose
 from chapters import ROOT, quiet_kernels, without_folders
 from sana_lab.failures import search_index
 
@@ -176,6 +179,7 @@ def configure(app: Sphinx, config: Config) -> None:
         if old != current:
             shutil.rmtree(old, ignore_errors=True)
     config.nb_execution_cache_path = str(current)
+    config.book_prose = prose.book(Path(app.srcdir))
     use_local_scripts(config)
     config.html_static_path = [*config.html_static_path, str(write_failure_index(CACHE / "search"))]
 
@@ -235,6 +239,18 @@ def execute_chapters(app: Sphinx, env: BuildEnvironment, docnames: list[str]) ->
             del os.environ["OMP_NUM_THREADS"]
 
 
+def read_prose(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Turn a chapter's stored prose into MyST before it is parsed (`source-read`)."""
+    path = Path(app.env.doc2path(docname))
+    if path.suffix != ".ipynb":
+        return
+    notebook = nbformat.reads(content[0], as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = prose.myst(cell.source, app.config.book_prose, path.name)
+    content[0] = nbformat.writes(notebook)
+
+
 def presentable(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs of a cell with what it printed in one piece, and no folder of the builder's in its tracebacks.
 
@@ -259,6 +275,8 @@ def setup(app: Sphinx) -> dict[str, object]:
     """Register the extension with Sphinx."""
     myst_nb.core.render.coalesce_streams = presentable
     app.connect("config-inited", configure)
+    app.add_config_value("book_prose", None, "", prose.Book)
+    app.connect("source-read", read_prose)
     app.connect("env-before-read-docs", execute_chapters)
     app.connect("html-page-context", add_failure_search)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,7 @@
 """Run the chapters and store them; check how they are stored; count what their tests compare.
 
     python tools/chapters.py refresh [notebook ...]     execute, then store in canonical form
+    python tools/chapters.py prose [notebook ...]       write the prose anew (tools/prose.py), execute nothing
     python tools/chapters.py check [notebook ...]       say what is wrong with the stored form, change nothing
     python tools/chapters.py sources [notebook ...]     print prose and code without outputs, for the spelling checker
 
@@ -22,6 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
+import prose
 from sana_lab.evidence import journal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,6 +292,20 @@ def problems(notebook: NotebookNode, text: str | None = None) -> list[str]:
     return found
 
 
+def prose_problems(notebook: NotebookNode, path: Path) -> list[str]:
+    """What is wrong with the prose of a stored chapter, one line each.
+
+    A number that its cells no longer give, a citation or a figure's number that is out of date, a name that stands
+    for nothing, a link to a file that is not there or to another chapter than it says.
+    """
+    anew = copy.deepcopy(notebook)
+    found = prose.stored(anew, path.name)
+    for old, new in zip(notebook.cells, anew.cells, strict=True):
+        if prose.has_roles(old.source):  # chapters are converted one by one
+            new.source = old.source
+    return [*found, *prose.differences(notebook, anew), *prose.links_astray(notebook, path.parent)]
+
+
 # --- commands ----------------------------------------------------------------------------------------------------
 
 
@@ -331,14 +347,28 @@ def refresh(path: Path, notebook: NotebookNode) -> list[str]:
         executed = canonical(execute(notebook, path.parent))
     except CellExecutionError as failure:
         return [f"not stored, a cell failed: {failure.ename}: {failure.evalue}"]
+    prose.stored(executed, path.name)
     journal.write_text(path, as_text(executed))
-    return problems(executed)
+    return problems(executed) + prose_problems(executed, path)
+
+
+def rewrite(path: Path, notebook: NotebookNode) -> list[str]:
+    """Write the prose of one chapter anew, with the values of its stored outputs.
+
+    Returns:
+        What is wrong with it then, one line each.
+    """
+    before = as_text(notebook)
+    prose.stored(notebook, path.name)
+    if as_text(notebook) != before:
+        journal.write_text(path, as_text(notebook))
+    return prose_problems(notebook, path)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 0 only when every chapter is fine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["refresh", "check", "sources"])
+    parser.add_argument("command", choices=["refresh", "prose", "check", "sources"])
     parser.add_argument("notebooks", nargs="*", type=Path)
     asked = parser.parse_args(arguments)
     chapters = stored(asked.notebooks)
@@ -349,8 +379,10 @@ def main(arguments: list[str] | None = None) -> int:
     for path, notebook in chapters.items():
         if asked.command == "refresh":
             found = refresh(path, notebook)
+        elif asked.command == "prose":
+            found = rewrite(path, notebook)
         else:
-            found = problems(notebook, path.read_text(encoding="utf-8"))
+            found = problems(notebook, path.read_text(encoding="utf-8")) + prose_problems(notebook, path)
         failed |= bool(found)
         print("\n".join(f"{path.name}: {line}" for line in found) or f"{path.name}: ok")
     if asked.command == "check":

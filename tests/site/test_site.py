@@ -7,8 +7,9 @@ import re
 import pytest
 import yaml
 
+import prose
 from browse import dead_links, look
-from chapters import ROOT
+from chapters import ROOT, stored
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTER = "notebooks/10_tensors_on_two_devices"
@@ -124,3 +125,14 @@ def test_every_button_of_the_frame_does_something(site, context, width):
 def test_no_name_of_a_file_became_a_link_to_a_stranger(visits):
     strangers = [(visit.url, url) for visit in visits for url in visit.links if re.match("http://(?!127)", url)]
     assert strangers == []
+
+
+def test_pages_have_the_numbers_that_stand_in_the_notebooks(built):
+    """How many values there are, and what each figure is called: counted by us in a notebook, by Sphinx on its page."""
+    for path, notebook in stored().items():
+        prose.stored(notebook, path.name)
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        page = (built / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert page.count('class="pasted-text"') == text.count("<span data-glue="), path.name
+        figures = re.findall(r'href="#(fig-[\w-]+)"><span class="std std-numref">(Fig\. \d+)</span>', page)
+        assert figures == [(name, number) for number, name in re.findall(r"\[(Fig\. \d+)\]\(#(fig-[\w-]+)\)", text)]

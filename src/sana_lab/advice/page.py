@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from IPython.display import Markdown
 
 _HEADING = re.compile(r"(#{1,3}) +(.+?)\s*")
-_LABEL = re.compile(r"\(([\w.-]+)\)=")
+_LABEL = re.compile(r"\(([\w.-]+)\)=|<a id=\"([\w.-]+)\"></a>")  # on a page, in a stored chapter (tools/prose.py)
 
 
 def contents() -> Markdown:
@@ -93,7 +93,7 @@ def _places(book: Path) -> tuple[set[str], dict[str, list[str]]]:
             if heading := _HEADING.fullmatch(line):
                 headings.setdefault(heading[2], []).append(path.relative_to(book).as_posix())
                 if before:
-                    labels.add(before[1])
+                    labels.add(before[1] or before[2])
             before = _LABEL.fullmatch(line)
     return labels, headings
 
