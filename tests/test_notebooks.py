@@ -15,7 +15,9 @@ from chapters import (
     NOTEBOOKS,
     ROOT,
     SETUP_CELL,
+    answers,
     as_text,
+    asks,
     canonical,
     comparable,
     counts,
@@ -109,6 +111,54 @@ def test_a_wrong_chapter_is_refused(wrong, said):
 def test_another_form_of_the_same_chapter_is_refused():
     good = chapter(cell(metadata=CHECK))
     assert problems(good, as_text(good).replace('"cells"', '"cells" ')) == ["is not in canonical form: make refresh"]
+
+
+ASKED = "Some text.\n\nBefore you look: how many bits are left?"
+
+
+@pytest.mark.parametrize(
+    ("source", "is_question"),
+    [
+        (ASKED, True),
+        ("Guess the ratio first. Is it two?", True),
+        ("So what do you expect for the last line?", True),
+        ("Now guess: which of the following work?", True),
+        ("Before you look: it is seven.", False),
+        (ASKED + "\n\nHere is the answer.", False),
+        ("That is a guess. Or is it?", False),
+        ("**3.** First guess it. Which is best? Then write a function.", False),
+    ],
+)
+def test_a_question_to_guess_at(source, is_question):
+    assert asks(source) == is_question
+
+
+def test_the_answer_to_a_guess_is_folded_on_the_page_and_in_jupyterlab():
+    open_ = new_notebook(cells=[cell(SETUP_CELL, outputs=[]), new_markdown_cell(ASKED), cell(metadata=CHECK), cell()])
+    assert any("shows its output at once" in line for line in problems(open_))
+    folded = canonical(open_)
+    assert problems(folded, as_text(folded)) == []
+    assert canonical(folded) == folded
+    assert [c.id for c in answers(folded)] == [folded.cells[2].id]
+    assert folded.cells[2].metadata["tags"] == ["guess", "hide-output", "nbval-check-output"]
+    assert folded.cells[2].metadata["jupyter"] == {"outputs_hidden": True}
+    assert folded.cells[2].metadata["mystnb"]["code_prompt_show"] == "Show the answer"
+    assert "jupyter" not in folded.cells[3].metadata
+    folded.cells[2].metadata["jupyter"] = {}
+    assert any("shows its output at once" in line for line in problems(folded))
+
+
+@pytest.mark.parametrize(
+    ("tag", "closed"),
+    [
+        ("hide-cell", {"outputs_hidden": True, "source_hidden": True}),
+        ("hide-input", {"source_hidden": True}),
+        ("remove-cell", {"source_hidden": True}),
+        ("raises-exception", None),
+    ],
+)
+def test_what_the_page_folds_is_closed_in_jupyterlab(tag, closed):
+    assert chapter(cell(metadata={"tags": [tag]})).cells[2].metadata.get("jupyter") == closed
 
 
 def test_what_is_shown_counts_only_when_it_says_something():

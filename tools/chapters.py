@@ -1,7 +1,7 @@
 """Run the chapters and store them; check how they are stored; count what their tests compare.
 
     python tools/chapters.py refresh [notebook ...]     execute, then store in canonical form
-    python tools/chapters.py prose [notebook ...]       write the prose anew (tools/prose.py), execute nothing
+    python tools/chapters.py prose [notebook ...]       write prose and folding of cells anew, execute nothing
     python tools/chapters.py check [notebook ...]       say what is wrong with the stored form, change nothing
     python tools/chapters.py sources [notebook ...]     print prose and code without outputs, for the spelling checker
 
@@ -39,6 +39,16 @@ KEPT_NOTEBOOK_METADATA = {
     "language_info": {"name": "python"},
 }
 KEPT_CELL_METADATA = ("mystnb", "slideshow", "tags")
+FOLDED = {  # what JupyterLab keeps closed of a cell, by the tag that folds it on the page
+    "hide-input": ("source_hidden",),
+    "hide-output": ("outputs_hidden",),
+    "hide-cell": ("outputs_hidden", "source_hidden"),
+    "remove-cell": ("source_hidden",),
+}
+ANSWER = {"code_prompt_show": "Show the answer", "code_prompt_hide": "Hide the answer"}
+_ASKS = re.compile(
+    r"\b(?:Before|before) you (?:look|open|read)|(?:^|[.:?] |\b[Nn]ow )[Gg]uess\b|\b[Ff]irst guess\b|do you expect\b"
+)
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FOLDERS = re.compile(r"(?:[A-Za-z]:)?[^\s\"'()]*[\\/](?=(?:site|dist)-packages[\\/])")
@@ -85,6 +95,32 @@ def quiet_kernels() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             journal.write_text(path, text, sync=False)  # several test workers may come here at once
     os.environ["IPYTHONDIR"] = str(home)
+
+
+# --- questions and folded cells ---------------------------------------------------------------------------------
+
+
+def asks(source: str) -> bool:
+    """Does prose end in a question that the reader is to answer before the next cell does? Exercises begin in bold."""
+    last = source.rstrip().rpartition("\n\n")[2]
+    return "?" in last and not last.startswith("**") and bool(_ASKS.search(last))
+
+
+def answers(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells that answer a question to guess at: the one after the question, or tagged `guess` by hand."""
+    found = []
+    for before, cell in zip([None, *notebook.cells], notebook.cells, strict=False):
+        asked = before is not None and before.cell_type == "markdown" and asks(before.source)
+        if cell.cell_type == "code" and (asked or "guess" in cell.metadata.get("tags", [])):
+            found.append(cell)
+    return found
+
+
+def _fold(cell: NotebookNode) -> None:
+    """Close in JupyterLab what the page folds (nbformat 4.5, cell metadata `jupyter`)."""
+    hidden = sorted({key for tag in cell.metadata.get("tags", []) for key in FOLDED.get(tag, ())})
+    if hidden:
+        cell.metadata["jupyter"] = NotebookNode(dict.fromkeys(hidden, True))
 
 
 # --- the canonical form ------------------------------------------------------------------------------------------
@@ -141,13 +177,18 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
     notebook = copy.deepcopy(notebook)
     notebook.metadata = nbformat.from_dict(KEPT_NOTEBOOK_METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    count = 0
+    count, answered = 0, answers(notebook)
     for position, cell in enumerate(notebook.cells):
         cell.id = cell.get("id") or f"cell-{position}"
         cell.source = "\n".join(line.rstrip() for line in cell.source.strip("\n").split("\n"))
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA and v})
         if cell.cell_type != "code":
             continue
+        if any(cell is answer for answer in answered):
+            tags = [tag for tag in cell.metadata.get("tags", []) if tag not in ("guess", "hide-output")]
+            cell.metadata["tags"] = sorted([*tags, "guess", *(["hide-output"] if "hide-cell" not in tags else [])])
+            cell.metadata["mystnb"] = NotebookNode({**cell.metadata.get("mystnb", {}), **ANSWER})
+        _fold(cell)
         if cell.execution_count is not None:
             count += 1
             cell.execution_count = count
@@ -263,6 +304,12 @@ def problems(notebook: NotebookNode, text: str | None = None) -> list[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if code and code[0].source.strip() not in SETUP_CELLS:
         found.append(f"the first code cell is not the common setup cell: {SETUP_CELL!r}")
+    found += [
+        f"cell {cell.id} answers a question to guess at and shows its output at once: make refresh folds it"
+        for cell in answers(notebook)
+        if not cell.metadata.get("jupyter", {}).get("outputs_hidden")
+        or not {"hide-output", "hide-cell"} & set(cell.metadata.get("tags", []))
+    ]
     for number, cell in enumerate(code):
         say = f"code cell {number} ({cell.id})"
         if not cell.source.strip():
@@ -300,9 +347,6 @@ def prose_problems(notebook: NotebookNode, path: Path) -> list[str]:
     """
     anew = copy.deepcopy(notebook)
     found = prose.stored(anew, path.name)
-    for old, new in zip(notebook.cells, anew.cells, strict=True):
-        if prose.has_roles(old.source):  # chapters are converted one by one
-            new.source = old.source
     return [*found, *prose.differences(notebook, anew), *prose.links_astray(notebook, path.parent)]
 
 
@@ -353,16 +397,16 @@ def refresh(path: Path, notebook: NotebookNode) -> list[str]:
 
 
 def rewrite(path: Path, notebook: NotebookNode) -> list[str]:
-    """Write the prose of one chapter anew, with the values of its stored outputs.
+    """Write the prose of one chapter anew, with the values of its stored outputs, and fold its cells.
 
     Returns:
         What is wrong with it then, one line each.
     """
-    before = as_text(notebook)
-    prose.stored(notebook, path.name)
-    if as_text(notebook) != before:
-        journal.write_text(path, as_text(notebook))
-    return prose_problems(notebook, path)
+    anew = canonical(notebook)
+    prose.stored(anew, path.name)
+    if as_text(anew) != path.read_text(encoding="utf-8"):
+        journal.write_text(path, as_text(anew))
+    return prose_problems(anew, path)
 
 
 def main(arguments: list[str] | None = None) -> int:
