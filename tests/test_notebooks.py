@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from chapters import (
     NOTEBOOKS,
     ROOT,
     SETUP_CELL,
+    alone_cell,
     answers,
     as_text,
     asks,
@@ -113,6 +115,64 @@ def test_another_form_of_the_same_chapter_is_refused():
     assert problems(good, as_text(good).replace('"cells"', '"cells" ')) == ["is not in canonical form: make refresh"]
 
 
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """Runs the cell for notebooks opened alone in an empty folder, as if nothing were installed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    asked = []
+
+    def run(*, missing=True, pip=(0, ""), repository=""):
+        def find_spec(name):
+            return None if missing else object()
+
+        def ask_pip(command, **_):
+            asked.append(command[-1])
+            return subprocess.CompletedProcess(command, pip[0], "", pip[1])
+
+        monkeypatch.setattr("importlib.util.find_spec", find_spec)
+        monkeypatch.setattr("subprocess.run", ask_pip)
+        exec(alone_cell().source.replace('repository=""', f"repository={repository!r}"), {})
+        return asked
+
+    return run
+
+
+def test_inside_the_book_the_cell_for_notebooks_opened_alone_does_nothing(alone):
+    assert alone(missing=False) == []
+
+
+def test_a_notebook_opened_alone_says_what_is_missing(alone):
+    with pytest.raises(ModuleNotFoundError, match="opened without its book. Get the book's folder, run `pip install"):
+        alone()
+
+
+def test_a_notebook_opened_alone_installs_from_what_there_is(alone, tmp_path, monkeypatch, capsys):
+    assert alone(repository="https://example.org/book") == ["sana-lab[book] @ git+https://example.org/book"]
+    (tmp_path / "src" / "sana_lab").mkdir(parents=True)
+    assert alone()[-1] == f"{tmp_path}[book]"
+    (tmp_path / "sana_lab-1-py3-none-any.whl").touch()
+    assert alone()[-1] == f"{tmp_path / 'sana_lab-1-py3-none-any.whl'}[book]"
+    monkeypatch.chdir(tmp_path / "deep")
+    assert alone()[-1] == f"{tmp_path}[book]"
+    assert "takes minutes" in capsys.readouterr().out
+
+
+def test_a_notebook_opened_alone_without_a_network_says_so(alone):
+    with pytest.raises(ModuleNotFoundError, match=r"could not be installed \(ERROR: no network\). Get"):
+        alone(repository="https://example.org/book", pip=(1, "warning\nERROR: no network\n"))
+
+
+def test_every_chapter_has_the_same_cell_for_being_opened_alone():
+    good = chapter(cell(metadata=CHECK))
+    assert good.cells[1] == alone_cell() and canonical(good) == good
+    older = copy.deepcopy(good)
+    older.cells[1].source = "import os"
+    assert canonical(older) == good
+    older.cells = [c for c in older.cells if c.id != "alone"]
+    assert any("opened alone" in line for line in problems(older))
+
+
 ASKED = "Some text.\n\nBefore you look: how many bits are left?"
 
 
@@ -139,12 +199,12 @@ def test_the_answer_to_a_guess_is_folded_on_the_page_and_in_jupyterlab():
     folded = canonical(open_)
     assert problems(folded, as_text(folded)) == []
     assert canonical(folded) == folded
-    assert [c.id for c in answers(folded)] == [folded.cells[2].id]
-    assert folded.cells[2].metadata["tags"] == ["guess", "hide-output", "nbval-check-output"]
-    assert folded.cells[2].metadata["jupyter"] == {"outputs_hidden": True}
-    assert folded.cells[2].metadata["mystnb"]["code_prompt_show"] == "Show the answer"
-    assert "jupyter" not in folded.cells[3].metadata
-    folded.cells[2].metadata["jupyter"] = {}
+    assert [c.id for c in answers(folded)] == [folded.cells[3].id]
+    assert folded.cells[3].metadata["tags"] == ["guess", "hide-output", "nbval-check-output"]
+    assert folded.cells[3].metadata["jupyter"] == {"outputs_hidden": True}
+    assert folded.cells[3].metadata["mystnb"]["code_prompt_show"] == "Show the answer"
+    assert "jupyter" not in folded.cells[4].metadata
+    folded.cells[3].metadata["jupyter"] = {}
     assert any("shows its output at once" in line for line in problems(folded))
 
 
@@ -158,7 +218,7 @@ def test_the_answer_to_a_guess_is_folded_on_the_page_and_in_jupyterlab():
     ],
 )
 def test_what_the_page_folds_is_closed_in_jupyterlab(tag, closed):
-    assert chapter(cell(metadata={"tags": [tag]})).cells[2].metadata.get("jupyter") == closed
+    assert chapter(cell(metadata={"tags": [tag]})).cells[3].metadata.get("jupyter") == closed
 
 
 def test_what_is_shown_counts_only_when_it_says_something():
@@ -210,8 +270,7 @@ def test_canonical_form_forgets_when_and_where_it_was_made():
 def file(tmp_path):
     """A chapter that was never run, on disk."""
     path = tmp_path / "chapter.ipynb"
-    plain = [c.source for c in chapter(cell("print(2)", metadata=CHECK)).cells][1:]
-    cells = [new_code_cell(plain[0], id="a"), new_code_cell("print(2)", id="b", metadata=CHECK)]
+    cells = [new_code_cell(SETUP_CELL, id="a"), new_code_cell("print(2)", id="b", metadata=CHECK)]
     nbformat.write(new_notebook(cells=cells), path)
     return path
 

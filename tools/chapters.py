@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbformat import NotebookNode
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
@@ -30,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SETUP_CELL = "from sana_lab import use_accelerator\nuse_accelerator()"
 SETUP_CELLS = (SETUP_CELL, SETUP_CELL.replace("()", "(virtual=True)"))  # the second where GPUs come and go
+ALONE = "alone"
+"""Id of the cell before the setup cell, which helps a notebook that was opened without its book."""
 
 # What nbval must not compare, beyond its own list: streams and formats that are not numbers or words.
 SKIP_COMPARE = ("stderr", "text/html", "image/svg+xml", "image/webp")
@@ -95,6 +99,29 @@ def quiet_kernels() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             journal.write_text(path, text, sync=False)  # several test workers may come here at once
     os.environ["IPYTHONDIR"] = str(home)
+
+
+# --- a notebook opened alone -----------------------------------------------------------------------------------
+
+
+def alone_cell() -> NotebookNode:
+    """The cell that installs what is missing: `tools/alone_cell.py`, with the repository that `_config.yml` names."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    url = (settings.get("repository") or {}).get("url") or ""
+    source = (ROOT / "tools" / "alone_cell.py").read_text(encoding="utf-8").strip()
+    source = source.replace('get_the_package(repository="")', f"get_the_package(repository={json.dumps(url)})")
+    cell = nbformat.v4.new_code_cell(source, id=ALONE, metadata={"tags": ["remove-cell"]})
+    _fold(cell)
+    return cell
+
+
+def with_alone_cell(notebook: NotebookNode) -> NotebookNode:
+    """Put the cell for notebooks opened alone before the setup cell, in place of an older one; changes the notebook."""
+    notebook.cells = [cell for cell in notebook.cells if cell.get("id") != ALONE]
+    first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"), None)
+    if first is not None and notebook.cells[first].source.strip() in SETUP_CELLS:
+        notebook.cells.insert(first, alone_cell())
+    return notebook
 
 
 # --- questions and folded cells ---------------------------------------------------------------------------------
@@ -174,7 +201,7 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
     Returns:
         A copy. Applying this twice changes nothing more.
     """
-    notebook = copy.deepcopy(notebook)
+    notebook = with_alone_cell(copy.deepcopy(notebook))
     notebook.metadata = nbformat.from_dict(KEPT_NOTEBOOK_METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     count, answered = 0, answers(notebook)
@@ -273,9 +300,14 @@ def compared_cells(notebook: NotebookNode) -> list[NotebookNode]:
     ]
 
 
+def chapters_own(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells, without the one that is the same everywhere and does nothing inside the book."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.get("id") != ALONE]
+
+
 def counts(notebook: NotebookNode) -> Counts:
     """Count the code cells of a stored chapter by what its test does with them."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = chapters_own(notebook)
     skipped = sum(bool(_options(cell).get("skip")) for cell in code)
     executed = sum(cell.execution_count is not None and not _options(cell).get("skip") for cell in code)
     return Counts(len(code), executed, len(compared_cells(notebook)), skipped)
@@ -301,7 +333,9 @@ def problems(notebook: NotebookNode, text: str | None = None) -> list[str]:
         Empty when the chapter is fit to be committed.
     """
     found = counts(notebook).problems()
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = chapters_own(notebook)
+    if len(code) == sum(cell.cell_type == "code" for cell in notebook.cells) > 0:
+        found.append("has no cell for a notebook opened alone: make refresh, or python tools/chapters.py prose")
     if code and code[0].source.strip() not in SETUP_CELLS:
         found.append(f"the first code cell is not the common setup cell: {SETUP_CELL!r}")
     found += [

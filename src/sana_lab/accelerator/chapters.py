@@ -44,7 +44,7 @@ def digests(notebook: dict[str, Any]) -> dict[str, str]:
     """
     code, outputs = [], []
     for cell in notebook["cells"]:
-        if cell["cell_type"] != "code":
+        if cell["cell_type"] != "code" or cell.get("id") == "alone":  # the same everywhere, does nothing in the book
             continue
         tags = sorted(set(cell["metadata"].get("tags", ())) & set(_READ_BY_THE_TEST))
         code.append([_joined(cell["source"]), tags])
