@@ -14,6 +14,7 @@ from matplotlib import colors
 from matplotlib.figure import Figure
 from PIL import Image
 
+from chapters import ROOT
 from sana_lab import figures
 
 GROUNDS = {"white": "#ffffff", "sphinx-book-theme dark": "#121212", "pydata-sphinx-theme dark": "#14181e"}
@@ -79,8 +80,22 @@ def pictures():
 
 @pytest.mark.parametrize("ground", GROUNDS.values(), ids=GROUNDS)
 def test_text_and_colors_are_legible_on_every_ground(ground):
-    assert contrast(figures.INK, ground) >= 4
+    assert contrast(figures.INK, ground) >= 3.8
     assert min(contrast(color, ground) for color in figures.PALETTE.values()) >= 2.3
+
+
+def test_the_books_own_pages_show_text_at_four_and_a_half_to_one():
+    """On dark pages theme.css shows figures brighter, and black behind those that hold pictures."""
+    theme = (ROOT / "book" / "_static" / "theme.css").read_text(encoding="utf-8")
+    brighter = float(re.search(r":not\(\.has-pictures\).*\{ filter: brightness\(([\d.]+)\)", theme)[1])
+
+    def lit(color):
+        return "#" + "".join(f"{min(255, round(int(color[i : i + 2], 16) * brighter)):02x}" for i in (1, 3, 5))
+
+    assert contrast(figures.INK, "#ffffff") >= 4.5
+    assert contrast(figures.INK, "#000000") >= 4.5
+    assert contrast(lit(figures.INK), "#121212") >= 4.5
+    assert min(contrast(lit(color), "#121212") for color in figures.PALETTE.values()) >= 3
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)

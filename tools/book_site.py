@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 import myst_nb.core.render
 import nbformat
+from docutils import nodes
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
@@ -39,6 +41,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 import prose
+import site_links
 from chapters import ROOT, quiet_kernels, without_folders
 from sana_lab.failures import search_index
 
@@ -85,6 +88,14 @@ WIDGETS = Package(
     "6c198ceb99ba7e7526990a1de16e8147ad7d3a714e3fb06741183623c04b5f6e",
     ("LICENSE", "dist/embed-amd.js", "dist/*.woff", "dist/*.woff2"),
 )
+
+
+CDN = "https://cdn.jsdelivr.net/npm"
+NEEDS_NETWORK = (
+    "This copy of the book was built without npm. Text, code and figures are all here; formulas and sliders load from "
+    "cdn.jsdelivr.net, and without a network formulas show as TeX and sliders stay empty."
+)
+"""What every page says where the scripts are not beside it."""
 
 
 def execution_key(root: Path = ROOT) -> str:
@@ -140,22 +151,30 @@ def fetch(package: Package, folder: Path) -> None:
 
 
 def use_local_scripts(config: Config) -> None:
-    """Point Sphinx and MyST-NB to local copies; leave the CDNs where the copies cannot be had."""
+    """Point Sphinx and the pages' widgets to local copies; where these cannot be had, to CDNs, and say so on each page.
+
+    The widget manager is not among a page's scripts: it is 4.5 MB, and `widgets.js` loads it when a widget comes near.
+    """
     static = CACHE / "site"
+    here = f"../_static/{WIDGETS.root}/"  # chapters lie one folder deep
+    manager = f"{WIDGETS.folder}/dist/embed-amd.js"
     try:
         for package in (MATHJAX, REQUIREJS, WIDGETS):
             fetch(package, static)
     except (OSError, subprocess.TimeoutExpired) as reason:
         logger.info("pages will load MathJax and the widget manager from their CDNs: %s", reason)
-        return
-    config.html_static_path = [*config.html_static_path, str(static)]
-    config.mathjax_path = f"{MATHJAX.folder}/es5/tex-mml-chtml.js"
-    here = f"../_static/{WIDGETS.root}/"  # chapters lie one folder deep
-    config.nb_ipywidgets_js = {
-        "": {"body": f"window.require = {{baseUrl: '{here}'}};"},  # from where the manager takes its fonts
-        f"{REQUIREJS.folder}/require.js": {},
-        f"{WIDGETS.folder}/dist/embed-amd.js": {"data-jupyter-widgets-cdn": here},
-    }
+        config.html_theme_options = {**config.html_theme_options, "announcement": NEEDS_NETWORK}
+        config.mathjax_path = f"{CDN}/{MATHJAX.name}@{MATHJAX.version}/es5/tex-mml-chtml.js"
+        scripts = [
+            f"{CDN}/{REQUIREJS.name}@{REQUIREJS.version}/require.js",
+            f"{CDN}/{WIDGETS.name}@{WIDGETS.version}/dist/embed-amd.js",
+        ]
+        here = ""
+    else:
+        config.html_static_path = [*config.html_static_path, str(static)]
+        config.mathjax_path = f"{MATHJAX.folder}/es5/tex-mml-chtml.js"
+        scripts = [f"../_static/{REQUIREJS.folder}/require.js", f"../_static/{manager}"]
+    config.nb_ipywidgets_js = {"": {"body": f"window.bookWidgets = {json.dumps({'cdn': here, 'scripts': scripts})};"}}
 
 
 def leave_thebe_out(app: Sphinx) -> None:
@@ -180,6 +199,7 @@ def configure(app: Sphinx, config: Config) -> None:
             shutil.rmtree(old, ignore_errors=True)
     config.nb_execution_cache_path = str(current)
     config.book_prose = prose.book(Path(app.srcdir))
+    site_links.set_links(config, Path(app.srcdir))
     use_local_scripts(config)
     config.html_static_path = [*config.html_static_path, str(write_failure_index(CACHE / "search"))]
 
@@ -251,6 +271,14 @@ def read_prose(app: Sphinx, docname: str, content: list[str]) -> None:
     content[0] = nbformat.writes(notebook)
 
 
+def mark_pictures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Give figures that hold pictures drawn by a model the class `has-pictures`: dark pages must not brighten these."""
+    for image in doctree.findall(nodes.image):
+        path = Path(app.srcdir) / image["uri"]
+        if path.suffix != ".svg" or (path.is_file() and "<image" in path.read_text(encoding="utf-8")):
+            image["classes"].append("has-pictures")
+
+
 def presentable(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs of a cell with what it printed in one piece, and no folder of the builder's in its tracebacks.
 
@@ -279,4 +307,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("source-read", read_prose)
     app.connect("env-before-read-docs", execute_chapters)
     app.connect("html-page-context", add_failure_search)
+    app.connect("html-page-context", site_links.add_meta)
+    app.connect("doctree-resolved", mark_pictures)
+    app.connect("build-finished", site_links.finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -134,7 +134,7 @@ def _figures(path: Path) -> list[str]:
 def pages(root: Path) -> list[Path]:
     """The book's pages in the order of its contents."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    names = [toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])]
+    names = [toc["root"], *(entry["file"] for part in toc.get("parts", []) for entry in part["chapters"])]
     found = [root / f"{name}{ending}" for name in names for ending in (".ipynb", ".md")]
     return [path for path in found if path.is_file()]
 
@@ -152,12 +152,12 @@ def book(root: Path = ROOT) -> Book:
                 known.places[found["label"]] = Place(file, title, on_top)
         for name in _figures(path):
             known.figures[name or f"unnamed {len(known.figures)}"] = len(known.figures) + 1
-    glossary = (root / "book" / "glossary.md").read_text(encoding="utf-8")
+    page, papers = root / "book" / "glossary.md", root / "book" / "references.bib"
+    glossary = page.read_text(encoding="utf-8") if page.is_file() else ""
     for found in re.finditer(r"^(?![:`#\s])(.+)\n(?=  \S)", glossary, re.MULTILINE):
         known.terms[term_id(found[1])] = found[1]
-    known.papers = {
-        key: authors_and_year(entry) for key, entry in parse_file(root / "book" / "references.bib").entries.items()
-    }
+    if papers.is_file():
+        known.papers = {key: authors_and_year(entry) for key, entry in parse_file(papers).entries.items()}
     return known
 
 

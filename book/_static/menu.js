@@ -8,3 +8,38 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 });
+
+// Paper is white and cannot be clicked: before printing, the light scheme and everything folded open.
+{
+  let before;
+  window.addEventListener("beforeprint", () => {
+    const root = document.documentElement;
+    before = { theme: root.dataset.theme, closed: [...document.querySelectorAll("details:not([open])")] };
+    root.dataset.theme = "light";
+    for (const details of before.closed) details.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    if (!before) return;
+    document.documentElement.dataset.theme = before.theme;
+    for (const details of before.closed) details.open = false;
+    before = undefined;
+  });
+}
+
+// Names for controls that come without one, so that a screen reader says what a reader sees (tests/site/test_axe.py).
+document.addEventListener("DOMContentLoaded", () => {
+  for (const button of document.querySelectorAll(".search-button-field, .theme-switch-button, details.hide > summary")) {
+    button.removeAttribute("aria-label"); // its visible words are its name
+  }
+  for (const button of document.querySelectorAll(".theme-switch-button")) {
+    button.setAttribute("aria-label", `${button.textContent.trim()} color mode`.trim());
+  }
+  for (const corner of document.querySelectorAll("table th")) {
+    if (!corner.textContent.trim()) corner.replaceWith(Object.assign(document.createElement("td"), { innerHTML: "" }));
+  }
+  const sidebar = document.querySelector("#pst-primary-sidebar");
+  if (sidebar && !sidebar.hasAttribute("role")) {
+    sidebar.setAttribute("role", "navigation");
+    sidebar.setAttribute("aria-label", "The book");
+  }
+});

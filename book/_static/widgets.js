@@ -8,3 +8,36 @@ document.addEventListener("DOMContentLoaded", () => {
     };
   }
 });
+
+// Sliders come with 4.5 MB of script. A page loads it when the first of them is about to be seen, so that it can be
+// read at once. bookWidgets (tools/book_site.py) says from where.
+document.addEventListener("DOMContentLoaded", () => {
+  const views = [...document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')];
+  const { cdn, scripts } = window.bookWidgets ?? {};
+  if (!views.length || !scripts) return;
+  const load = (url) => new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    if (cdn) script.dataset.jupyterWidgetsCdn = cdn;
+    script.src = url;
+    script.onload = resolve;
+    script.onerror = () => reject(new Error(`cannot load ${url}`));
+    document.head.append(script);
+  });
+  let started = false;
+  const start = () => {
+    if (started) return;
+    started = true;
+    watch.disconnect();
+    if (cdn) window.require = { baseUrl: cdn }; // from where the manager takes its fonts
+    scripts.reduce((before, url) => before.then(() => load(url)), Promise.resolve()).catch((reason) => {
+      for (const view of views) {
+        const said = document.createElement("p");
+        said.textContent = `These sliders need a script that could not be loaded (${reason.message}).`;
+        view.after(said);
+      }
+    });
+  };
+  const watch = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && start(), { rootMargin: "1200px" });
+  for (const view of views) watch.observe(view.parentElement);
+  window.addEventListener("beforeprint", start, { once: true });
+});

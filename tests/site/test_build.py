@@ -47,6 +47,7 @@ def test_a_good_chapter_builds_and_runs_again_when_the_package_changes(book):
     code, log, page = book(cell)
     assert code == 0 and "saw one" in page, log
     assert "load MathJax and the widget manager from their CDNs: npm is not installed" in log
+    assert "built without npm" in page and "cdn.jsdelivr.net/npm/mathjax@3.2.2/" in page
     (book.folder / "src" / "value").write_text("two")
     code, log, page = book(cell)
     assert code == 0 and "saw two" in page, log
