@@ -32,7 +32,7 @@ document.addEventListener("DOMContentLoaded", () => {
     button.removeAttribute("aria-label"); // its visible words are its name
   }
   for (const button of document.querySelectorAll(".theme-switch-button")) {
-    button.setAttribute("aria-label", `${button.textContent.trim()} color mode`.trim());
+    button.setAttribute("aria-label", "Color mode: Light, Dark, System Settings"); // has the title of the icon shown
   }
   for (const corner of document.querySelectorAll("table th")) {
     if (!corner.textContent.trim()) corner.replaceWith(Object.assign(document.createElement("td"), { innerHTML: "" }));
