@@ -1,13 +1,13 @@
 """Opened alone, in Colab or from a download? Then this cell gets the book's package, or says what is missing."""
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 
 def get_the_package(repository: str) -> None:
     """Install sana_lab where it is missing: from a wheel beside this notebook, the book's folder, or its repository."""
+    import importlib.util
+    import subprocess
+    import sys
+    from pathlib import Path  # here, so that the chapter's own imports are its first
+
     if all(importlib.util.find_spec(name) for name in ("sana_lab", "myst_nb")):
         return
     here = Path.cwd()
