@@ -25,6 +25,7 @@ def moves_whole_(model: M) -> M:
     Only for moves between the CPU and the current GPU. A model without 8-bit layers is moved as before.
 
     Example:
+        >>> import torch
         >>> from sana_lab import load_sana, use_accelerator
         >>> with use_accelerator(virtual=True):
         ...     before = torch.cuda.memory_allocated()

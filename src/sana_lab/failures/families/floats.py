@@ -107,6 +107,38 @@ def _():
 
 
 entry = FAMILY.failure(
+    id="fp8-two-e5m2",
+    title="Both matrices of an FP8 product are e5m2",
+    error="ValueError",
+    pattern=r"Multiplication of two Float8_e5m2 matrices is not supported",
+    messages={
+        "torch 2.13.0": "ValueError: Multiplication of two Float8_e5m2 matrices is not supported",
+    },
+    cause="e5m2 has range and little precision, and is made for gradients. cuBLASLt multiplies e4m3 by e4m3, or one of "
+    "each, and has no product of two e5m2.",
+    references=["pytorch 2.13.0: aten/src/ATen/native/cuda/ScaledBlas.cpp, _scaled_gemm"],
+)
+
+
+@entry.reproduce
+def _():
+    import torch
+
+    codes = torch.ones(32, 64, device="cuda").to(torch.float8_e5m2)
+    scales = torch.ones(32, 1, device="cuda")
+    torch._scaled_mm(codes, codes.t(), scales, scales.t(), out_dtype=torch.bfloat16)
+
+
+@entry.fix("Keep weights and inputs in e4m3: its three bits of mantissa round twice as finely as e5m2's two.")
+def _():
+    import torch
+
+    codes = torch.ones(32, 64, device="cuda").to(torch.float8_e4m3fn)
+    scales = torch.ones(32, 1, device="cuda")
+    torch._scaled_mm(codes, codes.t(), scales, scales.t(), out_dtype=torch.bfloat16)
+
+
+entry = FAMILY.failure(
     id="torchao-float8-wants-bfloat16",
     title="torchao's float8 with a scale a row takes bfloat16 weights alone",
     error="AssertionError",
