@@ -24,7 +24,7 @@ from sana_lab.evaluate import guidance_off
 from sana_lab.failures import record as failures_record
 from sana_lab.fitting import cards, dry, planner
 from sana_lab.generate import few, many, prompts, scaling
-from sana_lab.measure import left_behind, quality, real_size, runner
+from sana_lab.measure import left_behind, quality, real_size, runner, torchao_float8
 from sana_lab.monitor import cost as monitor_cost
 from sana_lab.service import cli as service_cli
 from sana_lab.service import faults
@@ -78,6 +78,7 @@ PROGRAMS = {
     "accelerator.kernel_table": (kernel_table._command, [], [(kernel_table, "text_of")]),
     "fitting.cards": (cards._command, ["work", "--out", "out"], [(cards.machine, "gpus")]),
     "fitting.dry": (dry._command, [], [(dry, "look")]),
+    "measure.torchao_float8": (torchao_float8.record_command, ["--out", "out"], [(torchao_float8, "record")]),
     "measure.left_behind": (left_behind._command, ["--out", "out"], [(left_behind, "record")]),
 }
 WORKERS = {

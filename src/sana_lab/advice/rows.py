@@ -93,7 +93,7 @@ GROUPS: dict[str, tuple[Advice, ...]] = {
             "confirmed",
             "At {pixels} pixels the measured peaks of one picture are {small} and {large} GB. On a card, the desktop "
             "and CUDA itself come on top.",
-            "What fits, and when eight bits are the wrong choice",
+            "When eight bits are the wrong choice",
             check="record",
         ),
         Advice(
@@ -299,7 +299,7 @@ GROUPS: dict[str, tuple[Advice, ...]] = {
             (_diffusers(_MEMORY, "VAE tiling"),),
             "confirmed",
             "Tiles of half a side leave {left} % of what decoding needs. Without numbers, `enable_tiling()` does "
-            "nothing up to {least} pixels. What it does to seams was not looked at.",
+            "nothing up to {least} pixels..",
             "failure-decode-out-of-memory-unbound-image",
         ),
         Advice(
@@ -309,7 +309,7 @@ GROUPS: dict[str, tuple[Advice, ...]] = {
             "not checked",
             "Our records compile bitsandbytes' layers with threshold zero, where it helps, and not with the search "
             "for outliers; and the virtual GPU cannot compile.",
-            "Launch less",
+            "The published recipe, compiled",
             check="",
         ),
         Advice(
