@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -297,14 +298,19 @@ def test_it_draws_nearly_what_16_bits_draw_with_guidance_and_without(pipe):
     multiply_(pipe.text_encoder, 8)
 
 
+def rows_of_codes(model):
+    """Every row of codes of a model, with how often it is there."""
+    rows = (row for _, _, held in quantized(model) for row in held.codes.cpu().view(torch.uint8).flatten(1))
+    return Counter(row.numpy().tobytes() for row in rows)
+
+
 @pytest.mark.parametrize("activations", [8, 16])
 def test_the_fast_mode_has_the_same_codes(gpu, activations):
     pipe = load_sana("shapes", "fp8", slim=True, activations=activations)
-    before = {name: held.codes.data_ptr() for name, _, held in quantized(pipe.transformer)}
+    before = rows_of_codes(pipe.transformer)
     exact = draw(pipe)
     speed_up_(pipe, activations=activations)
-    after = {held.codes.data_ptr() for _, _, held in quantized(pipe.transformer)}
-    assert after == set(before.values())
+    assert rows_of_codes(pipe.transformer) == before  # those of queries, keys and values stand in one weight now
     assert decibels(exact, draw(pipe)) > (15 if activations == 8 else 25)  # inputs are rounded anew, a hair apart
     with pytest.raises(TypeError, match="not fused yet"):
         fuse_(pipe.transformer)

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 def saved(folder: Path) -> bool:
     """Whether a folder holds a pipeline in FP8, by the mark on its transformer. Chapter 8."""
+    file = folder / "transformer" / "config.json"
+    if not file.is_file():  # a pipe, from which reading would wait for ever, is refused where files are checked
+        return False
     try:
-        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
         return config["quantization_config"]["quant_method"] == METHOD
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
