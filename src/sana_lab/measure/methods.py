@@ -57,7 +57,7 @@ TORCHAO = {
 
 METHODS = {
     "16-bit": Method("16-bit", "16-bit", ways=("eager", "graph", "compiled")),
-    "16-bit-fused": Method("16-bit, feed-forward and attentions rewritten", "16-bit", ways=("fused", "tuned")),
+    "16-bit-fused": Method("16-bit, rewritten", "16-bit", ways=("fused", "tuned")),
     "16-bit-offload": Method("16-bit, offloaded", "16-bit", offload=True),
     "int8": Method("8-bit, the recipe", ways=("eager", "compiled-eager", "graph")),
     "int8-t0": Method("8-bit, threshold 0", threshold=0.0, ways=("eager", "graph", "compiled")),
