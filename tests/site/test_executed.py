@@ -24,7 +24,8 @@ def test_the_built_pages_show_the_stored_numbers(built):
     differing, looked_at = [], 0
     for path, notebook in stored().items():
         run = nbformat.read(ROOT / "_build" / "jupyter_execute" / "notebooks" / path.name, as_version=4)
-        assert [c.source for c in run.cells] == [c.source for c in notebook.cells], f"{path.name} is newer: make book"
+        ran, kept = ([c.source for c in chapter.cells if c.cell_type == "code"] for chapter in (run, notebook))
+        assert ran == kept, f"{path.name} is newer: make book"  # prose is read into roles first: tools/prose.py
         tested = {cell.id for cell in compared_cells(notebook)}
         for now, then in zip(canonical(run).cells, notebook.cells, strict=True):
             if then.id not in tested:
