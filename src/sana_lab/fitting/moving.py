@@ -24,15 +24,6 @@ def moves_whole_(model: M) -> M:
 
     Only for moves between the CPU and the current GPU. A model without 8-bit layers is moved as before.
 
-    Example:
-        >>> import torch
-        >>> from sana_lab import load_sana, use_accelerator
-        >>> with use_accelerator(virtual=True):
-        ...     before = torch.cuda.memory_allocated()
-        ...     model = moves_whole_(load_sana("shapes", "int8").transformer).to("cpu")
-        ...     torch.cuda.memory_allocated() == before
-        True
-
     Chapter 9.
     """
     model.__class__ = _whole(type(model))
