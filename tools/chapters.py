@@ -110,7 +110,7 @@ def alone_cell() -> NotebookNode:
     url = (settings.get("repository") or {}).get("url") or ""
     source = (ROOT / "tools" / "alone_cell.py").read_text(encoding="utf-8").strip()
     source = source.replace('get_the_package(repository="")', f"get_the_package(repository={json.dumps(url)})")
-    cell = nbformat.v4.new_code_cell(source, id=ALONE, metadata={"tags": ["remove-cell"]})
+    cell = nbformat.v4.new_code_cell(source, id=ALONE, execution_count=1, metadata={"tags": ["remove-cell"]})
     _fold(cell)
     return cell
 
