@@ -19,7 +19,7 @@ CHILD = """
 import json, sys
 import torch
 import torch.nn.functional as F
-from sana_lab import kernels
+from sana_lab import kernels, row_kernels
 
 DEPTHWISE, BLOCKS = kernels._gated_depthwise.configs, kernels._linear_attention.configs
 kernels._int8_linear.configs = kernels._int8_linear.configs[-1:]  # choosing between tiles would need CUDA's clock
@@ -96,6 +96,42 @@ for turn, (pictures, tokens, heads, width) in enumerate(((1, 1, 2, 16), (2, 130,
         worst["linear_attention"] = max(worst["linear_attention"], off(found, exact))
     parts[1][-1, -1, -1] = float("nan")
     assert kernels.launch_linear_attention(*parts, heads, False)[-1, :, -width:].isnan().all(), "NaN was hidden"
+row_kernels._between.configs = row_kernels._between.configs[:1]
+# Triton 3.9's interpreter rounds to e4m3 without the carry (127.9 becomes 64), so here PyTorch rounds
+row_kernels.CODES["float8"] = torch.float32
+ways = [(-1, -1, False), (-1, 0, False), (2, -1, True), (-1, 3, True)]  # gate, shift, whether something is added
+worst["between"] = 0.0
+for turn, (pictures, tokens, columns) in enumerate(((2, 3, 48), (1, 5, 80))):
+    hidden, update, parts = (random(pictures, n, columns, seed=n).half() for n in (tokens, tokens, 6))
+    hidden[-1, -1], parts[:, 2] = 0, parts[:, 2] / 8
+    for number, (gate, shift, added) in enumerate(ways):
+        if gate == 2:
+            update[0, 0, :2] = torch.tensor([float("inf"), float("-inf")])  # to be clipped
+        for codes in ("float8", "int8", "")[: 2 + (shift >= 0)]:
+            laid = [[*views(x)][(number + len(codes) + turn) % 4] for x in (hidden, update, parts)]
+            given = (laid[0], laid[1] if added else None, laid[2], gate, shift, 1e-6, gate == 2, codes)
+            total, rows, step = row_kernels.launch_between(*given)
+            wide = [None if x is None else x.float() for x in given[:3]]
+            if added:
+                exact = row_kernels.between(*wide, *given[3:])[0]
+                assert (total.float() - exact).abs().max() <= 2**-10 * exact.abs().max(), (number, codes)
+                wide[:2] = total.float(), None  # the norm reads what was rounded
+            _, made, steps = row_kernels.between(*wide, -1, *given[4:])
+            if not codes:
+                worst["between"] = max(worst["between"], off(rows, made.double()))
+                continue
+            assert (step - steps).abs().max() <= 1e-5 * steps.max(), (number, codes)
+            rows, made = rows.to(made.dtype).float(), made.float()
+            apart = rows != made
+            assert apart.sum() <= (0 if shift < 0 and not added else 2), (number, codes, apart.sum())
+            assert ((rows - made).abs() <= made.abs() / 8 + 1).all(), (number, codes)
+        update[0, 0, :2] = 1.0
+for codes in ("float8", "int8"):
+    hidden = random(1, 2, 16)
+    hidden[0, 0, 3] = float("nan")
+    _, rows, step = row_kernels.launch_between(hidden, None, None, -1, -1, 0.0, False, codes)
+    assert not torch.isfinite((rows.float() * step.view(1, 2, 1))[0, 0]).any(), "NaN was hidden"
+    assert torch.isfinite((rows.float() * step.view(1, 2, 1))[0, 1]).all()
 print(json.dumps(worst))
 """
 
@@ -113,3 +149,4 @@ def test_the_kernels_are_right_for_every_layout():
     assert worst["int8_linear"] < 1e-5, worst
     assert worst["gated_depthwise"] < 1e-5, worst
     assert worst["linear_attention"] < 1e-3, worst  # results in float16
+    assert worst["between"] < 1e-3, worst  # likewise

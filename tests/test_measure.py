@@ -79,7 +79,7 @@ def fake(monkeypatch):
     """Workers that write at once; `broken` names those that fail half-way."""
     started, broken = [], set()
 
-    def one(job, out, gpu, limit):
+    def one(job, out, gpu, limit, beside=0):
         started.append((job.name, gpu))
         found = {"resident": {"allocated": 2**20}, "load": {"peak": 2**20}, "ways": {}}
         if job.method not in broken:
@@ -537,3 +537,33 @@ def test_a_damaged_file_of_quality_is_one_line_with_its_name(tmp_path, drawn, ca
 def test_a_way_to_draw_must_be_known():
     with pytest.raises(ValueError, match="way 'fastest' is unknown: choose from bf16, recipe, slim, fast"):
         quality.pipeline(SHAPES_FOLDER, "fastest")
+
+
+def test_a_worker_beside_others_keeps_to_its_share_of_the_cores(monkeypatch):
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("Linux alone can keep a process to some cores")
+    taken = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8, 15)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: taken.append(list(cores)))
+    for part in range(2):
+        worker.take_cores(part, 2)
+    assert taken == [[8, 9, 10], [11, 12, 13]]
+    worker.take_cores(9, 20)  # more parts than cores: all of them
+    assert taken[-1] == list(range(8, 15))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_each_row_says_whether_it_was_timed_alone(alone, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(runner.isolated, "start", lambda command, **_: given.append(command) or Ended())
+    monkeypatch.setattr(runner.isolated, "end", lambda _: None)
+    runner._run_one(Job(tmp_path, "int8", label="x"), tmp_path, 1, 1, 0 if alone else 2)
+    assert ("--quiet" in given[0]) == alone and ("--share" in given[0]) != alone
+    assert alone or given[0][-1] == "1/2"
+
+
+class Ended:
+    """A process that is over."""
+
+    def wait(self, _):
+        return 0

@@ -101,13 +101,18 @@ class SelfAttention(nn.Module):
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Attend to all pixels; of a prompt and a mask, which Sana does not give here, nothing is read."""
-        query, key, value = self.to_qkv(hidden_states).chunk(3, dim=-1)
+        out = self.attend(self.to_qkv(hidden_states))
+        return out.clip(-65504, 65504) if hidden_states.dtype == torch.float16 else out
+
+    def attend(self, queries_keys_values: Tensor) -> Tensor:
+        """(batch, tokens, 3 * channels), side by side, to (batch, tokens, channels); not clipped yet."""
+        query, key, value = queries_keys_values.chunk(3, dim=-1)
         query = query if self.norm_q is None else self.norm_q(query)
         key = key if self.norm_k is None else self.norm_k(key)
         out = linear_attention(query, key, value, self.heads, self.tf32)
         for layer in self.to_out:
             out = layer(out)
-        return out.clip(-65504, 65504) if hidden_states.dtype == torch.float16 else out
+        return out
 
 
 class CrossAttention(nn.Module):
@@ -148,8 +153,13 @@ class CrossAttention(nn.Module):
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Attend to the prompt, or to what is kept of it; the mask, (batch, 1, tokens), is added to the scores."""
+        return self.attend(self.to_q(hidden_states), hidden_states, encoder_hidden_states, attention_mask)
+
+    def attend(
+        self, query: Tensor, hidden_states: Tensor, encoder_hidden_states: Tensor | None, attention_mask: Tensor | None
+    ) -> Tensor:
+        """As `forward`, with `query` made of the hidden states already."""
         kept = self.kept
-        query = self.to_q(hidden_states)
         if kept is None:
             prompt = hidden_states if encoder_hidden_states is None else encoder_hidden_states
             kept = self.of_prompt(prompt)
@@ -211,7 +221,7 @@ class PromptOnce:
         self.attentions = [layer for layer in transformer.modules() if isinstance(layer, CrossAttention)]
         parts = [transformer.caption_projection, transformer.caption_norm]
         parts += [part for a in self.attentions for part in (a.to_k, a.to_v, a.norm_k) if part is not None]
-        self.parts = parts
+        self.leaves = [leaf for part in parts for leaf in part.modules()]
         self.places: dict[Any, list[tuple[Tensor, Tensor]]] = {}
         self.known: tuple[Any, ...] | None = None
         self.prompt: Tensor | None = None
@@ -259,8 +269,9 @@ class PromptOnce:
     def _state(self, prompt: Tensor) -> tuple[Any, ...] | None:
         """What changes when the prompt or a weight does; None where that cannot be told."""
         tensors = [prompt]
-        for part in self.parts:
-            tensors += [*part.parameters(), *part.buffers()]
+        for leaf in self.leaves:  # `parameters()` walks down the tree at each step, which takes a millisecond in all
+            tensors += [tensor for held in (leaf._parameters, leaf._buffers) for tensor in held.values()]
+        tensors = [tensor for tensor in tensors if tensor is not None]
         if any(tensor.is_inference() for tensor in tensors):
             return None
         return tuple((id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors)

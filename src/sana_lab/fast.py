@@ -27,8 +27,10 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from . import float8_layers
 from .accelerator import on_real_gpu
 from .attention import PromptOnce, prompt_once_, rewrite_
+from .blocks import rewrite_blocks_
 from .kernels import dequantize, gated_depthwise, int8_linear
 from .layers import OnCodes, holding, is_linear_8bit
+from .row_kernels import rounded
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
@@ -71,13 +73,17 @@ class FusedLinear8bit(_OnCodes):
     Chapter 8.
     """
 
+    rounds = "int8"
+    """What `of_codes` takes, see `sana_lab.row_kernels.CODES`."""
+
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Quantize, multiply, scale back; apply SiLU to the result where asked."""
-        rows = hidden.reshape(-1, self.in_features)
-        step = rows.abs().amax(dim=1, keepdim=True).float() / 127
-        codes = (rows.float() / step.clamp_min(1e-30)).round().to(torch.int8)
-        out = int8_linear(codes, step, self.codes, self.scale, self.bias, silu, hidden.dtype)
-        return out.reshape(*hidden.shape[:-1], self.out_features)
+        rows = rounded(hidden.reshape(-1, self.in_features), self.rounds)
+        return self.of_codes(*rows, hidden.dtype, silu).reshape(*hidden.shape[:-1], self.out_features)
+
+    def of_codes(self, codes: Tensor, step: Tensor, dtype: torch.dtype, silu: bool = False) -> Tensor:
+        """(rows, in) int8 and (rows, 1) float32 to (rows, out) in `dtype`."""
+        return int8_linear(codes, step, self.codes, self.scale, self.bias, silu, dtype)
 
 
 class WeightOnly8bit(_OnCodes):
@@ -132,7 +138,11 @@ class FusedFeedForward(nn.Module):
             hidden = self.expand(hidden, silu=True)
         else:
             hidden = F.silu(self.expand(hidden))
-        return self.contract(gated_depthwise(hidden, self.taps, self.bias)).permute(0, 3, 1, 2)
+        return self.narrow(hidden).permute(0, 3, 1, 2)
+
+    def narrow(self, hidden: Tensor) -> Tensor:
+        """(batch, height, width, 2 * hidden) to (batch, height, width, out): convolve, gate, contract."""
+        return self.contract(gated_depthwise(hidden, self.taps, self.bias))
 
 
 ACTIVATIONS: dict[int, type[_OnCodes]] = {8: FusedLinear8bit, 16: WeightOnly8bit}
@@ -172,7 +182,7 @@ def fuse_(transformer: SanaTransformer2DModel, activations: int = 8, *, tf32: bo
         transformer.set_submodule(name, FusedFeedForward(expand, block.conv_depth, contract))
     if any(map(float8_layers.is_float8, transformer.modules())):
         float8_layers.multiply_(transformer, activations)
-    return rewrite_(_on_codes_(transformer, layer_type), tf32)
+    return rewrite_blocks_(rewrite_(_on_codes_(transformer, layer_type), tf32))
 
 
 def weights_only_(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .float8 import MULTIPLE, check_card, check_finite, check_shape, dequantize_rows, made_as, product, quantize_rows
 from .layers import OnCodes, holding
+from .row_kernels import rounded
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -92,12 +93,18 @@ class Float8Linear(Float8):
         super().__init__(codes, scale, bias)
         self.writes_all = not torch.cuda.is_available() or made_as(torch.float16) == torch.float16
 
+    rounds = "float8"
+    """What `of_codes` takes, see `sana_lab.row_kernels.CODES`."""
+
     def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
         """Quantize, multiply; apply SiLU to the result where asked."""
-        rows = hidden.reshape(-1, self.in_features)
-        made = hidden.dtype if self.writes_all else torch.bfloat16
-        out = product(*quantize_rows(rows), self.codes, self.scale, self.bias, hidden.dtype, made)
-        out = out.reshape(*hidden.shape[:-1], self.out_features)
+        rows = rounded(hidden.reshape(-1, self.in_features), self.rounds)
+        return self.of_codes(*rows, hidden.dtype, silu).reshape(*hidden.shape[:-1], self.out_features)
+
+    def of_codes(self, codes: Tensor, step: Tensor, dtype: torch.dtype, silu: bool = False) -> Tensor:
+        """(rows, in) `float8_e4m3fn` and (rows, 1) float32 to (rows, out) in `dtype`."""
+        made = dtype if self.writes_all else torch.bfloat16
+        out = product(codes, step, self.codes, self.scale, self.bias, dtype, made)
         return F.silu(out) if silu else out
 
 

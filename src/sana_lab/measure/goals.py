@@ -124,8 +124,8 @@ class Goal:
         return "not measured" if self.reached is None else "met" if self.reached <= self.limit else "missed"
 
 
-EIGHT_BIT = ("int8-fast", "int8-weights", "fp8", "fp8-weights")
-SIXTEEN_BIT = ("16-bit", "16-bit-fused")
+EIGHT_BIT = ("int8-fast", "int8-weights", "fp8", "fp8-weights", "fp8-tuned")
+SIXTEEN_BIT = ("16-bit", "16-bit-fused", "16-bit-tuned")
 SLIM = ("int8-slim", *EIGHT_BIT)
 FASTER = (
     ("1600M-1024", 1024, 4, 0.70),

@@ -57,20 +57,22 @@ TORCHAO = {
 
 METHODS = {
     "16-bit": Method("16-bit", "16-bit", ways=("eager", "graph", "compiled")),
-    "16-bit-fused": Method("16-bit, rewritten", "16-bit", ways=("fused", "tuned")),
+    "16-bit-fused": Method("16-bit, rewritten", "16-bit", ways=("fused",)),
     "16-bit-offload": Method("16-bit, offloaded", "16-bit", offload=True),
     "int8": Method("8-bit, the recipe", ways=("eager", "compiled-eager", "graph")),
     "int8-t0": Method("8-bit, threshold 0", threshold=0.0, ways=("eager", "graph", "compiled")),
     "int8-slim": Method("8-bit, slim", slim=True),
-    "int8-fast": Method("8-bit, slim and fused", slim=True, ways=("fused", "tuned")),
+    "int8-fast": Method("8-bit, slim and fused", slim=True, ways=("fused",)),
     "int8-weights": Method("8-bit weights, 16-bit arithmetic", slim=True, activations=16, ways=("fused",)),
-    "fp8": Method("FP8, slim and fused", "fp8", slim=True, ways=("fused", "tuned")),
+    "fp8": Method("FP8, slim and fused", "fp8", slim=True, ways=("fused",)),
     "fp8-weights": Method("FP8 weights, 16-bit arithmetic", "fp8", slim=True, activations=16, ways=("fused",)),
     "nf4": Method("nf4", "nf4", ways=("eager", "compiled")),
     "nf4-slim": Method("nf4, slim", "nf4", slim=True, ways=("eager", "compiled")),
     "torchao": Method("torchao int8", "16-bit", torchao="int8", ways=("compiled",)),
     "torchao-weights": Method("torchao int8, weights alone", "16-bit", torchao="int8-weights", ways=("compiled",)),
     "torchao-float8": Method("torchao float8", "16-bit", torchao="float8", ways=("compiled",)),
+    "16-bit-tuned": Method("16-bit, rewritten, autotuned", "16-bit", ways=("tuned",)),
+    "fp8-tuned": Method("FP8, slim and fused, autotuned", "fp8", slim=True, ways=("tuned",)),
 }
 """Every method by its name."""
 

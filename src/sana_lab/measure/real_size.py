@@ -23,12 +23,16 @@ SIZES_512 = ((512, 1), (512, 4), (1024, 1), (1024, 4))
 SIZES_1024 = ((1024, 1), (1024, 4), (512, 1), (512, 4))
 FIRST = ("fp8", "16-bit-fused", "int8-fast", "16-bit")
 """Methods that decide who is faster: measured first, so that a run that is cut off has them."""
+LAST = ("16-bit-tuned", "fp8-tuned")
+"""Methods whose compilation takes minutes: measured last, at 1.6B."""
 AT_1600M = (
     *FIRST,
     *("int8", "int8-weights", "fp8-weights", "int8-t0", "int8-slim", "nf4"),
     *("torchao", "torchao-weights", "torchao-float8"),
 )
 BYTES_ALONE = ("16-bit", "int8", "int8-slim")
+ALL_SIZES = ("16-bit",)
+"""Methods drawn at all sizes, for what drawing needs on top; the others at the first two."""
 FACTOR = 100.0
 """Of the outliers planted in one channel of every input that can have them, see `sana_lab.planted`."""
 
@@ -42,12 +46,17 @@ def folders(work: Path) -> tuple[Path, Path, Path, Path]:
 def jobs(work: Path) -> tuple[list[Job], list[Job]]:
     """What is measured on the two checkpoints that are compared, and then on the others."""
     small, planted, large, huge = folders(work)
-    rest = [method for method in METHODS if method not in FIRST]
+    rest = [method for method in METHODS if method not in (*FIRST, *LAST)]
+
+    def job(folder: Path, method: str) -> Job:
+        sizes = SIZES_1024 if folder == large else SIZES_512
+        return Job(folder, method, sizes if method in ALL_SIZES else sizes[:2])
+
     first = [
-        *(Job(large, method, SIZES_1024) for method in FIRST),
-        *(Job(small, method, SIZES_512) for method in FIRST),
-        *(Job(small, method, SIZES_512) for method in rest),
-        *(Job(large, method, SIZES_1024) for method in AT_1600M if method not in FIRST),
+        *(job(large, method) for method in FIRST),
+        *(job(small, method) for method in FIRST),
+        *(job(small, method) for method in rest),
+        *(job(large, method) for method in (*AT_1600M, *LAST) if method not in FIRST),
     ]
     others = [
         *(Job(planted, method, SIZES_512[:1]) for method in ("int8", "int8-t0", "int8-weights", "fp8")),
@@ -82,6 +91,10 @@ def _command(
     out: Annotated[Path | None, typer.Option(help="Folder for a file a method.  [default: WORK/measured]")] = None,
     record: Annotated[Path, typer.Option(help="Folder for the record.")] = evidence.FOLDER,
     limit: Annotated[float, typer.Option(help="Seconds for one method.", callback=SECONDS)] = LIMIT,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone/--beside", help="Time with nothing else running, or beside the other GPUs' methods."),
+    ] = True,
 ) -> None:
     """Everything chapters 7 to 9 show: make the checkpoints with random weights, measure them, and write the record."""
     import torch
@@ -94,9 +107,9 @@ def _command(
     for more, made in zip(jobs(work), (make_compared, make_others), strict=True):
         with goes_on():
             made(work)
-            failed += run(more, out, gpus=torch.cuda.device_count(), limit=limit)
+            failed += run(more, out, gpus=torch.cuda.device_count(), limit=limit, alone=alone)
         done += more
-        print(save(done, out, "python -m sana_lab.measure.real_size WORK", folder=record))
+        print(save(done, out, f"python -m sana_lab.measure.real_size WORK{' --beside' * (not alone)}", folder=record))
     for job in failed:
         print(f"{job.name}: failed, see {job.name}.log; run again to try it again")
 

@@ -77,11 +77,14 @@ def jobs_for(
     return [Job(source.folder, name, tuple(sizes), source.name) for name in methods if find(name)]
 
 
-def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, progress: bool = True) -> list[Job]:
+def run(
+    jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, progress: bool = True, alone: bool = True
+) -> list[Job]:
     """Measure what is not measured yet, each in a process of its own; one at a time uses a GPU.
 
     While one is timed nothing else runs on the machine: the others load and compile before, or wait
-    (`sana_lab.measure.worker.Quiet`).
+    (`sana_lab.measure.worker.Quiet`). That takes long, so there is another way for a machine of several GPUs: each has
+    its share of the processor's cores, and one GPU's methods run beside the others'. Each row says which it was.
 
     Args:
         jobs: begun in their order, each on the first GPU that is free.
@@ -89,6 +92,7 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
         gpus: of this machine; 0 where there is none, which measures bytes on a virtual one.
         limit: seconds for one job; it may wait as long for its turn.
         progress: show a bar.
+        alone: while one is timed nothing else runs.
 
     Returns:
         The jobs that failed or ran out of time; what they had found is kept.
@@ -113,7 +117,7 @@ def run(jobs: Sequence[Job], out: Path, *, gpus: int = 1, limit: float = LIMIT, 
                     job = queue.get_nowait()
                 except Empty:
                     return
-                good = _run_one(job, out, number % gpus if gpus else None, limit)
+                good = _run_one(job, out, number % gpus if gpus else None, limit, 0 if alone else gpus)
                 if isolated.over():  # and it was killed
                     return
                 with lock:
@@ -141,15 +145,14 @@ def hold(jobs: Sequence[Job], out: Path) -> None:
         journal.hold(out / f"{checkpoint}--settings.json", settings, place=out, results=there)
 
 
-def _run_one(job: Job, out: Path, gpu: int | None, limit: float) -> bool:
+def _run_one(job: Job, out: Path, gpu: int | None, limit: float, beside: int = 0) -> bool:
     file = out / f"{job.name}.json"
     file.unlink(missing_ok=True)
     sizes = ",".join(f"{pixels}x{batch}" for pixels, batch in job.sizes)
     turn = str(out / f".turn-{gpu or 0}")
-    quiet = str(out / ".quiet")
-    command = isolated.module(
-        WORKER, str(job.folder), job.method, str(file), "--sizes", sizes, "--turn", turn, "--quiet", quiet
-    )
+    given = (str(job.folder), job.method, str(file), "--sizes", sizes, "--turn", turn)
+    share = ("--share", f"{gpu}/{beside}") if beside and gpu is not None else ("--quiet", str(out / ".quiet"))
+    command = isolated.module(WORKER, *given, *share)
     environ = {"HF_HUB_OFFLINE": "1"}
     if gpu is not None:
         shown = machine.entries()

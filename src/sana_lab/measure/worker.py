@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -297,18 +299,20 @@ def step_inputs(pipe: SanaPipeline, pixels: int, batch: int) -> dict[str, Any]:
 
 
 def timed(function: Callable[[], object], calls: int) -> dict[str, float]:
-    """Milliseconds of a call by CUDA events, after `WARM_UP` calls: median, quartiles, extremes, number of calls."""
+    """Milliseconds of a call among others, after `WARM_UP`: median, quartiles, extremes, number of calls.
+
+    The calls follow each other as the steps of a picture do, from the end of one to the end of the next by CUDA events:
+    Python prepares a call while the GPU is busy with the one before, and counts only where it takes longer.
+    """
     for _ in range(WARM_UP):
         function()
-    torch.cuda.synchronize()
-    found = []
-    for _ in range(calls):
-        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        before.record()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
         function()
-        after.record()
-        torch.cuda.synchronize()
-        found.append(before.elapsed_time(after))
+        mark.record()
+    torch.cuda.synchronize()
+    found = [before.elapsed_time(after) for before, after in pairwise(marks)]
     low, _, high = statistics.quantiles(found, n=4)
     spread = {"median": statistics.median(found), "q1": low, "q3": high, "min": min(found), "max": max(found)}
     return {name: round(value, 3) for name, value in spread.items()} | {"n": calls}
@@ -383,6 +387,19 @@ class Quiet:
             self._lock("LOCK_SH")
 
 
+def take_cores(part: int, parts: int) -> None:
+    """Keep this process, and all that it starts, to one of so many equal parts of the cores it may use (Linux).
+
+    Args:
+        part: which, from 0.
+        parts: how many.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        mine = sorted(os.sched_getaffinity(0))
+        size = max(1, len(mine) // parts)
+        os.sched_setaffinity(0, mine[part * size : (part + 1) * size] or mine)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write; what goes wrong before anything is known becomes the result."""
     parser = argparse.ArgumentParser(prog="python -m sana_lab.measure.worker", description=__doc__)
@@ -392,7 +409,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", default="", help="such as 512x1,1024x4: pixels a side, pictures at once")
     parser.add_argument("--turn", type=Path, help="a file that one worker at a time holds while it uses the GPU")
     parser.add_argument("--quiet", type=Path, help="a file that workers of one machine lock, see Quiet")
+    parser.add_argument(
+        "--share", help="such as 0/2: run on the first half of the cores, beside the other half's worker"
+    )
     given = parser.parse_args(arguments)
+    if given.share:
+        take_cores(*map(int, given.share.split("/")))
     sizes = [tuple(map(int, size.split("x"))) for size in given.sizes.split(",") if size]
 
     def keep(found: dict) -> None:
@@ -406,6 +428,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with _turn(given.turn), quiet.working():
             found = measure(given.folder, given.method, sizes, keep, quiet.alone)
+            found["alone"] = not given.share
             keep(found | {"sizes": sizes, "complete": True})
     except Exception as error:
         if not given.out.exists():
