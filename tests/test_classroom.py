@@ -105,6 +105,19 @@ def test_work_is_never_overwritten_and_untouched_chapters_are_renewed(book, tmp_
     assert edition.write(book, out) == [out / NAME]  # deleted by its owner: there again
 
 
+def test_a_chapter_that_a_stopped_run_did_not_note_is_nobodys_work(book, tmp_path, monkeypatch):
+    out = tmp_path / "home"
+    with monkeypatch.context() as patched:
+        patched.setattr(edition.journal, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            edition.write(book, out)
+    assert (out / NAME).is_file() and edition.write(book, out) == []
+    changed = read_notebook(book / NAME)
+    changed.cells.append(new_markdown_cell("New."))
+    nbformat.write(changed, book / NAME)
+    assert edition.write(book, out) == [out / NAME]
+
+
 def test_the_book_itself_is_no_place_to_write_to(book):
     with pytest.raises(ValueError, match="the folder of the book itself"):
         edition.write(book, book)

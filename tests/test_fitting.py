@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sana_lab import accounting, cli, evidence, load_sana, placement, plan, use_accelerator
+from sana_lab import accounting, cli, evidence, isolated, load_sana, placement, plan, use_accelerator
 from sana_lab.checkpoints import CHECKPOINTS, resolve
 from sana_lab.fitting import cards, dry, peaks, planner, reading, ways
 from sana_lab.fitting.moving import moves_whole_
@@ -236,6 +236,53 @@ def test_each_way_is_tried_with_each_draw():
         asked.setdefault((checkpoint, way), []).extend(draws)
     assert set(asked) == {(c, w) for c in cards.CHECKPOINTS for w in ways.WAYS if w not in cards.SLOWER}
     assert all(sorted(draws) == sorted(cards.DRAWS) for draws in asked.values())
+
+
+def drawn(folder, way, gib, draws, **_):
+    """What `cards.try_way` gives for a way that needs more than 6 GiB."""
+    small = way == "16-bit" and gib == 6
+    return {"load": {}, "draws": [{"out of memory": "decode"} if small else {"seconds": 1.0} for _ in draws]}
+
+
+def test_a_stopped_run_goes_on_and_one_of_other_checkpoints_is_refused(tmp_path, monkeypatch):
+    """Rows that are there are not tried again, and a way that did all on a small card is not tried on a larger one."""
+    asked, stop = [], []
+
+    def run_each(tasks, **_):
+        for name, case in tasks:
+            if len(asked) == (stop or [None])[0]:
+                raise KeyboardInterrupt
+            asked.append(name)
+            yield name, isolated.Ended(isolated.DONE, case())
+
+    monkeypatch.setattr(cards.isolated, "preload", lambda *_, **__: True)
+    monkeypatch.setattr(cards.isolated, "run_each", run_each)
+    monkeypatch.setattr(cards, "try_way", drawn)
+    monkeypatch.setattr(ways, "WAYS", {name: ways.WAYS[name] for name in ("16-bit", "16-bit-drop")})
+    folders = {cards.TIMED: SHAPES_FOLDER}
+    options = {"minutes": 1, "at_once": 1, "virtual": True, "cards": (6, 8)}
+    whole = cards.record(folders, tmp_path / "whole", **options)
+    every = [*asked]
+    assert len(every) == len(set(map(str, every))) + 1, "the way that needs more is tried on both cards"
+    assert [file.name for file in (tmp_path / "whole").iterdir()] == ["small_cards.json"]
+    for moment in range(1, len(every)):
+        asked.clear()
+        stop[:] = [moment]
+        with pytest.raises(KeyboardInterrupt):
+            cards.record(folders, tmp_path / f"cut{moment}", **options)
+        stop.clear()
+        assert cards.record(folders, tmp_path / f"cut{moment}", **options) == whole
+        assert asked == every
+    stop[:] = [1]
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        cards.record(folders, tmp_path / "other", **options)
+    with pytest.raises(ValueError, match="small_cards.partial holds a run with checkpoints"):
+        cards.record({cards.CHECKPOINTS[0]: SHAPES_FOLDER}, tmp_path / "other", **options)
+    for junk in ("[]", '{"rows": [{"way": 1}]}', '{"rows": 3}'):
+        (tmp_path / "other" / "small_cards.partial").write_text(f'{{"settings": {{}}, "found": {junk}}}')
+        with pytest.raises(ValueError, match="small_cards.partial is damaged"):
+            cards.record(folders, tmp_path / "other", **options)
 
 
 def test_the_run_needs_a_real_gpu(tmp_path):

@@ -92,10 +92,11 @@ def write(book: Path, out: Path, *, nbgrader: bool = False) -> list[Path]:
     for name, notebook in published.items():
         place = out / "source" / Path(name).stem / name if nbgrader else out / name
         key = place.relative_to(out).as_posix()
-        if place.exists() and _digest(place.read_bytes()) != was.get(key):
-            continue  # somebody's work
         text = nbformat.writes((for_nbgrader if nbgrader else for_learners)(notebook)) + "\n"
-        if _digest(text.encode()) != was.get(key) or not place.exists():
+        there = _digest(place.read_bytes()) if place.exists() else None
+        if there not in (None, was.get(key), _digest(text.encode())):
+            continue  # somebody's work
+        if there != _digest(text.encode()):  # where a run was stopped it is, and was not noted
             place.parent.mkdir(parents=True, exist_ok=True)
             journal.write_text(place, text)
             written.append(place)

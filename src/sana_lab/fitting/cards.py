@@ -4,7 +4,8 @@
 
 makes three checkpoints with random weights in WORK (20 GB), and tries each way on each, a process for every card. A
 way that did all that was asked of it on one card is not tried on a larger one. Then each way draws once alone, for the
-times. The record is `small_cards`; `rows` reads it, and `agreement` holds it against what `peaks` computes.
+times. The record is `small_cards`; `rows` reads it, and `agreement` holds it against what `peaks` computes. A stopped
+run goes on with the same command.
 
 Chapter 9.
 """
@@ -27,6 +28,8 @@ import typer
 
 from .. import evidence, isolated, machine
 from ..commandline import goes_on, number, run_command, whole
+from ..digests import weights_digest
+from ..evidence import journal
 from . import ways
 
 RECORD = "small_cards"
@@ -55,6 +58,8 @@ SLOWER = ("group-offload-disk",)
 """Ways that write the weights anew: only timed."""
 
 Found = dict[str, Any]
+TIMED_ROW = {"checkpoint": str, "way": str, "draws": [dict]}
+ROW = TIMED_ROW | {"pictures": int, "card (GiB)": (int, float)}
 
 
 class Stages:
@@ -285,13 +290,30 @@ def _libraries() -> None:
 def record(
     folders: dict[str, Path], out: Path, *, minutes: float, at_once: int, virtual: bool = False, cards=CARDS
 ) -> Found:
-    """Try all of `jobs` on all cards, then time each way alone; write the record as it grows."""
+    """Try all of `jobs` on all cards, then time each way alone; write the record as it grows.
+
+    Raises:
+        ValueError: a stopped run in `out` had other checkpoints, libraries or hardware.
+        RuntimeError: CUDA does not survive a fork here.
+        OSError: `out` cannot be written.
+    """
     until = time.monotonic() + 60 * minutes
-    results: Found = {"steps": STEPS, "rows": [], "timed": [], "not tried": []}
     lacking = {(c, w, alone(d)): (c, w, d) for c, w, d in jobs()}
-    done: set[Any] = set()
+    made_by = {
+        "checkpoints": {name: weights_digest(folder) for name, folder in folders.items()},
+        "machine": evidence.this_machine()["device"],
+        "versions": evidence.installed_versions(),
+        "steps": STEPS,
+    }
+    notes = journal.Journal(out / f"{RECORD}.partial", made_by, _wrong)
+    rows, timed = (notes.found.setdefault(part, []) for part in ("rows", "timed"))
+    results: Found = {"steps": STEPS, "rows": rows, "timed": timed, "not tried": []}
+    keys = [(row["checkpoint"], row["way"], row["pictures"]) for row in rows]
+    known = {(*key, row["card (GiB)"]) for key, row in zip(keys, rows, strict=True)}
+    done = {key for key, row in zip(keys, rows, strict=True) if key in lacking and _did_all(row, lacking[key][2])}
 
     def keep() -> None:
+        notes.keep()
         evidence.save(
             RECORD,
             what="Each way on cards of 6 to 16 GiB, imitated by a limit on the process, with random weights",
@@ -306,7 +328,7 @@ def record(
     for gib in cards:
         tasks = []
         for key, (checkpoint, way, draws) in lacking.items():
-            if key in done or checkpoint not in folders:
+            if key in done or (*key, gib) in known or checkpoint not in folders:
                 continue
 
             def case(folder=str(folders[checkpoint]), way=way, gib=gib, draws=draws) -> Found:
@@ -322,26 +344,43 @@ def record(
             if (ended.value or {}).get("late"):
                 results["not tried"].append(row)
                 continue
-            value = ended.value or _lost(ended)
-            results["rows"].append(row | value)
-            ran = value["draws"] and len(value["draws"]) == len(lacking[key][2])
-            if ran and not any("out of memory" in draw or "failed" in draw for draw in value["draws"]):
+            rows.append(row | (ended.value or _lost(ended)))
+            if _did_all(rows[-1], lacking[key][2]):
                 done.add(key)
             keep()
+    late = False
     if TIMED in folders:
         once = [(1024, 1, "whole")]
         tasks = [
             (way, lambda way=way: {"late": True} if time.monotonic() > until else try_way(
                 str(folders[TIMED]), way, None, once, steps=TIMED_STEPS, virtual=virtual))
             for way in ways.WAYS
+            if way not in {row["way"] for row in timed}
         ]  # fmt: skip
         for way, ended in isolated.run_each(tasks, limit=LIMIT, jobs=1):
             value = ended.value or _lost(ended)
-            if not value.get("late"):
-                results["timed"].append({"checkpoint": TIMED, "way": way, **value})
+            if value.get("late"):
+                late = True
+            else:
+                timed.append({"checkpoint": TIMED, "way": way, **value})
                 keep()
     keep()
+    if not late and not results["not tried"]:
+        notes.end()
     return results
+
+
+def _wrong(found: Any) -> str | None:
+    """What is wrong with what a stopped run has kept."""
+    if not isinstance(found, dict):
+        return "is no object"
+    return journal.complaint({"rows": [], "timed": []} | found, {"rows": [ROW], "timed": [TIMED_ROW]})
+
+
+def _did_all(row: Found, draws: list[tuple[int, int, str]]) -> bool:
+    """Whether a way drew all that was asked of it."""
+    whole = len(row["draws"]) == len(draws) > 0
+    return whole and not any("out of memory" in draw or "failed" in draw for draw in row["draws"])
 
 
 def _lost(ended: isolated.Ended) -> Found:
@@ -359,7 +398,7 @@ def _command(
     os.environ.update(isolated.ENVIRON)
     if not machine.gpus():  # torch would start CUDA, which no fork survives
         raise RuntimeError("this needs a real GPU; `sana-lab plan` computes the same without one.")
-    out.mkdir(parents=True, exist_ok=True)
+    journal.must_be_writable(out, out)
     with goes_on():
         began = time.monotonic()
         folders = prepare(work)
