@@ -17,6 +17,7 @@ from sana_lab.guard import NotReady
 from sana_lab.layers import holding, is_linear_8bit, quantized
 from sana_lab.measure.worker import set_threshold_
 from sana_lab.slim import Pointwise8bit
+from sana_lab.versions import probes
 
 PARTS = ("text_encoder", "transformer")
 
@@ -162,6 +163,29 @@ def test_what_the_fast_mode_returns_passes_the_guard_and_is_counted():
     assert accounting.count(fast.transformer).loc["Conv2d", "parameters"] == convolved
     assert placement(fast).table["dtypes"].to_dict() == dtypes.to_dict()
     assert accounting.components(fast) == size
+
+
+def test_the_probes_of_versions_count_as_this_room_does():
+    """They ask the libraries' classes, for they run where those are others: see `sana_lab.versions.probes`."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    pipe = load_sana("shapes", "int8", slim={"pointwise"})
+    called = nn.Sequential(linear8(), linear8(48, 24))
+    called(torch.randn(2, 64, device="cuda"))
+    in_name = nn.Sequential(Linear8bitLt(8, 8, has_fp16_weights=False), Linear8bitLt(8, 8, has_fp16_weights=True))
+    others = nn.Sequential(linear4(), nn.Linear(2, 2), nn.Conv2d(2, 2, 1), linear8())
+    moved = copy.deepcopy(called).to("cpu")
+    seen = set()
+    for model in (pipe.text_encoder, pipe.transformer, pipe.vae, called, in_name, others, moved):
+        linear = [holding(module) for module in model.modules() if isinstance(module, nn.Linear)]
+        eight = sum(held.format == "int8" for held in linear)
+        assert probes.layers(model) == f"{eight} of {len(linear)} linear layers in 8 bits"
+        seen.add((eight > 0, eight < len(linear)))
+        if model is not moved:
+            codes = {str(device) for _, _, held in quantized(model) for device in held.devices}
+            assert codes <= set(probes.device(model).split(" and "))
+    assert seen == {(True, True), (True, False), (False, True)}
+    assert probes.device(moved) == "cpu" and {str(d) for _, _, h in quantized(moved) for d in h.devices} == {"cuda:0"}
 
 
 def test_one_layer_that_lost_its_codes_is_refused_in_every_kind():

@@ -3,6 +3,11 @@
 The body of a probe is plain library code that imports what it needs, so that it says what a reader's script would say.
 `FOLDER` is the Shapes pipeline, `AS_WRITTEN` the same as transformers 5 wrote it (see `folder.py`). The functions at
 the head are the loading lines that several probes share. Nothing here imports torch before a probe runs.
+
+What a layer holds is asked of `sana_lab.layers` everywhere else. `layers`, `device` and `product` ask the libraries'
+own classes instead: their lines are shown on the page, a reader can paste them, and they run with the libraries of
+another environment, whose outcomes become out of date when a line changes. `tests/test_layers.py` holds their answers to
+those of `sana_lab.layers`.
 """
 
 from __future__ import annotations
@@ -150,7 +155,7 @@ def pipeline(FOLDER, **options):
 
 
 def layers(model) -> str:
-    """How many layers of a model are 8-bit, such as `71 of 100 in 8 bits`."""
+    """How many layers of a model are 8-bit, such as `71 of 100 linear layers in 8 bits`; see `sana_lab.layers`."""
     import bitsandbytes
     import torch
 
@@ -160,7 +165,7 @@ def layers(model) -> str:
 
 
 def device(model) -> str:
-    """Where the weights of a model are: `cuda:0`, or several."""
+    """Where the weights of a model are: `cuda:0`, or several. Codes that a move leaves behind are no weights."""
     return " and ".join(sorted({str(parameter.device) for parameter in model.parameters()}))
 
 
