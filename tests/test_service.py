@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sana_lab import commandline, evidence, load_sana, use_accelerator
 from sana_lab.cli import app
@@ -16,7 +16,7 @@ from sana_lab.generate.prompts import Wanted
 from sana_lab.guard import NotReady, checked
 from sana_lab.service import Way, checklist, decode_room, deliver, faults, start_up, supervisor, ways_of, wrong_with
 from sana_lab.service.cli import check
-from sana_lab.service.delivery import BEAT, LOG, Log
+from sana_lab.service.delivery import BEAT, LOG, Log, is_there
 from sana_lab.service.ways import must_be_ways, no_room, poisoned
 from sana_lab.shapes.tiny import tiny_sana
 
@@ -164,6 +164,33 @@ def test_every_fault_that_a_process_survives(model, tmp_path, monkeypatch):
     assert again.there == [w.name for w in WANTED] and not again.delivered and "8 were there" in str(again)
     with pytest.raises(ValueError, match="steps 1, not 2"):
         deliver(WANTED, tmp_path / "out", spoiled(model, tmp_path, {}), check=False, **SMALL | {"steps": 2})
+    (cut := tmp_path / "out" / WANTED[2].name).write_bytes(cut.read_bytes()[:-20])
+    assert deliver(WANTED, tmp_path / "out", spoiled(model, tmp_path, {}), check=False, **SMALL).delivered == [cut.name]
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (Wanted("00.png", "picture 0", 5), "seed 5, not 0"),
+        (Wanted("00.png", "a blue ring", 0), "prompt a blue ring, not picture 0"),
+        (b"", "is not from here"),
+        (b"noise" * 99, "is not from here"),
+    ],
+)
+def test_another_picture_in_the_place_of_one_that_is_wanted_is_refused_and_kept(tmp_path, left, words):
+    """Its name says neither seed nor, from a list with names, prompt: what is there need not be what is wanted."""
+    file = tmp_path / "00.png"
+    if isinstance(left, bytes):
+        file.write_bytes(left)
+    else:
+        keep = PngImagePlugin.PngInfo()
+        keep.add_itxt("sana-lab", json.dumps({"prompt": left.prompt, "seed": left.seed, "way": "first"}))
+        Image.new("RGB", (8, 8)).save(file, pnginfo=keep)
+    before = file.read_bytes()
+    for begin in (lambda: supervisor.supervise("shapes", WANTED, tmp_path), lambda: is_there(file, WANTED[0])):
+        with pytest.raises(ValueError, match=words):
+            begin()
+    assert file.read_bytes() == before and os.listdir(tmp_path) == ["00.png"]
 
 
 def test_what_fails_in_every_way_is_named(model, tmp_path):

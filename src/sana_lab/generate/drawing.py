@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from diffusers import SanaPipeline
 
     from ..checkpoints import Source
+
+_END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def check(steps: int | None, guidance: float, seed: int, size: int | None) -> None:
@@ -109,3 +112,31 @@ def draw(
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     given = {name: value for name, value in given.items() if value is not None}
     return pipe(list(prompts), generator=noise, output_type=output, **given).images
+
+
+def read_png(path: Path) -> tuple[bool, dict[str, Any]] | None:
+    """Whether a PNG file is whole, and the texts that it keeps about itself; None if there is no file.
+
+    Only its ends are read: the last bytes say that nothing was cut off.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - len(_END_OF_PNG)))
+            whole = file.read() == _END_OF_PNG
+        with Image.open(path) as picture:
+            return whole, dict(picture.info)  # info, not text, which would decode the picture
+    except FileNotFoundError:
+        return None
+    except (UnidentifiedImageError, SyntaxError):
+        return False, {}
+
+
+def not_from_here(path: Path) -> ValueError:
+    """The refusal of a picture that somebody else put where one of a run belongs."""
+    return ValueError(f"{path} is not from here: it does not say how it was drawn. Move it, or give another --out.")

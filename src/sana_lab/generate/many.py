@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,7 +46,6 @@ PATIENCE = timedelta(minutes=10)
 """So long process 0 waits, when it has finished, for what the others report. They draw on without it."""
 WRITERS = 2
 """Threads that compress pictures while the next batch is drawn."""
-_END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def batches(wanted: list[Wanted], batch: int) -> list[list[Wanted]]:
@@ -309,22 +307,13 @@ def _is_there(path: Path, notes: dict[str, str]) -> bool:
     Raises:
         ValueError: it is there and something else.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - len(_END_OF_PNG)))
-            whole = file.read() == _END_OF_PNG
-        with Image.open(path) as picture:
-            found = {key: picture.info.get(key) for key in notes}  # info, not text, which would decode the picture
-    except FileNotFoundError:
+    read = drawing.read_png(path)
+    if read is None:
         return False
-    except (UnidentifiedImageError, SyntaxError):
-        found = dict.fromkeys(notes)
-        whole = False
+    whole, info = read
+    found = {key: info.get(key) for key in notes}
     if set(found.values()) == {None}:
-        raise ValueError(f"{path} is not from here: it does not say how it was drawn. Move it, or give another --out.")
+        raise drawing.not_from_here(path)
     members = found.pop("batch members"), notes["batch members"]
     journal.hold_to(found, {key: notes[key] for key in found}, path, "a picture")
     if members[0] != members[1]:

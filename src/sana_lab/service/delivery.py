@@ -26,18 +26,21 @@ import torch
 
 from ..evidence import journal
 from ..failures import explain
+from ..generate import drawing
 from ..generate.prompts import Wanted
 from ..guard import NotReady
 from ..monitor import memory
 from ..monitor.watch import resident
 from .pictures import wrong_with
-from .start import draw, own_size, start_up
+from .start import draw, start_up
 from .ways import Way, let_go, must_be_ways, no_room, poisoned
 
 LOG = "service.jsonl"
 SETTINGS = "service.json"
 BEAT = ".beat"
 """A file whose time says when the process last moved: at each step of each picture. Its text says what it does."""
+NOTES = "sana-lab"
+"""Key of the text in a picture that says how it was drawn."""
 ATTEMPTS = 3
 """So often the same picture may be begun by processes that did not live to deliver it."""
 
@@ -142,7 +145,7 @@ def deliver(
         What became of each picture.
 
     Raises:
-        ValueError: the folder belongs to a run with other settings.
+        ValueError: the folder belongs to a run with other settings, or has pictures of other prompts or seeds.
         TypeError: `ways` are none.
         OSError: the folder cannot be written, or another process delivers into it.
         NotReady: no way gives a pipeline that is fit to begin; the last one's problems.
@@ -186,7 +189,7 @@ class _Run:
         begun, delivered = self._before()
         for one in self.wanted:
             file = self.out / one.name
-            if file.exists():
+            if is_there(file, one):
                 if one.name not in delivered:  # killed between the file and the line
                     self.log.add("delivered", name=one.name, way=None, found=True)
                 self.report.there.append(one.name)
@@ -264,7 +267,7 @@ class _Run:
         more: dict[str, Any] = {"callback_on_step_end": moved}
         if self.guidance is not None:
             more["guidance_scale"] = self.guidance
-        pixels = self.pixels or own_size(pipe)
+        pixels = self.pixels or drawing.own_size(pipe)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of them ends in an exception or a picture that is none
             return draw(pipe, one.prompt, seed=one.seed, pixels=pixels, steps=self.steps, **more)
@@ -274,7 +277,7 @@ class _Run:
 
         values = picture.detach().to("cpu", torch.float32).clamp(0, 1).mul(255).round().to(torch.uint8)
         keep = PngImagePlugin.PngInfo()
-        keep.add_itxt("sana-lab", json.dumps({"prompt": one.prompt, "seed": one.seed, "way": self.ways[self.way].name}))
+        keep.add_itxt(NOTES, json.dumps({"prompt": one.prompt, "seed": one.seed, "way": self.ways[self.way].name}))
         with journal.replacing(file) as partial:
             Image.fromarray(values.permute(1, 2, 0).numpy()).save(partial, format="png", pnginfo=keep)
 
@@ -325,6 +328,28 @@ class _Run:
     def _event(self, event: str, **said: Any) -> None:
         self.report.events[event] += 1
         self.log.add(event, way=self.ways[self.way].name, **said)
+
+
+def is_there(file: Path, one: Wanted) -> bool:
+    """Whether a picture is there, whole, and the one that is wanted.
+
+    Raises:
+        ValueError: it is there and another one, or not from here.
+        OSError: it cannot be read.
+    """
+    read = drawing.read_png(file)
+    if read is None:
+        return False
+    whole, info = read
+    try:
+        notes = json.loads(info.get(NOTES, "null"))
+    except ValueError:
+        notes = None
+    if not isinstance(notes, dict):
+        raise drawing.not_from_here(file)
+    wanted = {"prompt": one.prompt, "seed": one.seed}
+    journal.hold_to({key: notes.get(key) for key in wanted}, wanted, file, "a picture")
+    return whole
 
 
 def beat(out: Path, doing: str = "drawing") -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from ..failures import explain
+from ..generate import drawing
 from ..guard import NotReady, checked
 from ..placements import placement
 from ..versions.doctor import of_versions
 from .pictures import wrong_with
-from .start import PROMPT, STEPS, decode_room, draw, own_size
+from .start import PROMPT, STEPS, decode_room, draw
 from .ways import let_go
 
 FLAT = 2**20
@@ -158,7 +159,7 @@ def checklist(pipe: Any, *, pixels: int | None = None, ways: int = 1) -> Checkli
 
 def ask(pipe: Any, *, pixels: int | None, ways: int) -> Iterator[Line]:
     """The ten lines, one after the other; an exception is an answer as well."""
-    size = pixels or own_size(pipe)
+    size = pixels or drawing.own_size(pipe)
     questions: list[tuple[str, Callable[[], Line]]] = [
         ("versions", known_versions),
         ("places", lambda: in_its_place(pipe)),

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..generate import drawing
 from ..guard import NotReady, checked
 from ..placements import placement
 from ..versions.doctor import of_versions
@@ -53,7 +54,7 @@ def start_up(
         checked(pipe, eight_bit=eight_bit, types=True)
     except NotReady as reason:
         raise NotReady([*problems, *reason.problems]) from None
-    size = pixels or own_size(pipe)
+    size = pixels or drawing.own_size(pipe)
     try:
         checked(pipe, room=decode_room(pipe, size))
     except NotReady as reason:
@@ -84,11 +85,6 @@ def draw(pipe: Any, prompt: str, *, seed: int, pixels: int, steps: int | None, *
     noise = torch.Generator("cpu").manual_seed(seed)
     size = {"height": pixels, "width": pixels, "use_resolution_binning": False}
     return pipe(prompt, generator=noise, output_type="pt", **size, **more).images[0]
-
-
-def own_size(pipe: Any) -> int:
-    """Width and height that the model was trained for, in pixels."""
-    return pipe.transformer.config.sample_size * pipe.vae_scale_factor
 
 
 def decode_room(pipe: Any, pixels: int, pictures: int = 1) -> int:

@@ -19,7 +19,7 @@ from .. import isolated
 from ..evidence import journal
 from ..failures import explain
 from ..generate.prompts import Wanted
-from .delivery import BEAT, LOG, Log, Report
+from .delivery import BEAT, LOG, Log, Report, is_there
 
 PATIENCE = 120.0
 """Seconds without a step after which a process counts as hanging."""
@@ -64,8 +64,8 @@ def supervise(
     """
     out = Path(out)
     journal.must_be_writable(out, out)
+    there = {one.name for one in wanted if is_there(out / one.name, one)}
     out.mkdir(parents=True, exist_ok=True)
-    there = {one.name for one in wanted if (out / one.name).exists()}
     request = {
         "place": str(place), "wanted": [[w.name, w.prompt, w.seed] for w in wanted], "out": str(out),
         "virtual": virtual, "vram": vram, "settings": settings,
