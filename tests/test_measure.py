@@ -445,7 +445,7 @@ def drawn(monkeypatch):
 
 def test_quality_goes_on_where_it_was_stopped_even_in_the_middle_of_writing(tmp_path, drawn, monkeypatch):
     quality.record(2, factors=(1,), folder=tmp_path / "whole")
-    assert drawn == list(quality.WAYS)
+    assert drawn == (every := list(quality.WAYS))
     drawn.clear()
     write = journal.os.replace
 
@@ -459,7 +459,7 @@ def test_quality_goes_on_where_it_was_stopped_even_in_the_middle_of_writing(tmp_
         quality.record(2, factors=(1,), folder=tmp_path / "cut")
     assert [file.name for file in (tmp_path / "cut").iterdir()] == ["fast_quality.partial"]
     quality.record(2, factors=(1,), folder=tmp_path / "cut")
-    assert drawn == [*quality.WAYS[:3], *quality.WAYS[2:]], "what was finished is not drawn again, what was not is"
+    assert drawn == [*every[:3], *every[2:]], "what was finished is not drawn again, what was not is"
     one, other = (evidence.load(quality.RECORD, folder=tmp_path / name)["results"] for name in ("whole", "cut"))
     assert one == other and [file.name for file in (tmp_path / "cut").iterdir()] == ["fast_quality.json"]
 
@@ -474,11 +474,16 @@ def test_quality_draws_without_guidance_as_well_where_asked(tmp_path, drawn):
 
 WAYS_OF_LAYERS = {
     "bf16": {"Linear", "Conv2d"},
+    "recipe": {"Linear8bitLt", "Conv2d"},
+    "slim": {"Linear8bitLt", "Pointwise8bit"},
+    "fast": {"FusedLinear8bit"},
     "fast-kv": {"FusedLinear8bit", "WeightOnly8bit"},
+    "weights": {"WeightOnly8bit"},
     "fp8": {"Float8Linear"},
     "fp8-kv": {"Float8Linear", "Linear"},
     "fp8-weights": {"Float8Weights"},
 }
+assert set(WAYS_OF_LAYERS) == set(quality.WAYS)
 
 
 @pytest.mark.parametrize("way", WAYS_OF_LAYERS)

@@ -14,20 +14,13 @@ from .. import evidence
 from ..evaluate.statistics import compare
 from ..shapes import Rate
 from .goals import points_lost
+from .quality import RECORD
+from .quality import WAYS as WAYS_DRAWN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RECORD = "fast_quality"
-WAYS = {
-    "bf16": "16 bits",
-    "recipe": "the recipe",
-    "slim": "slim",
-    "fast": "integer products",
-    "weights": "weights alone",
-    "fp8": "FP8 products",
-    "fp8-weights": "FP8, weights alone",
-}
+WAYS = {name: way.title for name, way in WAYS_DRAWN.items() if way.title}
 """Name of a way in the record -> what the page calls it."""
 
 HARMED = 1.0

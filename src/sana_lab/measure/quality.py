@@ -14,6 +14,7 @@ import inspect
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,15 +22,42 @@ import typer
 
 from .. import evidence, isolated
 from ..commandline import BATCH, FACTORS_ABOVE_0, STEPS, goes_on, run_command, whole
+from .methods import METHODS
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline, SanaTransformer2DModel
 
 RECORD = "fast_quality"
 FACTORS = (1.0, 10.0, 30.0, 100.0, 1000.0)
-WAYS = ("bf16", "recipe", "slim", "fast", "fast-kv", "weights", "fp8", "fp8-kv", "fp8-weights")
-"""16 bits; 8 bits as the recipe has them, slim, fast with integer products, fast with weights alone; FP8 by products
-and with weights alone; "-kv": without the keys and values of the cross-attention."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to load and to run, whose pictures are judged.
+
+    Args:
+        title: for tables; empty for one that is in the record alone.
+        method: key of `METHODS`, which says how it is loaded and whether it is fused.
+        exact: the keys and values of the cross-attention stay in 16 bits.
+    """
+
+    title: str
+    method: str
+    exact: bool = False
+
+
+WAYS = {
+    "bf16": Way("16 bits", "16-bit"),
+    "recipe": Way("the recipe", "int8"),
+    "slim": Way("slim", "int8-slim"),
+    "fast": Way("integer products", "int8-fast"),
+    "fast-kv": Way("", "int8-fast", exact=True),
+    "weights": Way("weights alone", "int8-weights"),
+    "fp8": Way("FP8 products", "fp8"),
+    "fp8-kv": Way("", "fp8", exact=True),
+    "fp8-weights": Way("FP8, weights alone", "fp8-weights"),
+}
+"""Name in the record -> what it is."""
 CHECK_SCENES = 8
 UNGUIDED = "unguided "
 """What the name of a factor begins with where nothing guides, in the file of a stopped run."""
@@ -50,21 +78,20 @@ def pipeline(folder: Path, way: str, graphs: bool | None = None) -> SanaPipeline
 
     if way not in WAYS:
         raise ValueError(f"way {way!r} is unknown: choose from {', '.join(WAYS)}.")
-    name, _, rest = way.partition("-")
-    activations = 16 if "weights" in way else 8
-    if way == "fp8-kv":  # the transformer is quantized here, but for keys and values
+    method, exact = METHODS[WAYS[way].method], WAYS[way].exact
+    float8 = method.precision == "fp8"
+    if float8 and exact:  # the transformer is quantized here, but for keys and values
         pipe = load_sana(folder, "bf16")
         quantize_float8_(pipe.transformer, pointwise=True, skip=KEYS_AND_VALUES)
         quantize_float8_(pipe.text_encoder, embedding=True)
-    elif name == "fp8":
-        pipe = load_sana(folder, "fp8", slim=True, activations=activations)
     else:
-        pipe = load_sana(folder, "bf16" if way == "bf16" else "int8", slim=way not in ("bf16", "recipe"))
+        precision = "bf16" if method.precision == "16-bit" else method.precision
+        pipe = load_sana(folder, precision, slim=method.slim, activations=method.activations if float8 else 8)
     pipe.set_progress_bar_config(disable=True)
-    if way == "fast-kv":
+    if exact and not float8:
         weights_alone_(pipe.transformer, KEYS_AND_VALUES)
-    if name in ("fast", "weights", "fp8"):
-        speed_up_(pipe, activations=activations, check=False, graphs=graphs)
+    if "fused" in method.ways:
+        speed_up_(pipe, activations=method.activations, check=False, graphs=graphs)
     return pipe
 
 
@@ -113,8 +140,6 @@ def record(
 
     Chapter 8.
     """
-    from dataclasses import asdict
-
     from tqdm import tqdm
 
     from .. import use_accelerator

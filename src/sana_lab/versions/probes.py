@@ -6,8 +6,8 @@ the head are the loading lines that several probes share. Nothing here imports t
 
 What a layer holds is asked of `sana_lab.layers` everywhere else. `layers`, `device` and `product` ask the libraries'
 own classes instead: their lines are shown on the page, a reader can paste them, and they run with the libraries of
-another environment, whose outcomes become out of date when a line changes. `tests/test_layers.py` holds their answers to
-those of `sana_lab.layers`.
+another environment, whose outcomes become out of date when a line changes. `tests/test_layers.py` holds their answers
+to those of `sana_lab.layers`.
 """
 
 from __future__ import annotations
