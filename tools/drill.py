@@ -1,13 +1,16 @@
 """Break long commands on purpose, and see whether they hold: `make drill`, outside CI.
 
-    python tools/drill.py                               every case once: half an hour on two cores
+    python tools/drill.py                               every case once: an hour on two cores
     python tools/drill.py kill evaluate --rounds 20     only cases whose names hold these words, twenty times each
     python tools/drill.py --list
 
 Each command first runs undisturbed. Then it is killed at random moments and started again, run twice at once in one
 folder, run on a disk that is full or read-only, forked in the middle, and started again over damaged results. It holds
 if it ends with the results of the undisturbed run, or with one line and exit status 2; and no process and no half-made
-file is left. `versions` runs probes on the libraries that are installed, as `python -m sana_lab.versions.real` does.
+file is left.
+
+Two commands want what a laptop has not, and are given a stand-in for it. `versions` builds its environments with a `uv`
+that installs nothing: its probes meet the libraries that are here. `cards` tries two ways on one virtual card.
 """
 
 from __future__ import annotations
@@ -39,21 +42,49 @@ from sana_lab.versions.stacks import STACKS
 LIMIT = 900
 """Seconds that a command may take on a busy machine."""
 
-SPARE = 60 * 1024
-"""Bytes of the disk that fills up."""
+PAGE = 4096
+"""Bytes in which a disk in memory is counted."""
 
 FORKING = """
-import os, sys, threading, time
-from sana_lab import cli
-def fork():
-    time.sleep(float(sys.argv.pop(1)))
+import os, runpy, sys, threading, time
+def fork(moment):
+    time.sleep(moment)
     if os.fork() == 0:
         sys.exit(0)
-thread = threading.Thread(target=fork, daemon=True)
-thread.start()
-time.sleep(0.1)
-cli.main()
+threading.Thread(target=fork, args=[float(sys.argv.pop(1))], daemon=True).start()
+module = sys.argv.pop(1)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
+
+UV = """#!/bin/sh
+# Stands in for uv: an environment is the Python that is here.
+if [ "$1" = venv ]; then
+    for last; do :; done
+    mkdir -p "$last/bin"
+    printf '#!/bin/sh\\nexec {python} "$@"\\n' > "$last/bin/python"
+    chmod +x "$last/bin/python"
+fi
+"""
+
+CARDS = """
+import functools, sys, types
+from sana_lab.fitting import cards, ways
+cards.DRAWS = ((128, 1, "tiles"), (128, 1, "whole"))
+cards.TIMED_STEPS = cards.STEPS
+cards.machine = types.SimpleNamespace(gpus=lambda: ["a virtual one"], free_memory=lambda: None)
+cards.prepare = lambda work: {name: work for name in (cards.CHECKPOINTS[0], cards.TIMED)}
+cards.record = functools.partial(cards.record, virtual=True, cards=(16,))
+ways.WAYS = {name: ways.WAYS[name] for name in ("16-bit", "16-bit-drop")}
+sys.exit(cards.main())
+"""
+"""`fitting.cards` in small, on a virtual card."""
+
+BOOK = {
+    "stub": "def bits_per_value(values, bits, block):\n    return {answer}",
+    "tried": "from sana_lab.exercises.ch02 import check_bits_per_value\n\ncheck_bits_per_value(bits_per_value)",
+}
+"""A chapter of one exercise, to be marked."""
+ANSWERS = {"ada": "bits + 32 * -(-values // block) / values", "bo": "bits", "cy": "1 / 0", "di": "None"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +92,7 @@ class Job:
     """A long command.
 
     Args:
-        words: what follows `python -m`; {model}, {prompts}, {stacks} and {out} are filled in.
+        words: what follows `python -m`; {model}, {prompts}, {stacks}, {book}, {learners} and {out} are filled in.
         found: what a folder of results holds, to be compared.
         files: patterns of the files that are damaged.
         same: whether a stopped run must find what an undisturbed one does; training draws other random numbers.
@@ -124,10 +155,35 @@ JOBS = {
         ("*.json",),
     ),
     "versions": Job(
+        f"sana_lab.cli versions run {STACKS[-1].name} --record {{out}} --probe map-auto --probe move-encoder",
+        results_of("version_matrix", "seconds", "when"),
+        ("*.json",),
+    ),
+    "versions-real": Job(
         "sana_lab.versions.real {stacks} --out {out} --virtual --jobs 1 --probe map-auto --probe move-encoder "
         "--probe layer-on-gpu",
         results_of("versions_real", "seconds"),
         ("*.json",),
+    ),
+    "guidance": Job(
+        "sana_lab.evaluate.guidance_off --out {out} -n 2 --ways bf16 --steps 1 --processes 1 --virtual",
+        results_of("guidance_off", "seconds"),
+        ("parts/*", "settings.json"),
+    ),
+    "cards": Job(
+        "drill_cards {model} --out {out}",
+        lambda out: [(row["way"], len(row["draws"])) for row in results_of("small_cards")(out)["rows"]],
+        ("*.partial",),
+    ),
+    "serve": Job(
+        "sana_lab.cli serve {model} --prompts {prompts} --out {out} --virtual --steps 1 --size 64",
+        bytes_of("*.png"),
+        ("*.png", "service.*"),
+    ),
+    "grade": Job(
+        "sana_lab.cli grade {learners} --out {out} --book {book}",
+        bytes_of("marks.csv"),
+        ("graded.json", "marks.csv"),
     ),
 }
 
@@ -139,10 +195,23 @@ class Drill:
         """Make what the commands need."""
         self.place, self.dice, self.rows = place, dice, []
         self.whole: dict[str, tuple[Any, float]] = {}
-        self.given = {"model": place / "model", "prompts": place / "prompts.txt", "stacks": place / "stacks"}
+        names = {"prompts": "prompts.txt"} | {name: name for name in ("model", "stacks", "book", "learners")}
+        self.given = {name: place / file for name, file in names.items()}
         shutil.copytree(untrained_shapes(), self.given["model"])
         self.given["prompts"].write_text("".join(f"a red star {i}\n" for i in range(8)), encoding="utf-8")
         (self.given["stacks"] / STACKS[-1].name).mkdir(parents=True)
+        _write_chapter(self.given["book"], "bits")
+        for learner, answer in ANSWERS.items():
+            _write_chapter(self.given["learners"] / learner, answer)
+        (place / "drill_cards.py").write_text(CARDS, encoding="utf-8")
+        (place / "bin").mkdir()
+        (place / "bin" / "uv").write_text(UV.format(python=sys.executable), encoding="utf-8")
+        (place / "bin" / "uv").chmod(0o755)
+        self.environ = {
+            "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1",
+            "PATH": os.pathsep.join([str(place / "bin"), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")])),
+        }  # fmt: skip
 
     def command(self, name: str, out: Path, *python: str) -> list[str]:
         """The command of a job; `python` replaces `-m MODULE`."""
@@ -152,7 +221,7 @@ class Drill:
     def start(self, command: list[str], **options: Any) -> subprocess.Popen:
         """Start a command, with what it says in a file."""
         self.said = self.place / f"said-{self.dice.getrandbits(48):x}.txt"
-        environ = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+        environ = {**os.environ, **self.environ}
         with self.said.open("w") as said:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environ, **options)
         process.said = self.said
@@ -189,6 +258,17 @@ class Drill:
         """Note an outcome; `seen` is "" if it held."""
         self.rows.append((case, expected, seen or "as expected", not seen))
         print(f"{case}: {seen or 'held'}", flush=True)
+
+
+def _write_chapter(folder: Path, answer: str) -> None:
+    """Write a chapter of one exercise, with an answer to it."""
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    folder.mkdir(parents=True)
+    cells = [new_markdown_cell("**3. What do blocks cost?** Write.")]
+    cells += [new_code_cell(BOOK[part].format(answer=answer)) for part in ("stub", "tried")]
+    nbformat.write(new_notebook(cells=cells), folder / "02_small.ipynb")
 
 
 def kill(drill: Drill, name: str, sign: signal.Signals) -> None:
@@ -253,18 +333,21 @@ def disk(place: Path, options: str) -> Iterator[bool]:
 
 
 def full(drill: Drill, name: str) -> None:
-    """Run a command on a disk that fills up, and again with room."""
+    """Run a command on a disk with half the room that it needs, and again with room."""
+    drill.undisturbed(name)
     place = drill.place / f"{name}-full-{drill.dice.getrandbits(32):x}"
-    with disk(place, f"size={SPARE}") as mounted:
-        small = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (SPARE // 8, SPARE // 8))
+    sizes = [path.stat().st_size for path in (drill.place / f"{name}-whole").rglob("*") if path.is_file()]
+    room = PAGE * max(1, sum(-(-size // PAGE) for size in sizes) // 2)
+    with disk(place, f"size={room}") as mounted:
+        small = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (max(sizes) // 2,) * 2)
         process = drill.start(drill.command(name, place / "out"), preexec_fn=None if mounted else small)
         status, said = drill.end(process)
-        wrong = "" if status == 0 or _one_line(status, said) else f"status {status}, {' '.join(said[-1:])[:100]}"
+        wrong = "" if _one_line(status, said) else f"status {status}, {' '.join(said[-1:])[:100]}"
         if mounted:
             subprocess.run(["mount", "-o", "remount,size=1g", place], check=True)
         wrong = wrong or drill.goes_on(name, place / "out")
     how = "full disk" if mounted else "files of limited size"
-    drill.row(f"full {name} ({how}, status {status})", "one line; goes on with room", wrong)
+    drill.row(f"full {name} ({how})", "one line; goes on with room", wrong)
 
 
 def readonly(drill: Drill, name: str) -> None:
@@ -283,8 +366,8 @@ def fork(drill: Drill, name: str) -> None:
     _, seconds = drill.undisturbed(name)
     out = drill.place / f"{name}-fork-{drill.dice.getrandbits(32):x}"
     moment = seconds * drill.dice.uniform(0.4, 0.9)
-    words = drill.command(name, out, "-c", FORKING)
-    words = [*words[:3], f"{moment:.2f}", *words[3:]]
+    module = JOBS[name].words.split()[0]
+    words = drill.command(name, out, "-c", FORKING, f"{moment:.2f}", module)
     status, said = drill.end(drill.start(words))
     wrong = f"status {status}, {' '.join(said[-1:])[:100]}" if status else drill.goes_on(name, out)
     drill.row(f"fork {name} after {moment:.0f} s", "same results", wrong)
@@ -335,10 +418,8 @@ CASES: dict[str, Callable[[Drill], None]] = {
     for name in JOBS
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 }
-for what in (two, full, readonly, damage):
+for what in (two, full, readonly, damage, fork):
     CASES |= {f"{what.__name__} {name}": functools.partial(what, name=name) for name in JOBS}
-CASES["fork generate"] = functools.partial(fork, name="generate")  # the others have no process to fork but workers
-CASES["fork measure"] = functools.partial(fork, name="measure")
 
 
 def table(rows: list[tuple[str, str, str, bool]]) -> str:
