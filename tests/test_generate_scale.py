@@ -18,7 +18,7 @@ from test_sana import build_folder
 from sana_lab import cli, evidence, use_accelerator
 from sana_lab.generate import drawing, many, prompts, scaling
 from sana_lab.generate.prompts import Wanted
-from sana_lab.launched import Place
+from sana_lab.launched import Launched
 from sana_lab.shapes.tokenizer import build_tokenizer
 
 PROMPTS = ["a red star", "a blue ring", "a small green square", "a large cross", "a purple circle"]
@@ -70,7 +70,7 @@ def quick(monkeypatch):
 def go(file, out, model, rank=0, world=1, said=None, **options):
     usual = {"precision": "int8", "steps": 1, "guidance": 4.5, "seed": 0, "size": None, "batch": 2}
     usual |= {"vram": "16GiB", "virtual": True, "say": [].append if said is None else said.append}
-    return many.run(file, out=out, model=str(model), place=Place(rank, world, rank), **{**usual, **options})
+    return many.run(file, out=out, model=str(model), launched=Launched(rank, world, rank), **{**usual, **options})
 
 
 def contents(folder):
@@ -257,7 +257,7 @@ def test_a_process_takes_the_real_gpu_of_its_number(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
-    found = [many._gpu(Place(rank, 6, rank % 3), "16GiB", None) for rank in range(6)]
+    found = [many._gpu(Launched(rank, 6, rank % 3), "16GiB", None) for rank in range(6)]
     assert chosen == [0, 1, 0, 0, 1, 0]
     assert found[4] == ("cuda:1", "GPU 1")
 
@@ -273,10 +273,10 @@ def test_a_checkpoint_of_the_hub_is_known_by_its_commit(model, monkeypatch):
 def test_the_place_is_the_launchers(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert Place.here() == Place(0, 1, 0)
+    assert Launched.here() == Launched(0, 1, 0)
     for name, value in (("RANK", 9), ("WORLD_SIZE", 16), ("LOCAL_RANK", 1)):
         monkeypatch.setenv(name, str(value))
-    assert Place.here() == Place(9, 16, 1)
+    assert Launched.here() == Launched(9, 16, 1)
 
 
 # ---- going on ----------------------------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def test_a_process_opens_the_pictures_of_its_own_batches(gpu, quick, model, file
     go(file, tmp_path / "out", model, batch=1)
     opened = []
     monkeypatch.setattr(many, "_is_there", lambda path, notes: opened.append(path.name) or True)
-    monkeypatch.setattr(many, "_gather", lambda share, place: None)
+    monkeypatch.setattr(many, "_gather", lambda share, launched: None)
     for rank, expected in ((0, 5), (1, 3), (2, 2)):
         opened.clear()
         go(file, tmp_path / "out", model, rank, 3, batch=1)

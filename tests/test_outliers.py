@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from sana_lab import evidence, int8, outliers
 from sana_lab.outliers import CHANNEL, WAYS
 from sana_lab.planted import READERS, plant_in_encoder_
 from sana_lab.shapes.untrained import untrained_shapes
+
+PACKAGE = Path(outliers.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +112,41 @@ def test_other_models_and_integers_are_refused(encoder):
     with pytest.raises(TypeError, match="quantize afterwards"):
         plant_in_encoder_(quantized, [0], 2)
     assert torch.equal(quantized.layers[0].input_layernorm.weight, encoder.layers[0].input_layernorm.weight)
+
+
+@pytest.mark.parametrize(("number", "name"), [("4.47.1", "torch_dtype"), ("4.57.3", "torch_dtype"), ("5.0.0", "dtype")])
+@pytest.mark.parametrize("threshold", [None, 6.0])
+def test_the_type_of_weights_has_the_name_that_this_transformers_knows(monkeypatch, number, name, threshold):
+    """4.47 to 4.53 raise TypeError at `dtype`: record `version_matrix`, probe encoder-dtype."""
+    import transformers
+
+    given = []
+    monkeypatch.setattr(transformers, "__version__", number)
+    monkeypatch.setattr(
+        transformers.AutoModel, "from_pretrained", lambda _, **options: given.append(options) or encoder
+    )
+    monkeypatch.setattr(outliers, "contiguous_inputs_", lambda model: model)
+    encoder = torch.nn.Linear(2, 2)
+    outliers.load_encoder("somewhere", threshold, "cpu")
+    assert given[0][name] == torch.bfloat16 and len(given[0].keys() & {"dtype", "torch_dtype"}) == 1
+
+
+SPELLED_FOR_TODAY = (
+    "advice", "failures/families", "upstream", "fitting/ways.py", "evaluate/guidance_off.py", "measure/left_behind.py",
+    "measure/torchao_float8.py", "versions/probes.py",
+)  # fmt: skip
+"""Lines that a reader is shown, and what makes records with the versions that are pinned; of probes, what they ask."""
+
+
+def test_what_loads_for_users_asks_how_the_type_is_called():
+    bare = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "").endswith("from_pretrained"):
+                if {"dtype", "torch_dtype"} & {keyword.arg for keyword in node.keywords}:
+                    bare.add(path.relative_to(PACKAGE).as_posix())
+    assert [file for file in sorted(bare) if not file.startswith(SPELLED_FOR_TODAY)] == []
+    assert all(any(file.startswith(known) for file in bare) for known in SPELLED_FOR_TODAY)
 
 
 @pytest.mark.parametrize("threshold", [-1, math.nan, math.inf])

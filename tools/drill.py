@@ -70,7 +70,7 @@ CARDS = """
 import functools, sys, types
 from sana_lab.fitting import cards, ways
 cards.DRAWS = ((128, 1, "tiles"), (128, 1, "whole"))
-cards.TIMED_STEPS = cards.STEPS
+cards.TIMED_STEPS, cards.LIMIT = cards.STEPS, 600
 cards.machine = types.SimpleNamespace(gpus=lambda: ["a virtual one"], free_memory=lambda: None)
 cards.prepare = lambda work: {name: work for name in (cards.CHECKPOINTS[0], cards.TIMED)}
 cards.record = functools.partial(cards.record, virtual=True, cards=(16,))
@@ -172,7 +172,7 @@ JOBS = {
     ),
     "cards": Job(
         "drill_cards {model} --out {out}",
-        lambda out: [(row["way"], len(row["draws"])) for row in results_of("small_cards")(out)["rows"]],
+        lambda out: sorted((row["way"], row["pictures"]) for row in results_of("small_cards")(out)["rows"]),
         ("*.partial",),
     ),
     "serve": Job(

@@ -123,7 +123,7 @@ class Source:
         """The folder, in the local cache for a checkpoint of the Hub, downloaded if need be.
 
         Raises:
-            OSError: neither cached nor within reach.
+            OSError: it is not in the cache, and the Hub does not give it.
         """
         if self.checkpoint:
             return _download(self)
@@ -134,7 +134,7 @@ class Source:
 
         Raises:
             OSError: one is missing or damaged, there is something that is no file, or JSON of another shape, or the
-                checkpoint cannot be had.
+                Hub does not give it.
         """
         from .weights import objects, regular
 
@@ -149,7 +149,7 @@ class Source:
 
         Raises:
             ValueError: it holds none, another than Sana's, or one that the installed diffusers does not have.
-            OSError: there is something in it that is no file, or the checkpoint cannot be had.
+            OSError: there is something in it that is no file, or the Hub does not give it.
         """
         return _pipeline_class(self.folder)
 

@@ -9,7 +9,7 @@ FEWER = "accelerate has started one process, not those asked for; add --multi_gp
 
 
 @dataclass(frozen=True)
-class Place:
+class Launched:
     """Which of the launched processes this one is.
 
     Args:
@@ -23,7 +23,7 @@ class Place:
     local: int = 0
 
     @classmethod
-    def here(cls) -> Place:
+    def here(cls) -> Launched:
         """As the launcher tells it in the environment; alone without one."""
         from accelerate.utils.environment import get_cpu_distributed_information
 

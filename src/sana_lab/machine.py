@@ -135,7 +135,7 @@ def free_memory() -> int | None:
 
 
 def clocks(index: int = 0) -> list[int] | None:
-    """Clocks of processors and memory of a GPU in MHz, now; None where they cannot be had.
+    """Clocks of processors and memory of a GPU in MHz, now; None where nothing tells them.
 
     Args:
         index: as torch counts.

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -26,6 +26,7 @@ from .checkpoints import Source, resolve
 from .commandline import BATCH, FACTORS_ABOVE_0, SEED, STEPS, goes_on, run_command, whole
 from .generate import drawing
 from .layers import contiguous_inputs_
+from .libraries import dtype_argument, quiet
 from .planted import plant_in_encoder_
 
 if TYPE_CHECKING:
@@ -67,15 +68,20 @@ def load_encoder(folder: str | Path, threshold: float | None, device: str | torc
     """
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
         raise ValueError(f"threshold={threshold} must be 0 or above, or None for 16 bits")
-    from transformers import AutoModel, BitsAndBytesConfig
-
     if threshold is None:
-        return AutoModel.from_pretrained(folder, dtype=torch.bfloat16).to(device)
+        return _encoder(folder, torch.bfloat16).to(device)
+    from transformers import BitsAndBytesConfig
+
     config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=float(threshold))
-    encoder = AutoModel.from_pretrained(
-        folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": torch.device(device)}
-    )
-    return contiguous_inputs_(encoder)
+    place = {"": torch.device(device)}
+    return contiguous_inputs_(_encoder(folder, torch.bfloat16, quantization_config=config, device_map=place))
+
+
+def _encoder(folder: str | Path, dtype: torch.dtype, **options: Any) -> Gemma2Model:
+    """A text encoder, by the argument's name that this version of transformers knows."""
+    import transformers
+
+    return transformers.AutoModel.from_pretrained(folder, **{dtype_argument(transformers): dtype}, **options)
 
 
 def draw(
@@ -135,9 +141,7 @@ def measure(
     Chapter 3.
     """
     from tqdm import tqdm
-    from transformers import AutoModel
 
-    from .libraries import quiet
     from .sana import load_sana
     from .shapes import reader
 
@@ -155,12 +159,12 @@ def measure(
     ):
         pipe = load_sana(source, "bf16", "cuda")
         pipe.set_progress_bar_config(disable=True)
-        exact = _embeddings(AutoModel.from_pretrained(encoder_folder, dtype=torch.float32).to("cuda"), pipe, scenes)
+        exact = _embeddings(_encoder(encoder_folder, torch.float32).to("cuda"), pipe, scenes)
         for factor, ways in todo.items():
             if not ways:
                 continue
             planted = Path(scratch) / f"{factor:g}"
-            encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32)
+            encoder = _encoder(encoder_folder, torch.float32)
             plant_in_encoder_(encoder, channels, factor).save_pretrained(planted)
             for way in ways:
                 began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Checkpoints of the released sizes with seeded random weights, for measuring bytes and times where nothing is had.
+"""Checkpoints of the released sizes with seeded random weights, for measuring bytes and times without a download.
 
 What a model weighs and how long a step takes depends on its shapes and types, not on what it has learned. Its pictures
 do, and so do outliers: random weights have none.

@@ -68,7 +68,7 @@ def load_sana(
             with a precision that does not quantize; `activations` that do not fit the precision.
         RuntimeError: a quantized precision without a GPU (diffusers 0.42.1 refuses it, quantizers/bitsandbytes); FP8
             products on a GPU that has no units for them.
-        OSError: files are missing or damaged, or cannot be had from the Hub.
+        OSError: files are missing or damaged, or the Hub does not give them.
 
     Example:
         >>> from sana_lab import load_sana, use_accelerator
@@ -86,7 +86,7 @@ def load_sana(
     if activations != 8 and precision != "fp8":
         raise ValueError(f"activations={activations!r} is for fp8, not for {precision}: leave it out.")
     source = resolve(model)
-    device = _place(device, quantized=precision not in DTYPES)
+    device = _device_for(device, quantized=precision not in DTYPES)
     if precision == "fp8":
         float8_layers.able(activations, device)
     folder = source.folder
@@ -174,6 +174,12 @@ def _load(
         with _in_words():
             return whole(name, kind.from_pretrained(folder, subfolder=name, output_loading_info=True, **options))
 
+    def slimmed(model, part, by_slim):
+        if precision == "fp8":
+            float8_layers.quantize_float8_(model, activations, device=device, **{part: part in parts})
+        elif part in parts:
+            by_slim()
+
     with torch.cuda.device(device) if quantized else nullcontext():  # quantized weights go to the current device
         if coded:
             transformer, text_encoder = (
@@ -181,20 +187,12 @@ def _load(
                 for name in ("transformer", "text_encoder")
             )
         else:
-            given = options(diffusers, wanted["transformer"])
-            transformer = load(diffusers.SanaTransformer2DModel, "transformer", **given)
-            if precision == "fp8":
-                pointwise = "pointwise" in parts
-                float8_layers.quantize_float8_(transformer, activations, pointwise=pointwise, device=device)
-            elif "pointwise" in parts:
-                slim.quantize_pointwise_(transformer, precision)
-            given = options(transformers, wanted["text_encoder"])
-            text_encoder = load(transformers.AutoModel, "text_encoder", **given)
-            if precision == "fp8":
-                embedding = "embedding" in parts
-                float8_layers.quantize_float8_(text_encoder, activations, embedding=embedding, device=device)
-            elif "embedding" in parts:
-                slim.quantize_embedding_(text_encoder)
+            kind = diffusers.SanaTransformer2DModel
+            transformer = load(kind, "transformer", **options(diffusers, wanted["transformer"]))
+            slimmed(transformer, "pointwise", lambda: slim.quantize_pointwise_(transformer, precision))
+            kind = transformers.AutoModel
+            text_encoder = load(kind, "text_encoder", **options(transformers, wanted["text_encoder"]))
+            slimmed(text_encoder, "embedding", lambda: slim.quantize_embedding_(text_encoder))
     for model in (transformer, text_encoder):
         contiguous_inputs_(model)
     of_16_bits = files | {"variant": variant_of(folder, "vae"), dtype_argument(diffusers): other_dtype}
@@ -223,7 +221,7 @@ def _in_words(*more: type[Exception]) -> Iterator[None]:
         raise OSError(f"a library cannot read one of the small files, {told}") from error
 
 
-def _place(device: str | torch.device | None, quantized: bool) -> torch.device:
+def _device_for(device: str | torch.device | None, quantized: bool) -> torch.device:
     """The device to load on.
 
     Raises:
@@ -232,15 +230,15 @@ def _place(device: str | torch.device | None, quantized: bool) -> torch.device:
     """
     gpu = torch.cuda.is_available()
     try:
-        place = torch.device(device or ("cuda" if gpu else "cpu"))
+        found = torch.device(device or ("cuda" if gpu else "cpu"))
     except (RuntimeError, TypeError):
         raise ValueError(f"device {device!r} is unknown: give 'cuda', 'cuda:1' or 'cpu', or leave it out.") from None
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {str(place)!r}: GPUs on this machine: {torch.cuda.device_count()}.")
-    if quantized and place.type != "cuda":
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {str(found)!r}: GPUs on this machine: {torch.cuda.device_count()}.")
+    if quantized and found.type != "cuda":
         way_out = "leave out device=" if gpu else "call sana_lab.use_accelerator() first, which gives this process one"
         raise RuntimeError(f"int8, fp8 and nf4 need a GPU, real or virtual: {way_out}.")
-    return place
+    return found
 
 
 def _first_line(error: Exception) -> str:

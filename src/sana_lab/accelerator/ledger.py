@@ -56,10 +56,7 @@ class Ledger:
         try:
             storage = storage_of(tensor)
         except (NotImplementedError, RuntimeError):
-            inner = parts(tensor)
-            if inner is None:
-                tensor._virtual_gpu = index
-            for part in inner or ():
+            for part in _noted(tensor, index):
                 self.place(part, index)
             return
         if storage._cdata not in self.blocks and tensor.device.type == "cpu":
@@ -70,10 +67,7 @@ class Ledger:
         try:
             storage = storage_of(tensor)
         except (NotImplementedError, RuntimeError):
-            inner = parts(tensor)
-            if inner is None:
-                tensor._virtual_gpu = index
-            for part in inner or ():
+            for part in _noted(tensor, index):
                 self.rehome(part, index)
             return
         self.memory.move(storage, index)
@@ -128,6 +122,14 @@ def parts(tensor: torch.Tensor) -> list[torch.Tensor] | None:
         if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
             return [tensor.values(), tensor.ccol_indices(), tensor.row_indices()]
     return None
+
+
+def _noted(tensor: torch.Tensor, index: int) -> Iterable[torch.Tensor]:
+    """`parts` of a tensor without a storage; one that has none to be seen notes itself where it lives."""
+    inner = parts(tensor)
+    if inner is None:
+        tensor._virtual_gpu = index
+    return inner or ()
 
 
 def wraps(tensor: torch.Tensor) -> bool:

@@ -108,24 +108,24 @@ def draw(plan: Plan, out: Path, readers: int | None, virtual: bool) -> None:
 
     from .. import machine, use_accelerator
     from ..generate import drawing
-    from ..launched import FEWER, Place, fewer_than_asked
+    from ..launched import FEWER, Launched, fewer_than_asked
     from .runner import Run
 
-    place = Place.here()
+    launched = Launched.here()
     if fewer_than_asked():
         say(f"warning: {FEWER}")
     if use_accelerator(virtual=True if virtual else None).virtual:
         torch.set_num_threads(plan.threads)  # a sum over other threads is rounded in another order
         device = "cuda"
     else:
-        device = f"cuda:{place.local % torch.cuda.device_count()}"
+        device = f"cuda:{launched.local % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if readers is None:
-        readers = min(16, machine.cores() // place.world - 1)
+        readers = min(16, machine.cores() // launched.world - 1)
     start = time.perf_counter()
     with goes_on(), drawing.hushed():
-        record = Run(plan, out, device, rank=place.rank, world=place.world, readers=readers).go(
-            progress=place.rank == 0
+        record = Run(plan, out, device, rank=launched.rank, world=launched.world, readers=readers).go(
+            progress=launched.rank == 0
         )
     seconds = time.perf_counter() - start
     if record is not None:

@@ -16,12 +16,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import logging
 import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +35,8 @@ from .. import evidence, isolated
 from ..commandline import PROCESSES, SEED, STEPS, goes_on, run_command, say, whole
 from ..digests import weights_digest
 from ..evidence import journal
+from ..generate import drawing
+from ..libraries import quiet
 from ..shapes import SHAPES_FOLDER, caption, manifest
 from ..shapes.scenes import Scene
 from . import statistics as s
@@ -587,15 +587,12 @@ def draw_all(
     """
     plan = Plan(n, tuple(WAYS if ways is None else filter(None, ways.split(","))), steps, seed)
     manifest.check(SHAPES_FOLDER)
-    # bitsandbytes tells of a cast to fp16 at every 8-bit product: a log line in 0.50, a warning before.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="MatMul8bitLt")
-    import diffusers
-    import transformers
+    with drawing.hushed(), quiet():
+        return _draw_all(plan, out, processes, virtual, share_of)
 
-    diffusers.utils.logging.set_verbosity_error()
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+
+def _draw_all(plan: Plan, out: Path, processes: int | None, virtual: bool, share_of: str | None) -> int:
+    """Draw this process's share; or all of it, and write the record."""
     virtual = virtual or not torch.cuda.is_available()
     torch.set_num_threads(1)
     if virtual:
@@ -617,8 +614,8 @@ def draw_all(
         if processes == 1:
             share(plan, out)
         else:
-            options = ["--out", str(out), "-n", str(n), "--ways", ",".join(plan.ways), "--steps", str(steps)]
-            options += ["--seed", str(seed), *["--virtual"] * virtual]
+            options = ["--out", str(out), "-n", str(plan.n), "--ways", ",".join(plan.ways)]
+            options += ["--steps", str(plan.steps), "--seed", str(plan.seed), *["--virtual"] * virtual]
             _share_out(plan, out, options, processes, gpus)
         path = record(plan, out, virtual)
     found = Record(evidence.load(RECORD, folder=out))

@@ -13,6 +13,7 @@ import json
 import platform
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -152,12 +153,18 @@ show = provenance  # in a chapter one reads `show("conformance")`, in a program 
 
 def installed_versions(*more: str) -> dict[str, str]:
     """Versions of Python, of the libraries that decide what happens, and of `more` of them, as installed."""
-    found = {"python": platform.python_version()}
-    for library in (*LIBRARIES, *more):
+    there = versions_of((*LIBRARIES, *more))  # some may be missing, for example where the version probes run
+    return {"python": platform.python_version()} | {name: number for name, number in there.items() if number}
+
+
+def versions_of(libraries: Iterable[str]) -> dict[str, str | None]:
+    """Library -> version as installed, None for one that is not there. Imports none of them."""
+    found: dict[str, str | None] = {}
+    for library in libraries:
         try:
             found[library] = version(library)
         except PackageNotFoundError:
-            continue  # a record may be made where some are missing, for example by the version probes
+            found[library] = None
     return found
 
 

@@ -13,13 +13,12 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")
+from ..evidence import LIBRARIES, versions_of
 
 SHOWS = {
     "error": "an exception",
@@ -395,13 +394,7 @@ def code_of(function: Callable[..., Any], whole: bool = True) -> str:
 
 def installed_versions() -> dict[str, str | None]:
     """Versions of the libraries that decide, without importing them; `None` for one that is not installed."""
-    found: dict[str, str | None] = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return versions_of(LIBRARIES)
 
 
 def _all(ranges: Mapping[str, str], installed: Mapping[str, str | None]) -> bool | None:

@@ -7,7 +7,7 @@ Every reproduction and every fix with code runs in a process of its own, which s
 no more. The real run needs PyTorch, diffusers, transformers, accelerate, bitsandbytes, packaging and tqdm, and of this
 package nothing of the virtual GPU. A few minutes with two jobs, one or two with sixteen.
 
-An entry about a card that is too small cannot be had on a large one. There the process is held to a part of the card
+An entry about a card that is too small does not happen on a large one. There the process is held to a part of the card
 (`torch.cuda.set_per_process_memory_fraction`), to ever larger parts until the failure shows and its fix fits: CUDA's
 libraries take workspaces that the virtual GPU does not have. All attempts are in the record.
 """

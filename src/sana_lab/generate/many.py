@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from .. import evidence
 from ..checkpoints import PRECISIONS, Source, resolve
 from ..evidence import journal
-from ..launched import FEWER, Place, fewer_than_asked
+from ..launched import FEWER, Launched, fewer_than_asked
 from ..machine import processor
 from . import drawing, prompts
 from .prompts import Wanted
@@ -67,7 +67,7 @@ def run(
     vram: str,
     virtual: bool | None,
     say: Callable[[str], None],
-    place: Place | None = None,
+    launched: Launched | None = None,
 ) -> dict[str, Any] | None:
     """Draw this process's share of a file of prompts.
 
@@ -84,7 +84,7 @@ def run(
         vram: of the virtual GPU of each process.
         virtual: what `use_accelerator` takes.
         say: takes a line of warning. Only process 0 says what all would.
-        place: which process this is; found out by default.
+        launched: which process this is; found out by default.
 
     Returns:
         In process 0, what all have done (see `report`); in others None.
@@ -103,28 +103,28 @@ def run(
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: give a folder for {len(wanted)} pictures.")
     journal.must_be_writable(out, out)
-    place = place or Place.here()
-    tell = say if place.rank == 0 else lambda _: None
+    launched = launched or Launched.here()
+    tell = say if launched.rank == 0 else lambda _: None
     if fewer_than_asked():
         tell(f"warning: {FEWER}")
     for warning in warnings:
         tell(f"warning: {warning}")
-    device, device_name = _gpu(place, vram, virtual)
+    device, device_name = _gpu(launched, vram, virtual)
 
     source = resolve(model)
     settings = _settings(source, precision, steps, guidance, size, batch)
     made_by = {"device": device_name, **evidence.installed_versions()}
     out.mkdir(parents=True, exist_ok=True)
     parts = batches(wanted, batch)
-    missing = _missing(parts, out, settings, place)
-    if place.rank == 0:
+    missing = _missing(parts, out, settings, launched)
+    if launched.rank == 0:
         _warn_of_other_makers([out / w.name for w in wanted], made_by, say)
-    mine = [k for k in range(place.rank, len(parts), place.world) if missing[k]]
+    mine = [k for k in range(launched.rank, len(parts), launched.world) if missing[k]]
     journal.clear(out, {w.name for k in mine for w in missing[k]})
 
     share: dict[str, Any] = {"pictures": 0, "seconds": 0.0, "load_seconds": 0.0}
     share |= {"first_batch_pictures": 0, "first_batch_seconds": 0.0, "device": device_name}
-    if place.rank == 0:
+    if launched.rank == 0:
         drawing.warn_of_unknown_words(source, [w.prompt for w in wanted], say)
     if mine:
         start = time.perf_counter()
@@ -134,12 +134,14 @@ def run(
         _warn_of_long_prompts(pipe.tokenizer, wanted, tell)
         todo = [(parts[k], missing[k]) for k in mine]
         with drawing.hushed():
-            share |= _draw(pipe, todo, out, settings, made_by, place)
-    shares = _gather(share, place)
-    return None if shares is None else report(shares, len(wanted), settings, place.world)
+            share |= _draw(pipe, todo, out, settings, made_by, launched)
+    shares = _gather(share, launched)
+    return None if shares is None else report(shares, len(wanted), settings, launched.world)
 
 
-def _missing(parts: list[list[Wanted]], out: Path, settings: dict[str, Any], place: Place) -> dict[int, list[Wanted]]:
+def _missing(
+    parts: list[list[Wanted]], out: Path, settings: dict[str, Any], launched: Launched
+) -> dict[int, list[Wanted]]:
     """Which pictures of a batch are not there yet, for each of this process's batches, by the batch's number.
 
     Process 0 looks at every picture that is there. The others look at those of their own batches and at one more, which
@@ -148,9 +150,9 @@ def _missing(parts: list[list[Wanted]], out: Path, settings: dict[str, Any], pla
     Raises:
         ValueError: a picture is there and something else.
     """
-    looked_at = range(len(parts)) if place.rank == 0 else list(range(place.rank, len(parts), place.world))
+    looked_at = range(len(parts)) if launched.rank == 0 else list(range(launched.rank, len(parts), launched.world))
     there = {path.name for path in out.iterdir()}
-    if place.rank:
+    if launched.rank:
         first = next((k for k, part in enumerate(parts) if any(w.name in there for w in part)), None)
         looked_at += [] if first is None else [first]
     return {
@@ -165,7 +167,7 @@ def _draw(
     out: Path,
     settings: dict[str, Any],
     made_by: dict[str, str],
-    place: Place,
+    launched: Launched,
 ) -> dict[str, Any]:
     """Draw batches, and write of each what is missing while the next is drawn.
 
@@ -175,21 +177,21 @@ def _draw(
         out: the folder.
         settings: see `_settings`.
         made_by: device and versions, kept in the pictures' metadata.
-        place: only process 0 has a progress bar.
+        launched: only process 0 has a progress bar.
 
     Returns:
         How many pictures were written, and how long it took; the same of the first batch.
     """
     from tqdm import tqdm
 
-    title = "drawing" if place.world == 1 else f"drawing, process 1 of {place.world}"
+    title = "drawing" if launched.world == 1 else f"drawing, process 1 of {launched.world}"
     total = sum(len(missing) for _, missing in todo)
     options = {key: settings[key] for key in ("steps", "guidance", "size")}
     first_seconds, start = None, time.perf_counter()
     waiting: list[Future] = []
     with (
         ThreadPoolExecutor(WRITERS) as writers,
-        tqdm(total=total, desc=title, unit="picture", leave=False, disable=place.rank > 0) as bar,
+        tqdm(total=total, desc=title, unit="picture", leave=False, disable=launched.rank > 0) as bar,
     ):
         for part, missing in todo:
             pictures = drawing.draw(pipe, [w.prompt for w in part], [w.seed for w in part], **options)
@@ -254,7 +256,7 @@ def summary(report: dict[str, Any]) -> str:
     )
 
 
-def _gpu(place: Place, vram: str, virtual: bool | None) -> tuple[str | None, str]:
+def _gpu(launched: Launched, vram: str, virtual: bool | None) -> tuple[str | None, str]:
     """The GPU of this process: what to load on, and its name."""
     import torch
 
@@ -264,7 +266,7 @@ def _gpu(place: Place, vram: str, virtual: bool | None) -> tuple[str | None, str
     if accelerator.virtual:
         torch.set_num_threads(1)  # a sum over other threads is rounded in another order; take more processes instead
         return None, f"{accelerator.name}, {processor()}"
-    index = place.local % torch.cuda.device_count()
+    index = launched.local % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return f"cuda:{index}", torch.cuda.get_device_name(index)
 
@@ -366,28 +368,28 @@ def _write(picture: Image, path: Path, notes: dict[str, str]) -> None:
         raise OSError(f"{path}: cannot be written ({error.strerror or error}); what is there stays.") from None
 
 
-def _gather(share: dict[str, Any], place: Place) -> list[dict[str, Any]] | None:
+def _gather(share: dict[str, Any], launched: Launched) -> list[dict[str, Any]] | None:
     """What each process has done, in process 0. The others hand over and leave.
 
     The launcher's key-value store is enough: there is no process group, whose collectives would wait for a process
     that has died.
     """
-    if place.world == 1:
+    if launched.world == 1:
         return [share]
     shares = [share]
     try:
         from torch.distributed import rendezvous
 
-        store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=PATIENCE))
-        if place.rank:
-            store.set(f"sana-lab-share-{place.rank}", json.dumps(share))
+        store, _, _ = next(rendezvous("env://", launched.rank, launched.world, timeout=PATIENCE))
+        if launched.rank:
+            store.set(f"sana-lab-share-{launched.rank}", json.dumps(share))
             return None
-        shares += [json.loads(store.get(f"sana-lab-share-{rank}")) for rank in range(1, place.world)]
+        shares += [json.loads(store.get(f"sana-lab-share-{rank}")) for rank in range(1, launched.world)]
     except (
         ImportError,
         RuntimeError,
         ValueError,
     ):  # a launcher without a store, or a process that draws on: no report of it
-        if place.rank:
+        if launched.rank:
             return None
     return shares

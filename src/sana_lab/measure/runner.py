@@ -64,7 +64,7 @@ def jobs_for(
 
     Raises:
         ValueError: an unknown method, or something that is no checkpoint.
-        OSError: one of the Hub that cannot be had, or files are missing or damaged.
+        OSError: files are missing or damaged, or the Hub does not give them.
     """
     try:
         source = resolve(model)

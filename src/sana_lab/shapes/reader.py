@@ -106,7 +106,9 @@ def read_scene(picture: Any) -> Scene | None:
 
     Raises:
         TypeError: if it is no picture at all.
-        ValueError: if it is a batch, not square, too small, or has values that are not finite. Chapter 1.
+        ValueError: if it is a batch, not square, too small, or has values that are not finite.
+
+    Chapter 1.
     """
     return read_picture(picture).scene
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 
+from ..evidence import versions_of
 from .matrix import Matrix
 from .probes import PROBES
 from .runner import folders, probe_in
@@ -18,13 +18,7 @@ from .stacks import LIBRARIES
 
 def installed() -> dict[str, str | None]:
     """Library -> version in this environment, None for one that is not there. Imports none of them."""
-    found: dict[str, str | None] = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = None
-    return found
+    return versions_of(LIBRARIES)
 
 
 def nearest(matrix: Matrix, versions: Mapping[str, str | None] | None = None) -> tuple[str, list[str]]:
