@@ -306,7 +306,8 @@ class House:
         lines = ["| import from | names | chapters |", "|---|---|---|"]
         for module in sorted(m for m in public if not m.startswith(f"{PACKAGE}.exercises.")):
             names = public[module]
-            listed = ", ".join(f"`{name}`" for name in sorted(names, key=lambda name: (name.lower(), name)) if name) or "the module"
+            ordered = sorted(filter(None, names), key=lambda name: (name.lower(), name))
+            listed = ", ".join(f"`{name}`" for name in ordered) or "the module"
             where = ", ".join(sorted(set().union(*names.values()), key=int)) or "–"
             lines.append(f"| `{module}` | {listed} | {where} |")
         return "\n".join(lines)
