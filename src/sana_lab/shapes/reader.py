@@ -121,7 +121,7 @@ def read_picture(picture: Any) -> Reading:
         return Reading((), None, None, None, "the border is not of one color of the palette")
     foreground = labels != _NAMES.index(background)
     regions, found = ndimage.label(foreground)
-    areas = np.bincount(regions.ravel(), minlength=found + 1)[1:]
+    areas = np.bincount(regions.ravel())[1:]
     objects = [k + 1 for k in range(found) if areas[k] >= SPECK * SIDE**2]
     specks = sum(area for area in areas if area < SPECK * SIDE**2)
     if specks > MAX_SPECKS * SIDE**2:
