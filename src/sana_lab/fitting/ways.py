@@ -257,15 +257,13 @@ def _group_offload_disk(MODEL, VARIANT, DTYPE, prompts):
 
     import torch
     from diffusers import DiffusionPipeline
+    from diffusers.hooks import apply_group_offloading
 
     dtypes = {"transformer": DTYPE, "default": torch.bfloat16}
     pipe = DiffusionPipeline.from_pretrained(MODEL, variant=VARIANT, dtype=dtypes)
-    for name in ("text_encoder", "transformer", "vae"):
-        folder = tempfile.mkdtemp(prefix=f"{name}-")  # the weights once more, on the disk: delete it afterwards
-        others = [other for other in ("text_encoder", "transformer", "vae") if other != name]
-        pipe.enable_group_offload(
-            torch.device("cuda"), offload_type="leaf_level", offload_to_disk_path=folder, exclude_modules=others
-        )
+    for model in (pipe.text_encoder, pipe.transformer, pipe.vae):
+        folder = tempfile.mkdtemp(prefix="offloaded-")  # the weights once more, on the disk: delete it afterwards
+        apply_group_offloading(model, torch.device("cuda"), offload_type="leaf_level", offload_to_disk_path=folder)
     return pipe, {"prompt": prompts}
 
 
