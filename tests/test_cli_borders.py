@@ -19,6 +19,7 @@ import sana_lab
 from sana_lab import bench, cli, commandline, digests, evidence, outliers, random_checkpoint, views
 from sana_lab.accelerator import agreement, kernel_table
 from sana_lab.classroom import edition, grading, progress
+from sana_lab.compared_pictures import run as comparing
 from sana_lab.evaluate import cli as evaluate
 from sana_lab.evaluate import guidance_off
 from sana_lab.failures import record as failures_record
@@ -48,6 +49,7 @@ BOOK = {
     "evaluate": (["evaluate", "--out", "out"], [(evaluate, "draw")]),
     "measure": (["measure", str(SHAPES_FOLDER), "--out", "out"], [(runner, "run"), (runner, "jobs_for")]),
     "make-random": (["make-random", "600M-512", "out"], [(random_checkpoint, "make")]),
+    "compare": (["compare", "bf16", "int8"], [(comparing, "between"), (comparing, "folders")]),
     "plan": (["plan", "--vram", "8GiB"], [(planner, "plan")]),
     "check": (["check", "x.py"], [(service_cli, "check")]),
     "serve": (["serve", "x", "--prompts", "p.txt", "--out", "out"], [(prompts, "read")]),

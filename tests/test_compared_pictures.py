@@ -1,7 +1,14 @@
 """Pictures of two ways held side by side: the measures, their intervals, what is left out, and the sheet."""
 
+import contextlib
+import errno
+import io
 import json
+import os
+import re
+import shutil
 import sys
+import tempfile
 import types
 
 import numpy as np
@@ -10,9 +17,13 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from sana_lab.compared_pictures import learned
+from sana_lab import cli, commandline, evidence
+from sana_lab.checkpoints import PRECISIONS
+from sana_lab.compared_pictures import learned, run, ways
 from sana_lab.compared_pictures.scores import EQUAL_DB, METRICS, in_words, out_of_reach, scores, summary
 from sana_lab.compared_pictures.sheet import TALLEST, contact_sheet
+from sana_lab.evidence import journal
+from sana_lab.fitting.ways import WAYS
 
 
 def wave(k, shift=0, height=48, width=64):
@@ -72,9 +83,9 @@ def test_one_pair_has_a_mean_and_no_interval():
 
 
 def test_interval_holds_the_true_mean_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(2.0, 3.0, (2000, 8))
+    draws = np.random.default_rng(0).normal(2.0, 3.0, (1500, 8))
     held = [(s := summary(row))["low"] <= 2.0 <= s["high"] for row in draws]
-    assert 0.935 < np.mean(held) < 0.965
+    assert 0.93 < np.mean(held) < 0.97
 
 
 def test_gray_and_transparent_pictures_are_compared_as_rgb():
@@ -282,3 +293,193 @@ def test_sheet_refuses_in_one_line(columns, prompts, words):
 def test_sheet_writes_prompts_of_any_script_and_odd_sizes():
     sheet = contact_sheet({"a": [wave(1, height=200, width=33)]}, ["звезда ★ " + "x" * 500])
     assert sheet.size[1] < 1000
+
+
+# ---- sana-lab compare --------------------------------------------------------------------------------------------
+
+TWO = ["a small red star above a large blue ring on a white background", "a large green circle on a black background"]
+
+
+def compare(*words):
+    """Status of the command, what it printed, what it said."""
+    out, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+        status = commandline.run_command(cli.app, "sana-lab", ["compare", *map(str, words)])
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("sana-lab: ")]
+    return status, out.getvalue(), lines
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("prompts") / "p.txt"
+    file.write_text("\n".join(TWO))
+    return file
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, file):
+    """A whole run on the Shapes model: folder, what was printed, what was said."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    status, printed, said = compare(
+        "bf16", "fast-weights", "--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"
+    )
+    assert status == 0, said
+    return out, printed, said
+
+
+def test_compare_draws_both_ways_and_writes_record_sheet_and_page(compared):
+    out, printed, said = compared
+    names = sorted(path.name for path in (out / "bf16").iterdir())
+    assert len(names) == 2 and names == sorted(path.name for path in (out / "fast-weights").iterdir())
+    record = evidence.load("compared_pictures", folder=out)
+    results = record["results"]
+    assert (
+        results["prompts"] == TWO
+        and results["names"] == names
+        and results["settings"]["ways"] == ["bf16", "fast-weights"]
+    )
+    assert record["command"] == "sana-lab compare bf16 fast-weights --prompts p.txt --steps 2 --pixels 128"
+    pictures = [[Image.open(out / way / name) for name in names] for way in ("bf16", "fast-weights")]
+    assert results["metrics"]["psnr"] == scores(*pictures, metrics=["psnr"])["psnr"]
+    assert 5 < results["metrics"]["psnr"]["mean"] < EQUAL_DB, "the same noise, another precision"
+    assert pictures[0][0].info["prompt"] == TWO[0] and pictures[0][1].info["seed"] == "1"
+    assert Image.open(out / "contact_sheet.png").size[0] > 2 * 128
+    page = (out / "compared.html").read_text()
+    assert page.count("data:image/webp") == 4 and TWO[1] in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page), "one page, nothing beside it"
+    assert "PSNR" in printed and str(out / "compared.html") in printed
+    assert [line for line in said if "LPIPS is left out" in line] and "left out" in page
+
+
+def test_what_is_left_out_is_said_before_anything_is_drawn(file, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(run, "draw", lambda *_: pytest.fail("drawn") if not told else (_ for _ in ()).throw(Stop))
+    with pytest.raises(Stop):
+        run.between("bf16", "int8", file, out=tmp_path / "o", say=told.append, virtual=True)
+    assert any("CLIP score" in line for line in told)
+
+
+class Stop(Exception):
+    """In place of drawing."""
+
+
+def test_a_finished_run_is_not_drawn_again_and_the_ways_may_change_places(compared, file, monkeypatch):
+    out, printed, _ = compared
+    monkeypatch.setattr(ways, "load", lambda *_: pytest.fail("loaded"))
+    settings = ["--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"]
+    assert compare("bf16", "fast-weights", *settings)[1] == printed
+    status, swapped, _ = compare("fast-weights", "bf16", *settings)
+    assert status == 0 and swapped.splitlines()[1] == printed.splitlines()[1], "PSNR knows no direction"
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(compared, file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(compared[0], out)
+    first, second = sorted((out / "bf16").iterdir())
+    was = np.asarray(Image.open(second)).copy()
+    second.write_bytes(second.read_bytes()[:500])  # cut off
+    before = first.stat().st_mtime_ns
+    drawn = []
+    real = ways.load
+    monkeypatch.setattr(ways, "load", lambda name, *rest: drawn.append(name) or real(name, *rest))
+    settings = ["--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"]
+    assert compare("bf16", "fast-weights", *settings)[0] == 0
+    assert drawn == ["bf16"] and first.stat().st_mtime_ns == before
+    assert (np.asarray(Image.open(second)) == was).all(), "the same picture, drawn alone"
+    status, _, said = compare("bf16", "fast-weights", *settings[:5], 3, *settings[6:])
+    assert status == 2 and "steps 2, not 3" in said[-1], said
+    (out / "settings.json").unlink()
+    assert "tells how it was made" in compare("bf16", "fast-weights", *settings)[2][-1]
+
+
+def test_ways_that_encode_first_or_keep_weights_on_the_disk(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    settings = ["--prompts", file, "--steps", 2, "--pixels", 64, "--virtual", "--metrics", "psnr"]
+    out = tmp_path / "out"
+    status, _, said = compare("group-offload-disk", "16-bit-drop", *settings, "--out", out)
+    assert status == 0, said
+    found = evidence.load("compared_pictures", folder=out)["results"]["metrics"]["psnr"]
+    # All prompts are encoded at once for the one, each alone for the other: sums of another shape, perhaps.
+    assert min(found["values"]) > 30, "another prompt's picture, or one without the encoder's buffers, is at 7 dB"
+    assert not list((tmp_path / "temp").iterdir()) and tempfile.tempdir == str(tmp_path / "temp")
+
+
+def test_two_folders_are_compared_as_they_are(compared, tmp_path):
+    out, printed, _ = compared
+    place = tmp_path / "again"
+    status, again, said = compare(out / "bf16", out / "fast-weights", "--out", place)
+    assert status == 0, said
+    assert again.splitlines()[1:3] == printed.splitlines()[1:3]
+    assert evidence.load("compared_pictures", folder=place)["results"]["prompts"] == TWO, "the pictures tell"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["a", "b"], "a has 3 pictures and b 2; only the first has 2.png"),
+        (["b", "a"], "only the first has 2.png"),
+        (["a", "c"], "pair 1 has two sizes"),
+        (["a", "a"], "one folder"),
+        (["a", "./a/../a"], "one folder"),
+        (["a", "empty"], "empty has no picture"),
+        (["a", "junk"], "1.png is no picture"),
+        (["a", "cut"], "1.png is a damaged picture"),
+        (["a", "nowhere"], "way 'a' is unknown"),
+        (["a", "d", "--steps", 3], "--steps says how to draw"),
+        (["a", "d", "--prompts", "none.txt"], "there is no prompt in it"),
+        (["a", "d", "--prompts", "one.txt"], "1 prompts for 3 pairs"),
+        (["a", "d", "--out", "a"], "holds the pictures themselves"),
+        (["a", "d", "--out", "one.txt"], "is a file"),
+        (["a", "d", "--metrics", "fid"], "'fid' is unknown"),
+        (["a", "d", "--metrics", ","], "one or more of"),
+        (["a", "d", "--metrics", "clip"], "give the prompts"),
+        (["int8", "int9", "--prompts", "one.txt"], "'int9' is unknown"),
+        (["int8", "recipe", "--prompts", "one.txt"], "one way, int8"),
+        (["int8", "bf16"], "give --prompts FILE"),
+        (["int8", "bf16", "--prompts", "none.txt"], "there is no prompt in it"),
+        (["int8", "bf16", "--prompts", "nowhere.txt"], "cannot be read"),
+        (["int8", "bf16", "--prompts", "one.txt", "--model", "sdxl"], "'sdxl' is unknown"),
+        (["int8", "bf16", "--prompts", "one.txt", "--pixels", 100], "multiple of 32"),
+        (["int8", "bf16", "--prompts", "one.txt", "--out", "one.txt"], "is a file"),
+    ],
+)
+def test_compare_refuses_in_one_line_and_writes_nothing(tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    for name, n in (("a", 3), ("b", 2), ("c", 3), ("d", 3), ("junk", 3), ("cut", 3), ("empty", 0)):
+        (tmp_path / name).mkdir()
+        for i in range(n):
+            wave(i, width=48 if (name, i) == ("c", 1) else 64).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "junk" / "1.png").write_text("no picture")
+    (tmp_path / "cut" / "1.png").write_bytes((tmp_path / "a" / "1.png").read_bytes()[:300])
+    (tmp_path / "none.txt").write_text("# nothing\n\n")
+    (tmp_path / "one.txt").write_text("a red star\n")
+    before = sorted(tmp_path.rglob("*"))
+    status, _, said = compare(*words)
+    assert status == 2 and says in said[-1], said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(compared, file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(compared[0], out)
+    for name in ("compared.html", "contact_sheet.png", "compared_pictures.json"):
+        (out / name).unlink()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    settings = ["--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"]
+    for place, function in ((journal, "write_text"), (Image.Image, "save")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, function, full)
+            status, _, said = compare("bf16", "fast-weights", *settings)
+        assert status == 2 and "No space left" in said[-1], said
+        assert not list(out.glob("*.partial")) and not list(out.glob(".*.partial"))
+    assert compare("bf16", "fast-weights", *settings)[0] == 0
+
+
+def test_every_way_of_plan_and_every_precision_has_a_name_here():
+    assert {*WAYS, *PRECISIONS} <= set(ways.NAMES)
+    assert {ways.known(name) for name in ways.SAME} <= set(ways.NAMES)
+    assert len({ways.title(name) for name in ways.NAMES}) == len(ways.NAMES)

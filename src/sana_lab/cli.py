@@ -14,6 +14,7 @@ from . import random_checkpoint
 from .classroom import cli as classroom
 from .commandline import BATCH, DEBUG_VARIABLE, GPUS, GUIDANCE, SEED, SIZE, STEPS, run_command, say
 from .commandline import app as new_app
+from .compared_pictures import cli as compared_pictures
 from .evaluate import cli as evaluate
 from .failures import cli as failures
 from .fitting import cli as fitting
@@ -124,6 +125,7 @@ def _train(*plan: object, **options: object) -> None:
 
 app.command("train", options_metavar="--out FOLDER [OPTIONS]")(train_command(_train))
 classroom.mount(app)
+compared_pictures.mount(app)
 evaluate.mount(app)
 failures.mount(app)
 fitting.mount(app)

@@ -50,7 +50,7 @@ def scores(
     `learned.downloads` what would be fetched: ask them before anything takes long.
 
     Args:
-        a: pictures of the first way, (n,); what is not RGB is turned into it.
+        a: pictures of the first way, (n,), a list or what opens them one by one; what is not RGB is turned into it.
         b: those of the second, pair by pair of the same size.
         prompts: of each pair. CLIP's score needs them, the others do not.
         metrics: some of `METRICS`; by default all, CLIP's only with prompts.
@@ -148,7 +148,22 @@ def in_words(metric: str, found: dict[str, Any]) -> str:
     return text
 
 
-def _pairs(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> tuple[list[Image.Image], list[Image.Image]]:
+class _Rgb(Sequence[Image.Image]):
+    """Pictures turned into RGB as they are taken: many of them need not be in memory at once."""
+
+    def __init__(self, pictures: Sequence[Image.Image]):
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return [self[i] for i in range(*which.indices(len(self)))]
+        return self.pictures[which].convert("RGB")
+
+
+def _pairs(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> tuple[_Rgb, _Rgb]:
     if len(a) != len(b) or not len(a):
         raise ValueError(f"{len(a)} pictures of the first way and {len(b)} of the second: give as many of both.")
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
@@ -158,7 +173,7 @@ def _pairs(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> tuple[list[Ima
         if x.size != y.size:
             sizes = " and ".join(f"{width} x {height}" for width, height in (x.size, y.size))
             raise ValueError(f"pair {i} has two sizes, {sizes} pixels: draw both ways in one size.")
-    return [picture.convert("RGB") for picture in a], [picture.convert("RGB") for picture in b]
+    return _Rgb(a), _Rgb(b)
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:
@@ -167,7 +182,7 @@ def _tensor(picture: Image.Image) -> torch.Tensor:
 
 
 def _learned(
-    metric: str, a: list[Image.Image], b: list[Image.Image], prompts: Sequence[str] | None, clip: str
+    metric: str, a: Sequence[Image.Image], b: Sequence[Image.Image], prompts: Sequence[str] | None, clip: str
 ) -> dict[str, Any]:
     if metric == "lpips":
         return summary(learned.lpips(a, b))

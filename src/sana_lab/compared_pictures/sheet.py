@@ -12,6 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 SIDE = 256
 """Pixels that a picture has at most, the longer side."""
 
+NARROWEST = 160
+"""Pixels of a column for small pictures: room for a label."""
+
 LEAST_SIDE = 48
 TALLEST = 16_000
 """Pixels of a sheet at most, high or wide: what programs that show pictures still open."""
@@ -51,7 +54,8 @@ def contact_sheet(
     rows = next(iter(lengths.values()))
     if prompts is not None and len(prompts) != rows:
         raise ValueError(f"{len(prompts)} prompts for {rows} rows of pictures: give one for each row.")
-    most = LINES
+    largest = max((max(p.size) for pictures in columns.values() for p in pictures if p is not None), default=side)
+    side, most = min(side, max(largest, NARROWEST)), LINES
     while True:
         cell = side + GAP
         width = cell * len(columns) + GAP

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,7 @@ def own_size(pipe: SanaPipeline) -> int:
 
 def draw(
     pipe: SanaPipeline,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Mapping[str, Any],
     seeds: Sequence[int],
     *,
     steps: int | None = None,
@@ -95,7 +95,7 @@ def draw(
 
     Args:
         pipe: draws.
-        prompts: one a picture.
+        prompts: one a picture; or arguments of the pipeline's call in their place, such as embeddings.
         seeds: likewise.
         steps: of denoising.
         guidance: strength of the prompt.
@@ -111,6 +111,8 @@ def draw(
     # On the CPU, where the same seed is the same noise whatever the GPU.
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(prompts, Mapping):
+        return pipe(**prompts, generator=noise, output_type=output, **given).images
     return pipe(list(prompts), generator=noise, output_type=output, **given).images
 
 

@@ -198,7 +198,7 @@ def _draw(
             for written in waiting:  # so that at most one batch waits, and an error stops us
                 written.result()
             waiting = [
-                writers.submit(_write, picture, out / w.name, {**notes, **made_by})
+                writers.submit(write_picture, picture, out / w.name, {**notes, **made_by})
                 for picture, (w, notes) in zip(pictures, _notes(part, settings), strict=True)
                 if w in missing
             ]
@@ -350,7 +350,7 @@ def _warn_of_long_prompts(tokenizer, wanted: list[Wanted], tell: Callable[[str],
         tell(f"warning: only the first {WINDOW} tokens of a prompt are read; longer: {', '.join(long[:3])}{more}")
 
 
-def _write(picture: Image, path: Path, notes: dict[str, str]) -> None:
+def write_picture(picture: Image, path: Path, notes: dict[str, str]) -> None:
     """Write a picture and how it was drawn, whole or not at all.
 
     Raises:
