@@ -11,16 +11,19 @@ PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25
 # Apart from .venv: with Triton installed, PyTorch takes other paths, in chapters too.
 TRITON := .cache/triton-3.9.0
 
-.PHONY: book test helper triton lab serve refresh check bench mutants drill slides kit hub hub-try
+.PHONY: book test helper chapters triton lab serve refresh check bench mutants drill slides kit hub hub-try
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
 
-test: book  ## the helper's tests, the chapters' outputs (nbval), the built site in a browser
+test: book  ## the helper's tests, what the book's build printed against what chapters store (nbval), the site in a browser
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL)
 
 helper: .venv/.stamp  ## the helper's tests alone, without book and chapters
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL) tests --ignore=tests/site
+
+chapters: .venv/.stamp  ## execute every chapter under nbval, with one thread and AVX2, whatever the book's build has run
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL) -o chapter_runs= notebooks
 
 triton: $(TRITON)  ## the Triton kernels under Triton's interpreter, on the CPU (fetches 0.3 GB, takes 1 GB in .cache)
 	PYTHONPATH=$(TRITON) SANA_LAB_TRITON=1 $(BIN)/pytest tests/test_kernels_triton.py

@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from chapters import SKIP_COMPARE, quiet_kernels, stored, table
+from chapter_runs import Replay, cache_folder, replay
+from chapters import ROOT, SKIP_COMPARE, quiet_kernels, stored, table
 
 quiet_kernels()  # also before any test imports a Hub library
 
 
+AGAIN = {"02_eight_bits_from_scratch.ipynb"}
+"""Chapters that every test run executes, with its one thread and AVX2; `make chapters` executes all."""
+
+
+def pytest_addoption(parser):
+    """Let a run say where the book's build keeps what the chapters gave."""
+    parser.addini("chapter_runs", "folder of the build's caches; empty: execute every chapter", default=".cache")
+
+
 def pytest_collectstart(collector):
-    """Tell nbval which outputs are not words or numbers (it skips only PNG and JPEG by itself)."""
+    """Tell nbval which outputs are not words or numbers, and let it compare what the build gave where that is current.
+
+    By itself it skips only PNG and JPEG, and executes every chapter.
+    """
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += SKIP_COMPARE
+        collector.setup = functools.partial(_set_up, collector, collector.setup)
+
+
+def _set_up(collector, start_a_kernel):
+    caches = collector.config.getini("chapter_runs")
+    again = not caches or collector.path.name in AGAIN
+    collector.kernel = None if again else replay(collector.path, _cache(ROOT / caches))
+    if collector.kernel is None:
+        start_a_kernel()
+    else:
+        collector.setup_sanitize_files()
+
+
+@functools.cache
+def _cache(caches: Path) -> Path:
+    """The cache of today's package; hashing it takes a second."""
+    return cache_folder(caches)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item):
+    """Note how a chapter's cell came to its outputs, for the table at the end."""
+    if hasattr(item.parent, "skip_compare"):
+        item.user_properties.append(("replayed", isinstance(item.parent.kernel, Replay)))
 
 
 LONGEST = (
@@ -73,6 +112,17 @@ def pytest_terminal_summary(terminalreporter, config):
     if ran:
         terminalreporter.section("chapters")
         terminalreporter.write_line(table({path.name: nb for path, nb in stored().items()}))
+    came = {
+        (report.nodeid.partition("::")[0], value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for key, value in getattr(report, "user_properties", ())
+        if key == "replayed"
+    }
+    for replayed, what in ((True, "held to what the book's build gave"), (False, "executed")):
+        names = sorted(name for name, value in came if value is replayed)
+        if names:
+            terminalreporter.write_line(f"{what}, {len(names)}: {' '.join(names)}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from queue import Empty
 from xml.etree import ElementTree
 
 import nbformat
 import pytest
 import yaml
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from chapter_runs import Replay, cache_folder, replay
 from chapters import (
     NOTEBOOKS,
     ROOT,
@@ -323,26 +327,81 @@ TRIED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def nbval(tmp_path_factory):
-    """The outcome of each of the chapters of one cell, run at once: name -> "passed" or "failed", and what was said."""
+GAVE = [  # what a kernel sends for these cells
+    [new_output("stream", name="stdout", text="2\n")],
+    [new_output("stream", name="stdout", text="3\n")],
+    [new_output("stream", name="stdout", text="3\n")],
+    [new_output("stream", name="stdout", text="2\n"), new_output("stream", name="stderr", text="x\n")],
+    [new_output("error", ename="ValueError", evalue="a", traceback=["ValueError: a"])],
+    [new_output("error", ename="ValueError", evalue="a", traceback=["ValueError: a"])],
+]
+
+
+def keep(caches, notebook, gave):
+    """A run of a notebook in the cache of the book's build."""
+    ran = copy.deepcopy(notebook)
+    for count, (ran_cell, outputs) in enumerate(zip(ran.cells, gave, strict=True), 1):
+        ran_cell.outputs, ran_cell.execution_count = copy.deepcopy(outputs), count
+    bundle = CacheBundleIn(ran, "chapter.ipynb")
+    get_cache(cache_folder(caches)).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+@pytest.fixture(scope="module", params=["executed", "replayed"])
+def nbval(request, tmp_path_factory):
+    """The outcome of each cell of a chapter, run at once: number -> "passed" or "failure"; and what was said."""
     folder = tmp_path_factory.mktemp("nbval")
-    for number, (stored_cell, _) in enumerate(TRIED):
-        nbformat.write(new_notebook(cells=[stored_cell]), folder / f"{number}.ipynb")
+    notebook = new_notebook(cells=[stored_cell for stored_cell, _ in TRIED])
+    nbformat.write(notebook, folder / "chapter.ipynb")
+    if request.param == "replayed":
+        keep(folder / "caches", nbformat.read(folder / "chapter.ipynb", as_version=4), GAVE)
     command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     command += ["--rootdir", str(ROOT), "--confcutdir", str(ROOT), "-p", "conftest", f"--junit-xml={folder / 'x.xml'}"]
-    run = subprocess.run([*command, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    command += ["-o", f"chapter_runs={folder / 'caches'}", str(folder / "chapter.ipynb")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode in (0, 1), run.stdout + run.stderr
-    cases = ElementTree.parse(folder / "x.xml").iter("testcase")
-    outcomes = {case.get("classname").split(".")[-2]: "passed" if len(case) == 0 else case[0].tag for case in cases}
-    return outcomes, run.stdout + run.stderr
+    said = run.stdout + run.stderr
+    assert {"executed": "executed, 1:", "replayed": "held to what the book's build gave, 1:"}[request.param] in said
+    cases = [case for case in ElementTree.parse(folder / "x.xml").iter("testcase")]
+    outcomes = {case.get("name"): "passed" if case.find("failure") is None else "failure" for case in cases}
+    return outcomes, said
 
 
 @pytest.mark.parametrize("number", range(len(TRIED)))
 def test_nbval_compares_what_is_tagged(number, nbval):
+    """In the same way whether a chapter is executed or the book's build has executed it."""
     outcomes, said = nbval
     assert len(outcomes) == len(TRIED), said
-    assert outcomes[str(number)] == ("passed" if TRIED[number][1] else "failure"), said
+    assert outcomes[f"Cell {number}"] == ("passed" if TRIED[number][1] else "failure"), said
+
+
+def test_a_chapter_that_the_build_has_not_run_as_it_is_now_is_executed(tmp_path):
+    notebook = new_notebook(cells=[cell("a = 1"), new_markdown_cell("prose"), cell("print(a)")])
+    path, cache = tmp_path / "chapter.ipynb", cache_folder(tmp_path)
+    nbformat.write(notebook, path)
+    assert replay(path, cache) is None and not cache.exists()
+    keep(tmp_path, new_notebook(cells=[notebook.cells[0], notebook.cells[2]]), [[], GAVE[0]])
+    assert replay(path, cache) is not None
+    for cells in ([cell("a = 2"), cell("print(a)")], [cell("print(a)"), cell("a = 1")], [cell("a = 1")]):
+        nbformat.write(new_notebook(cells=cells), path)
+        assert replay(path, cache) is None
+    nbformat.write(notebook, path)
+    assert replay(path, tmp_path / "exec-of-other-code") is None
+
+
+def test_a_replay_gives_each_cell_its_own_outputs_and_skips_with_nbval():
+    ran = [cell(f"print({number})", f"{number}\n") for number in range(4)]
+    kernel = Replay(ran)
+    for number in (0, 2):
+        sent = kernel.execute_cell_input(f"print({number})")
+        message = kernel.get_message("iopub")
+        assert message["parent_header"]["msg_id"] == sent
+        assert (message["msg_type"], message["content"]["text"]) == ("stream", f"{number}\n")
+        assert kernel.get_message("iopub")["content"] == {"execution_state": "idle"}
+        with pytest.raises(Empty):
+            kernel.get_message("iopub")
+    for other in ("print(1)", "print(4)"):
+        with pytest.raises(RuntimeError, match="has not run this cell: make book"):
+            Replay(ran[2:] if other == "print(1)" else ran).execute_cell_input(other)
 
 
 def test_pages_name_no_folders_and_keep_their_colors():

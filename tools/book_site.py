@@ -24,7 +24,6 @@ import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase as fnmatch
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +41,7 @@ from sphinx.util import logging
 
 import prose
 import site_links
+from chapter_runs import cache_folder
 from chapters import ROOT, quiet_kernels, without_folders
 from sana_lab.failures import search_index
 
@@ -96,23 +96,6 @@ NEEDS_NETWORK = (
     "cdn.jsdelivr.net, and without a network formulas show as TeX and sliders stay empty."
 )
 """What every page says where the scripts are not beside it."""
-
-
-def execution_key(root: Path = ROOT) -> str:
-    """Hash of everything outside a chapter's own cells that its outputs depend on.
-
-    Args:
-        root: the repository.
-
-    Returns:
-        Sixteen hexadecimal digits over `src/` (file names and bytes, caches left out) and the installed distributions.
-    """
-    digest = hashlib.sha256()
-    for path in sorted((root / "src").rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    digest.update("\n".join(sorted({f"{d.name}=={d.version}" for d in distributions()})).encode())
-    return digest.hexdigest()[:16]
 
 
 def fetch(package: Package, folder: Path) -> None:
@@ -193,7 +176,7 @@ def configure(app: Sphinx, config: Config) -> None:
     """Fill in the computed settings, before MyST-NB reads its own (at `builder-inited`)."""
     leave_thebe_out(app)
     quiet_kernels()
-    current = CACHE / f"exec-{execution_key()}"
+    current = cache_folder(CACHE)
     for old in CACHE.glob("exec-*"):
         if old != current:
             shutil.rmtree(old, ignore_errors=True)

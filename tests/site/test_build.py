@@ -15,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import book_site
+from chapter_runs import execution_key
 from chapters import ROOT
 
 
@@ -111,15 +112,15 @@ def test_the_execution_key_follows_the_package_and_nothing_else(tmp_path):
     source = tmp_path / "src" / "package" / "module.py"
     source.parent.mkdir(parents=True)
     source.write_text("a = 1")
-    first = book_site.execution_key(tmp_path)
+    first = execution_key(tmp_path)
     (source.parent / "__pycache__").mkdir()
     (source.parent / "__pycache__" / "module.pyc").write_text("x")
     (tmp_path / "README.md").write_text("x")
-    assert book_site.execution_key(tmp_path) == first
+    assert execution_key(tmp_path) == first
     source.write_text("a = 2")
-    changed = book_site.execution_key(tmp_path)
+    changed = execution_key(tmp_path)
     source.rename(source.with_name("other.py"))
-    assert len({first, changed, book_site.execution_key(tmp_path)}) == 3
+    assert len({first, changed, execution_key(tmp_path)}) == 3
 
 
 def test_a_tarball_with_another_hash_is_refused_and_nothing_stays(tmp_path, monkeypatch):

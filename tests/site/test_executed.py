@@ -1,7 +1,7 @@
 """What `make book` computed is what the chapters store.
 
-`make test` runs the chapters with one thread and AVX2 (nbval); the book was built with whatever this machine has. Both
-must print what is stored: a reader's most frequent complaint about such books is "my numbers differ".
+`make chapters` runs them with one thread and AVX2 (nbval); the book was built with whatever this machine has. Both must
+print what is stored: a reader's most frequent complaint about such books is "my numbers differ".
 """
 
 from __future__ import annotations
