@@ -313,14 +313,17 @@ def test_what_is_no_model_is_refused():
 
 
 def drawn(pipe):
-    """Three scenes of one object without guidance, one at a time: which show what was asked, and the pixels."""
+    """Two scenes of one object without guidance, one at a time: which show what was asked, and the pixels.
+
+    In four steps 16 bits draw both right, and transposed views spoil both.
+    """
     from sana_lab.shapes import caption, read_scene, sample_scenes
 
     pipe.set_progress_bar_config(disable=True)
     right, pixels = [], []
-    for i, scene in enumerate(sample_scenes(3, 1, seed=8)):
+    for i, scene in [*enumerate(sample_scenes(3, 1, seed=8))][::2]:
         noise = torch.Generator().manual_seed(i)
-        (picture,) = pipe(caption(scene), guidance_scale=1.0, num_inference_steps=10, generator=noise).images
+        (picture,) = pipe(caption(scene), guidance_scale=1.0, num_inference_steps=4, generator=noise).images
         right.append(read_scene(picture) == scene.canonical)
         pixels.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float())
     return right, torch.stack(pixels)
@@ -367,16 +370,16 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_without_guidance_our_ways_draw_what_16_bits_draw(exact, way):
     right, pixels = drawn(WAYS[way]())
-    assert exact[0] == right == [True] * 3
-    assert (pixels - exact[1]).abs().mean() < (2.5 if "nf4" in way else 1)  # of 255
+    assert exact[0] == right == [True] * 2
+    assert (pixels - exact[1]).abs().mean(1).max() < 1  # of 255
 
 
 def test_without_guidance_the_recipe_as_published_does_not(exact):
     pipe = recipe()
     right, pixels = drawn(pipe)
-    assert sum(right) <= 1 and (pixels - exact[1]).abs().mean() > 4
+    assert not any(right) and (pixels - exact[1]).abs().mean(1).min() > 4
     with pytest.raises(NotReady, match=r"contiguous_inputs_\(pipe\.transformer\)"):
         checked(pipe)
     contiguous_inputs_(pipe.transformer)
     right, pixels = drawn(checked(pipe))
-    assert right == [True] * 3 and (pixels - exact[1]).abs().mean() < 1
+    assert right == [True] * 2 and (pixels - exact[1]).abs().mean(1).max() < 1

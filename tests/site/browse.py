@@ -43,6 +43,7 @@ class Visit:
     typeset: int = 0
     widgets: int = 0
     drawn: int = 0
+    audit: dict | None = None
     too_wide: list[str] = field(default_factory=list)  # elements that make a phone scroll sideways
 
 
@@ -72,10 +73,11 @@ _TOO_WIDE = """() => {
 }"""
 
 
-def look(context, url: str, patience: float = 30) -> Visit:
+def look(context, url: str, patience: float = 30, audit=None) -> Visit:
     """Open a page, wait until it has settled, and note what there is and what is wrong.
 
     `patience`: seconds to wait for formulas and widgets; those that are not drawn by then count as not drawn.
+    `audit`: is given the page as it has settled, before it becomes as narrow as a phone; what it finds is kept.
     """
     from playwright.sync_api import TimeoutError as TooLong
 
@@ -111,6 +113,7 @@ def look(context, url: str, patience: float = 30) -> Visit:
         with contextlib.suppress(TooLong):
             page.wait_for_function(f"n => ({_DRAWN})() >= n", arg=visit.widgets, timeout=1000 * patience)
         visit.drawn = page.evaluate(_DRAWN)
+    visit.audit = audit(page) if audit else None
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(150)
     visit.too_wide = page.evaluate(_TOO_WIDE)

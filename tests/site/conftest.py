@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from accessibility import AXE
+from book_site import CACHE, fetch
 from browse import served
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
@@ -43,6 +46,23 @@ def context(browser):
     context.route(lambda url: urlsplit(url).hostname != "127.0.0.1", lambda route: route.abort())
     yield context
     context.close()
+
+
+@pytest.fixture(scope="session")
+def axe_or_why() -> tuple[str, str]:
+    """The program text of axe-core, or why it cannot be had."""
+    try:
+        fetch(AXE, CACHE / "axe")
+    except (OSError, subprocess.TimeoutExpired) as reason:
+        return "", f"axe-core cannot be had: {reason}"
+    return (CACHE / "axe" / AXE.folder / "axe.min.js").read_text(encoding="utf-8"), ""
+
+
+@pytest.fixture
+def axe(axe_or_why) -> str:
+    """The program text of axe-core."""
+    text, why = axe_or_why
+    return text or _unavailable(why)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ def visit(tmp_path, context):
         (tmp_path / "other.html").write_text(GOOD.format(fault=""), encoding="utf-8")
         with served(tmp_path) as address:
             seen = look(context, f"{address}/page.html", patience=2)  # nothing on it is drawn by a script
-            return seen, dead_links([seen, look(context, f"{address}/other.html")])
+            return seen, dead_links([seen, look(context, f"{address}/other.html", patience=2)])
 
     return visit
 

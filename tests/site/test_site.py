@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
 import yaml
 
 import prose
+from accessibility import violations
 from browse import dead_links, look
 from chapters import ROOT, stored
 
@@ -17,9 +19,11 @@ PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in 
 
 
 @pytest.fixture(scope="module")
-def visits(site, context):
-    extra = ("genindex", "search")
-    return [look(context, f"{site}/{page}.html") for page in (*PAGES, *extra)]
+def visits(site, context, axe_or_why):
+    """Each page, opened once: what a browser notices on it, and axe-core, if it can be had."""
+    axe, _ = axe_or_why
+    audit = functools.partial(violations, axe=axe) if axe else None
+    return [look(context, f"{site}/{page}.html", audit=audit) for page in (*PAGES, "genindex", "search")]
 
 
 def test_pages_load_without_internet_and_without_complaints(visits):
@@ -33,6 +37,11 @@ def test_every_page_has_one_title(visits):
 def test_links_between_pages_lead_somewhere(visits):
     assert sum(len(visit.links) for visit in visits) > 10 * len(visits)
     assert dead_links(visits) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong(visits, axe, scheme):
+    assert {visit.url: visit.audit[scheme] for visit in visits if visit.audit[scheme]} == {}
 
 
 def test_formulas_are_typeset(visits):

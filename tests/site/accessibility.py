@@ -1,0 +1,33 @@
+"""What axe-core finds on a page, in light and in dark (WCAG 2.2 A and AA, best practice)."""
+
+from __future__ import annotations
+
+from book_site import Package
+
+AXE = Package(
+    "axe-core",
+    "4.14.1",
+    "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745",
+    ("LICENSE", "axe.min.js"),
+)
+OF_COLORS = ["color-contrast", "link-in-text-block"]
+"""Rules that a second color scheme can break; all others were asked in the first."""
+_RUN = """async (rules) => (await axe.run(document, {resultTypes: ['violations'], ...rules})).violations
+    .map(v => `${v.id}: ${v.nodes.slice(0, 3).map(n => n.target.join(' ')).join(' | ')}`)"""
+_IN = "scheme => document.documentElement.dataset.theme === scheme"
+
+
+def violations(page, axe: str) -> dict[str, list[str]]:
+    """What axe finds on a page that was opened in light: scheme -> one line a rule. The page is left in light.
+
+    `axe`: the program text of axe-core.
+    """
+    page.evaluate(axe)
+    found = {}
+    for scheme, rules in (("light", {}), ("dark", {"runOnly": OF_COLORS})):
+        page.emulate_media(color_scheme=scheme)  # the theme follows the system
+        page.wait_for_function(_IN, arg=scheme)
+        found[scheme] = page.evaluate(_RUN, rules)
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(_IN, arg="light")
+    return found
