@@ -3,8 +3,8 @@
 1. The execution cache. jupyter-cache finds a chapter's stored run by its code cells alone, so an edit in `src/`
    would leave old outputs on the page. Here the cache folder's name is a hash of the package and of every installed
    distribution; the chapter's own cells stay the key inside it, so editing one chapter re-runs one chapter.
-2. Time. MyST-NB executes one chapter after the other, and a chapter keeps few cores busy. So chapters that the cache
-   does not hold are executed into it first, several at once.
+2. Time. MyST-NB executes one chapter after the other, and a chapter keeps few cores busy. So chapters and pages with
+   code that the cache does not hold are executed into it first, several at once.
 3. Reading offline. Pages load MathJax, require.js and the Jupyter widget manager from public CDNs by default. They
    are fetched once with `npm pack`, checked by hash, and served from `_static`. Without npm the CDNs remain, and the
    build says so in one line.
@@ -33,6 +33,7 @@ from docutils import nodes
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
+from myst_nb.core.read import create_nb_reader
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -211,8 +212,15 @@ def name_papers(app: Sphinx, pagename: str, template: str, context: dict, *_: ob
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+def as_notebook(env: BuildEnvironment, path: Path) -> NotebookNode | None:
+    """A chapter, or a page in Markdown with code cells, as MyST-NB reads it (1.4.0, sphinx_.py, `Parser.parse`)."""
+    text = path.read_text(encoding="utf-8")
+    reader = create_nb_reader(str(path), env.myst_config, env.mystnb_config, text)
+    return None if reader is None else reader.read(text)
+
+
 def execute_chapters(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
-    """Execute the chapters to be read that the cache does not hold, several at once, and put them into it.
+    """Execute the chapters and pages to be read that the cache does not hold, several at once, and put them into it.
 
     They run as MyST-NB would run them (1.4.0, core/execute/cache.py), which then finds them. A chapter that fails is
     not kept: MyST-NB runs it again, and reports it as it does.
@@ -222,8 +230,8 @@ def execute_chapters(app: Sphinx, env: BuildEnvironment, docnames: list[str]) ->
     cache = get_cache(app.config.nb_execution_cache_path)
     todo: dict[Path, NotebookNode] = {}
     for path in (Path(env.doc2path(name)) for name in docnames):
-        if path.suffix == ".ipynb":
-            notebook = nbformat.read(path, as_version=4)
+        notebook = as_notebook(env, path)
+        if notebook is not None:
             try:
                 cache.match_cache_notebook(notebook)
             except KeyError:

@@ -121,13 +121,31 @@ for _ in range(600):
 """
 
 
+MARKDOWN = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  name: python3
+---
+
+# Title
+
+```{{code-cell}} ipython3
+{code}
+```
+"""
+
+
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="chapters run at once on two cores or more")
 def test_chapters_run_at_once_and_each_of_them_once(book):
-    """Each of two chapters waits for a sign of the other: one after the other, neither would meet it."""
+    """A chapter and a page in Markdown each wait for a sign of the other: in turns, neither would meet it."""
     (book.folder / "_toc.yml").write_text("format: jb-book\nroot: chapter\nchapters:\n- file: a\n- file: b\n")
-    for me, other in ("ab", "ba"):
-        cells = [new_markdown_cell("# Title"), new_code_cell(WAIT.format(me=f"{me}.ran", other=f"{other}.ran"))]
-        nbformat.write(new_notebook(cells=cells), book.folder / f"{me}.ipynb")
+    a, b = (WAIT.format(me=f"{me}.ran", other=f"{other}.ran") for me, other in ("ab", "ba"))
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell(a)]), book.folder / "a.ipynb")
+    (book.folder / "b.md").write_text(MARKDOWN.format(code=b), encoding="utf-8")
     code, log, _ = book(new_code_cell("print(1 + 1)"))
     assert code == 0, log
     for me, other in ("ab", "ba"):
