@@ -138,6 +138,20 @@ def test_links_that_lead_astray_are_named(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("# 1 Here", []),
+        ("# Here", []),
+        ("words\n\n## 2 Here", []),
+        ("# 2 Here", ["prose cell a: '2 Here' is the title of chapter 1"]),
+    ],
+)
+def test_a_title_has_the_number_of_its_file(text, wrong):
+    assert prose.title_astray(chapter(text), "01_here.ipynb") == wrong
+    assert prose.title_astray(chapter(text), "here.ipynb") == []
+
+
 def test_the_command_writes_and_check_refuses_what_is_stale(tmp_path, capsys):
     path = tmp_path / "01_here.ipynb"
     nbformat.write(chapter('It is <span data-glue="slower">9</span>.'), path)

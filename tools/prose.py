@@ -393,6 +393,22 @@ _CHAPTER_LINK = re.compile(r"\[(?P<text>[^\]]*\b[Cc]hapter (?P<said>\d+)[^\]]*)\
 _FILE_LINK = re.compile(r"\]\((?![a-z]+:)(?P<file>[\w./-]+)(?:#[^)]*)?\)")
 
 
+def title_astray(notebook: NotebookNode, name: str) -> list[str]:
+    """A title that gives the chapter another number than its file's name does; links to it repeat the title."""
+    titles = [
+        (cell.id, title)
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for title in re.findall(r"^# (.+)$", cell.source, re.MULTILINE)
+    ]
+    number = re.match(r"\d+(?=_)", name)
+    return [
+        f"prose cell {cell}: {title!r} is the title of chapter {int(number[0])}"
+        for cell, title in titles[:1]
+        if number and title.partition(" ")[0].isdigit() and int(title.partition(" ")[0]) != int(number[0])
+    ]
+
+
 def links_astray(notebook: NotebookNode, folder: Path) -> list[str]:
     """Links of stored prose to a file that is not there, or to another chapter than their text says."""
     found = []
