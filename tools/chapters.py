@@ -25,6 +25,7 @@ import yaml
 from nbformat import NotebookNode
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
+import loose_numbers
 import prose
 from sana_lab.evidence import journal
 
@@ -376,14 +377,14 @@ def problems(notebook: NotebookNode, text: str | None = None) -> list[str]:
 def prose_problems(notebook: NotebookNode, path: Path) -> list[str]:
     """What is wrong with the prose of a stored chapter, one line each.
 
-    A number that its cells no longer give, a citation or a figure's number that is out of date, a
+    A number that its cells no longer give, or that nothing gave; a citation or a figure's number that is out of date, a
     name that stands for nothing, a link to a file that is not there or to another chapter than it says, a title with
     another number than the file has.
     """
     anew = copy.deepcopy(notebook)
     found = [*prose.stored(anew, path.name), *prose.differences(notebook, anew)]
     astray = [*prose.title_astray(notebook, path.name), *prose.links_astray(notebook, path.parent)]
-    return [*found, *astray]
+    return [*found, *astray, *loose_numbers.problems(notebook)]
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
