@@ -130,7 +130,12 @@ def test_nbgrader_gets_solutions_between_its_marks_and_checks_that_raise(publish
         solved = [cell for cell in made.cells if cell.metadata.get("nbgrader", {}).get("solution")]
         assert len(graded) == len(solved) == len(tasks(notebook)), name
         assert all(cell.source.endswith("assert verdict.passed, verdict.text") for cell in graded)
-        assert all(cell.source.startswith("### BEGIN SOLUTION") for cell in solved)
+        stubs = [notebook.cells[task.stub].source for task in tasks(notebook)]
+        kept = [cell.source.partition(edition.BEGIN)[0].rstrip() for cell in solved]  # as nbgrader clears them
+        assert kept == stubs, name
+        assert all(
+            cell.source.endswith(f"\n{edition.END}") and cell.source.count(edition.BEGIN) == 1 for cell in solved
+        )
         ids = [cell.metadata.nbgrader.grade_id for cell in graded + solved]
         assert len(set(ids)) == len(ids)
 

@@ -13,9 +13,10 @@ from typing import Any
 from ..evidence import journal
 from .tasks import Task, chapters, tasks
 
-SOLVED = "A solution stands in the published book."
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+"""What is between these lines, nbgrader takes out (nbgrader 0.9.6, `preprocessors/clearsolutions.py`)."""
 NBGRADER_SCHEMA = 3
-"""Of the metadata of a cell (nbgrader 0.9.5, `nbgraderformat/v3.py`)."""
+"""Of the metadata of a cell (nbgrader 0.9.6, `nbgraderformat/v3.py`)."""
 
 
 def for_learners(notebook: Any) -> Any:
@@ -37,7 +38,8 @@ def for_learners(notebook: Any) -> Any:
 def for_nbgrader(notebook: Any, points: int = 1) -> Any:
     """A copy of a chapter as nbgrader's source: `nbgrader generate_assignment` takes the solutions out.
 
-    A cell to write in holds stub and solution between nbgrader's marks; a check must come out right, or raises.
+    A cell to write in holds the stub, which stays, and the solution between nbgrader's marks, which does not; a check
+    must come out right, or raises.
 
     Args:
         notebook: as it is published.
@@ -48,7 +50,7 @@ def for_nbgrader(notebook: Any, points: int = 1) -> Any:
     for task in found:
         stub, tried = made.cells[task.stub], made.cells[task.tried]
         solution = made.cells[task.solved[-1]].source if task.solved else stub.source
-        stub.source = f"### BEGIN SOLUTION\n{_without_call(solution, task)}\n### END SOLUTION"
+        stub.source += f"\n\n\n{BEGIN}\n{_without_call(solution, task)}\n{END}"
         tried.source = (
             f"from {task.module} import {task.check}\n\n"
             f"verdict = {task.check}({', '.join(task.answers)})\n"
