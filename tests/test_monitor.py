@@ -10,7 +10,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from sana_lab import evidence, load_sana, memory, use_accelerator
-from sana_lab.monitor import cost, live, scrape, watch
+from sana_lab.monitor import cost, live, panel, scrape, watch
 from sana_lab.monitor.stages import in_words
 from sana_lab.shapes.untrained import untrained_shapes
 
@@ -211,6 +211,79 @@ def test_the_line_is_written_over_itself(monkeypatch):
     quiet = live.Line(False)
     quiet.say("x")
     assert not quiet.wants(now=True) and said.getvalue().endswith("\n")
+
+
+class Kernel:
+    """As much of a kernel as is asked."""
+
+    def __init__(self, *features):
+        self.kernel_info = {"supported_features": list(features)}
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Widgets that a notebook would show."""
+    found = []
+    monkeypatch.setattr("IPython.display.display", found.append)
+    monkeypatch.setattr(watch, "kernel_here", lambda: Kernel(panel.SUBSHELLS))
+    return found
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("stage", ["before", "encode", "steps"])
+def test_the_button_stops_before_the_next_call_and_the_pipeline_draws_again(shown, stage, offload):
+    with use_accelerator(virtual=True, vram="2GiB"):
+        pipe = load_sana(untrained_shapes(), "bf16", "cpu" if offload else None)
+        pipe.set_progress_bar_config(disable=True)
+        if offload:
+            pipe.enable_model_cpu_offload()
+        call = {**SMALL, "output_type": "np"}
+        alone = pipe("x", **call, generator=torch.manual_seed(0)).images
+        before = attached(pipe)
+
+        def press(one):
+            if one.stage == stage:
+                shown[0].children[1].click()
+
+        m = memory(pipe, stop=True, every=press)
+        with pytest.raises(panel.Stopped, match="the pipeline can draw again"), m:
+            pipe("x", **call)
+            pipe("x", **call)
+        assert m.stopped and (m.calls, m.failures) == (0, 1)
+        (text,) = shown[0].children  # the button is gone
+        assert len(shown) == 1 and text.value.startswith("<code>")
+        assert attached(pipe) == before
+        if offload:
+            assert {part.device.type for part in (pipe.text_encoder, pipe.transformer, pipe.vae)} == {"cpu"}
+        assert (pipe("x", **call, generator=torch.manual_seed(0)).images == alone).all()
+
+
+def test_a_kernel_that_cannot_hear_a_button_gets_words(pipe, shown, monkeypatch):
+    monkeypatch.setattr(watch, "kernel_here", Kernel)
+    seen = []
+    with memory(pipe, stop=True, every=lambda one: seen.append(shown[0].children[1].value if shown else "")) as m:
+        pipe("x", **SMALL)
+    assert any(panel.BY_HAND in text for text in seen) and not m.stopped
+
+
+def test_stopping_shows_one_line_and_no_traceback():
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell.instance()
+    said = []
+    shell._showtraceback = lambda kind, error, lines: said.extend(lines)
+    try:
+        raise panel.Stopped("stopped by the button")
+    except panel.Stopped:
+        shell.showtraceback()
+    finally:
+        type(shell).clear_instance()
+    assert said == ["stopped by the button"]
+
+
+def test_without_a_notebook_there_is_no_button(pipe, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with memory(pipe, stop=True) as m:
+        pipe("x", **SMALL)
+    assert "decode" in sys.stderr.getvalue() and not m.stopped
 
 
 def test_what_was_seen_does_not_keep_the_pipeline():

@@ -23,6 +23,7 @@ from torch import nn
 from ..accounting import tensors_of
 from . import scrape
 from .live import Line, shown_by_default
+from .panel import Panel, Stopped, kernel_here
 from .stages import Peak, Stage, in_words, most, sentence, table
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Memory:
         stages: a `Stage` for each stage of each call, the oldest first.
         calls: calls of the pipeline that went to their end.
         failures: calls that did not.
+        stopped: whether the button ended the block.
 
     Chapter 13.
     """
@@ -65,13 +67,15 @@ class Memory:
         *,
         deep: bool = False,
         live: bool | None = None,
+        stop: bool = False,
         log: str | os.PathLike | None = None,
         every: Callable[[Stage], object] | None = None,
     ):
         """See `memory`."""
         self._kept: deque[Stage] = deque(maxlen=KEPT)
         self.calls = self.failures = 0
-        self._deep, self._live, self._every = deep, live, every
+        self._deep, self._live, self._stop, self._every = deep, True if stop else live, stop, every
+        self.stopped = False
         self._log = Path(log) if log is not None else None
         self._to_watch = pipe
         self._pipe: Any = None
@@ -80,7 +84,7 @@ class Memory:
         self._open = False
         self._error = ""
         self._call, self._stage = 0, ""
-        self._line = Line(False)
+        self._line: Line | Panel = Line(False)
 
     # ---- the block ----
 
@@ -103,7 +107,8 @@ class Memory:
                 raise OSError(
                     f"log={str(self._log)!r} cannot be written ({error.strerror}): give another file"
                 ) from None
-        self._line = Line(shown_by_default() if self._live is None else self._live)
+        kernel = kernel_here() if self._stop else None
+        self._line = Panel(kernel) if kernel else Line(shown_by_default() if self._live is None else self._live)
         self._devices = _devices({})
         self._open, self._error = True, ""
         self._weigh()
@@ -120,6 +125,10 @@ class Memory:
         """End: the last stage is noted, all hooks are taken back."""
         if kind is not None:
             self._error = kind.__name__
+        if kind is Stopped:
+            self.stopped = True
+            with contextlib.suppress(Exception):  # offloaded parts go back, as after a call that went to its end
+                self._pipe.maybe_free_model_hooks()
         self._finish_call(kind is not None)
         self._close()
 
@@ -276,7 +285,11 @@ class Memory:
     # ---- stages ----
 
     def _enter_stage(self, stage: str) -> None:
-        """A component is called: the stage before is over if this is another one."""
+        """A component is called: the stage before is over if this is another one.
+
+        Raises:
+            Stopped: the button was pressed.
+        """
         if stage == self._stage:
             self._look()
         else:
@@ -287,6 +300,10 @@ class Memory:
             else:
                 self._end_stage()
             self._begin(stage, weigh=new and self._changed())
+        if getattr(self._line, "asked", False):
+            raise Stopped(
+                f"stopped by the button, before call {self._steps + 1} of {stage}: the pipeline can draw again"
+            )
         self._steps += 1
         if self._line.wants():
             self._line.say(self._now())
@@ -378,6 +395,7 @@ def memory(
     *,
     deep: bool = False,
     live: bool | None = None,
+    stop: bool = False,
     log: str | os.PathLike | None = None,
     every: Callable[[Stage], object] | None = None,
 ) -> Memory:
@@ -392,6 +410,9 @@ def memory(
         deep: find the module during which the peak came about, and its tensors. Hooks on every module make a step
             slower; without, a step costs some microseconds more.
         live: show one line that changes: True or False; by default in a terminal.
+        stop: show the line in a notebook with a button that stops the pipeline before its next step, and leaves it fit
+            to draw again. The cell ends with `Stopped`. Where the kernel cannot hear the button, a text says how to
+            interrupt it; in a terminal that is Ctrl+C.
         log: file to append a line of JSON to at the end of each stage.
         every: called with each `Stage` as it ends.
 
@@ -401,6 +422,7 @@ def memory(
     Raises:
         TypeError: `pipe` is no pipeline with models. Raised as the block begins.
         OSError: `log` cannot be written; likewise.
+        Stopped: the button was pressed. Raised inside of the block.
 
     Example:
         >>> from sana_lab import load_sana, memory, use_accelerator
@@ -412,7 +434,7 @@ def memory(
 
     Chapter 13.
     """
-    return Memory(pipe, deep=deep, live=live, log=log, every=every)
+    return Memory(pipe, deep=deep, live=live, stop=stop, log=log, every=every)
 
 
 # ---- counters ----------------------------------------------------------------------------------------------------
