@@ -33,6 +33,7 @@ $(TRITON): .venv/.stamp
 	touch $@
 
 lab: .venv/.stamp  ## JupyterLab on the chapters
+	$(BIN)/jupyter trust notebooks/*.ipynb  # or else it shows no figures (image/svg+xml) before their cells run
 	$(BIN)/jupyter lab notebooks
 
 serve: book  ## the built book on http://localhost:8000
