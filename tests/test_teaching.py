@@ -332,7 +332,8 @@ def test_a_driven_seat_is_held_to_what_is_stored():
     assert drive.words(wrong) != drive.words(cell["outputs"])
     bar = [{"output_type": "stream", "name": "stdout", "text": "Loading:  50%|###  | 1/2\n"}]
     assert drive.words(bar + cell["outputs"]) == drive.words(cell["outputs"])
-    assert drive.memory_of(os.getuid())["anonymous"] > 2**20
+    taken = drive.taken_by(os.getuid())
+    assert taken["anonymous"] > 2**20 and 0 < taken["processor"] <= drive.busy_seconds()
 
 
 def test_the_packages_of_the_room_are_pinned_once():

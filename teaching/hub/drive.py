@@ -52,8 +52,9 @@ class Done:
         cells: run.
         compared: of these, with a stored answer.
         wrong: what differed, as "cell ID: given, wanted".
-        memory: highest bytes that the seat's processes held at a time: `anonymous`, which cannot be given back, and
-            `proportional`, which also counts a share of what programs have in common.
+        taken: the most that was seen of the seat's processes: bytes held at a time, `anonymous`, which cannot be given
+            back, and `proportional`, which also counts a share of what programs have in common; seconds of `processor`
+            used, server and kernel together, which a loaded machine does not make more.
     """
 
     learner: str
@@ -63,7 +64,7 @@ class Done:
     cells: int = 0
     compared: int = 0
     wrong: list[str] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
+    taken: dict[str, float] = field(default_factory=dict)
 
 
 class Hub:
@@ -197,31 +198,39 @@ def chapter_cells(chapter: int, notebooks: Path = room.ROOT / "notebooks") -> li
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def memory_of(user: int) -> dict[str, int]:
-    """Bytes that a user's processes hold now, from `/proc/*/smaps_rollup`."""
-    found = {"anonymous": 0, "proportional": 0}
+def taken_by(user: int) -> dict[str, float]:
+    """What a user's processes hold and have used: bytes from `/proc/*/smaps_rollup`, processor seconds from `stat`."""
+    found = {"anonymous": 0, "proportional": 0, "processor": 0.0}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if folder.stat().st_uid != user:
                 continue
-            text = (folder / "smaps_rollup").read_text()
+            text, stat = (folder / "smaps_rollup").read_text(), (folder / "stat").read_text()
         except OSError:
             continue  # it ended, or is of the kernel
+        # utime, stime and those of the children that ended, in ticks (proc(5)); the name before them may have spaces
+        found["processor"] += sum(map(int, stat.rpartition(")")[2].split()[11:15])) / os.sysconf("SC_CLK_TCK")
         for name, field_ in (("anonymous", "Anonymous"), ("proportional", "Pss")):
             if line := re.search(rf"^{field_}:\s+(\d+) kB", text, re.MULTILINE):
                 found[name] += 1024 * int(line[1])
     return found
 
 
+def busy_seconds() -> float:
+    """Seconds that the machine's processors have worked since it started, added up, from `/proc/stat`."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 async def weigh(done: Done, every: float) -> None:
-    """Keep the highest memory of a seat's user, until cancelled."""
+    """Keep the most that a seat's user took, until cancelled."""
     try:
         user = pwd.getpwnam(room.seat_user(done.learner)).pw_uid
     except KeyError:
         return  # seats elsewhere
     while True:
-        now = await asyncio.to_thread(memory_of, user)
-        done.memory = {name: max(now[name], done.memory.get(name, 0)) for name in now}
+        now = await asyncio.to_thread(taken_by, user)
+        done.taken = {name: max(now[name], done.taken.get(name, 0)) for name in now}
         await asyncio.sleep(every)
 
 
@@ -264,11 +273,15 @@ async def drive(
 
     Returns:
         Plain numbers: of the room, of one seat (the largest memory, middle seconds), and what was wrong in which seat.
+        `load_before` is the machine's load average as it began, `busy_beside` how many processors worked meanwhile for
+        others than the seats: the hub and the proxy, about a tenth, and whatever else ran.
     """
     cells, names = chapter_cells(chapter, notebooks), [f"{DRIVEN}{n:02d}" for n in range(1, seats + 1)]
-    begun = time.monotonic()
+    begun, load = time.monotonic(), os.getloadavg()[0]
+    busy = busy_seconds()
     done = await asyncio.gather(*(sit(hub, name, cells) for name in names), return_exceptions=True)
-    all_of_it = time.monotonic() - begun
+    all_of_it, busy = time.monotonic() - begun, busy_seconds() - busy
+    used = sum(one.taken.get("processor", 0) for one in done if isinstance(one, Done))
     if not keep:
         await asyncio.gather(*(hub.close_seat(name) for name in names))
     good = [one for one in done if isinstance(one, Done)]
@@ -288,8 +301,11 @@ async def drive(
         "seconds_server": middle([one.ready for one in good]),
         "seconds_kernel": middle([one.kernel for one in good]),
         "seconds_cells": middle([one.seconds for one in good]),
-        "anonymous": max((one.memory.get("anonymous", 0) for one in good), default=0),
-        "proportional": max((one.memory.get("proportional", 0) for one in good), default=0),
+        "seconds_processor": middle([one.taken.get("processor", 0) for one in good]),
+        "anonymous": max((one.taken.get("anonymous", 0) for one in good), default=0),
+        "proportional": max((one.taken.get("proportional", 0) for one in good), default=0),
+        "load_before": round(load, 2),
+        "busy_beside": round(max(busy - used, 0) / all_of_it, 2),
         "wrong": wrong,
     }
 
