@@ -266,6 +266,43 @@ def test_a_kernel_that_cannot_hear_a_button_gets_words(pipe, shown, monkeypatch)
     assert any(panel.BY_HAND in text for text in seen) and not m.stopped
 
 
+def test_a_busy_kernel_hears_the_button():
+    """As JupyterLab talks to it: a shell beside the one that runs the cell takes the click."""
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        code = (
+            "import time\nfrom sana_lab.monitor.panel import Panel, kernel_here\npanel = Panel(kernel_here())\n"
+            "until = time.monotonic() + 120\n"
+            "while not panel.asked and time.monotonic() < until:\n    panel.say('x')\n    time.sleep(0.05)\n"
+            "print('heard', panel.asked)"
+        )
+        cell = client.execute(code)
+        button = ""
+        while not button:
+            message = client.get_iopub_msg(timeout=240)
+            assert message["msg_type"] != "error", message["content"]
+            state = message["content"].get("data", {}).get("state", {}) if message["msg_type"] == "comm_open" else {}
+            if state.get("_model_name") == "ButtonModel":
+                button = message["content"]["comm_id"]
+        client.control_channel.send(client.session.msg("create_subshell_request"))
+        beside = client.control_channel.get_msg(timeout=60)["content"]["subshell_id"]
+        click = {"method": "custom", "content": {"event": "click"}}
+        message = client.session.msg("comm_msg", {"comm_id": button, "data": click})
+        message["header"]["subshell_id"] = beside
+        client.shell_channel.send(message)
+        said = ""
+        while "heard" not in said:
+            message = client.get_iopub_msg(timeout=240)
+            if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == cell:
+                said += message["content"]["text"]
+        assert said == "heard True\n"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 def test_stopping_shows_one_line_and_no_traceback():
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell.instance()
     said = []

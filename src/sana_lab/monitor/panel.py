@@ -1,8 +1,8 @@
 """A line with a stop button, in a notebook, while a pipeline draws.
 
 The kernel is busy meanwhile, and hears of a click only where widgets talk through a thread of their own: ipykernel 7
-offers one (`kernel subshells`, kernelbase.py) and JupyterLab from 4.4 on uses it (`commsOverSubshells`). Elsewhere
-there is no button, and a text says how to interrupt the kernel.
+offers one (`kernel subshells`, kernelbase.py) and JupyterLab uses it (4.6.6, `commsOverSubshells`). Elsewhere there is
+no button, and a text says how to interrupt the kernel.
 
 Chapter 13.
 """
@@ -46,6 +46,10 @@ class Panel:
         self._text = HTML()
         self._button = Button(description="Stop", icon="stop", tooltip="Stop before the next step")
         self._button.on_click(self._press)
+        if (comm := self._button.comm) is not None:
+            # ipykernel 7.4 (comm/comm.py) gives what a widget hears to the shell that wrote to the widget last, which
+            # is the one that draws; without this note it goes to the thread that the front end asked for
+            vars(comm).pop("_reply_subshell_id", None)
         hears = SUBSHELLS in kernel.kernel_info.get("supported_features", [])
         self._box = HBox([self._text, self._button if hears else HTML(f"<small>{BY_HAND}</small>")])
         display(self._box)
