@@ -12,6 +12,7 @@ PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25
 TRITON := .cache/triton-3.9.0
 
 .PHONY: book test helper chapters triton lab serve refresh check bench mutants drill slides kit hub hub-try
+.PHONY: book test helper triton lab serve refresh check bench mutants drill slides kit hub hub-try nbgrader-try
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
@@ -76,6 +77,15 @@ hub: .venv/.stamp $(HUB)/.stamp  ## a JupyterHub for a class, as root: teaching/
 
 hub-try: .venv/.stamp $(HUB)/.stamp  ## open a room and try it, as root: break in, restart, fill the disk, ten seats at once
 	$(HUB)/bin/python teaching/hub/trials.py $(TRY)
+
+NBGRADER := .cache/nbgrader
+nbgrader-try: .venv/.stamp $(NBGRADER)/.stamp  ## hand out all chapters with nbgrader, let it mark three, solved and empty
+	$(NBGRADER)/bin/python teaching/nbgrader/try_it.py $(TRY)
+
+$(NBGRADER)/.stamp: teaching/nbgrader/requirements.txt
+	$(PYTHON) -m venv $(NBGRADER)
+	$(NBGRADER)/bin/pip install --quiet -r $<
+	touch $@
 
 $(HUB)/.stamp: teaching/hub/requirements.txt
 	$(PYTHON) -m venv $(HUB)

@@ -22,15 +22,17 @@ import yaml
 from traitlets.config import Config
 
 from sana_lab import evidence
+from sana_lab.classroom.tasks import chapters, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHING = ROOT / "teaching"
 HUB = TEACHING / "hub"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
-sys.path.insert(0, str(HUB))
+sys.path[:0] = [str(HUB), str(TEACHING / "nbgrader")]
 desk, drive, room, start = (importlib.import_module(name) for name in ("desk", "drive", "room", "start"))
 kit, slides = (importlib.import_module(name) for name in ("kit", "slides"))
+nbgrader_trial = importlib.import_module("try_it")
 GIB = room.GIB
 
 
@@ -418,3 +420,34 @@ def test_a_kit_is_not_built_over_somebody_elses_folder(tmp_path):
     with pytest.raises(kit.KitError, match="no notebooks"):
         kit.build(tmp_path / "new", indexes=[], notebooks=tmp_path, site=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+# ---- nbgrader -------------------------------------------------------------------------------------------------------
+
+
+def test_what_nbgrader_was_tried_with_is_what_there_is():
+    said = (TEACHING / "nbgrader" / "tried.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d_\w+) \| (\d+) \| (\w+) \| (.+?) \| (.+?) \|$", said, re.MULTILINE)
+    exercises = {Path(name).stem: len(tasks(notebook)) for name, notebook in chapters(ROOT / "notebooks").items()}
+    assert len(rows) >= 13 and all(exercises[name] == int(count) for name, count, *_ in rows)
+    assert all(out == "yes" for _, _, out, _, _ in rows)
+    marked = [(count, solved, empty) for _, count, _, solved, empty in rows if solved != "not tried"]
+    assert len(marked) >= 3 and all((s, e) == (f"{n} of {n}", f"0 of {n}") for n, s, e in marked)
+    pinned = re.search(r"^nbgrader==(\S+)$", (TEACHING / "nbgrader" / "requirements.txt").read_text(), re.MULTILINE)
+    assert said.startswith(f"nbgrader {pinned[1]}, ")
+
+
+def test_a_solution_that_is_left_and_a_stub_that_is_gone_are_found(tmp_path):
+    trial = nbgrader_trial
+    stub, solution = "def f(x):\n    return None", "def f(x):\n    return 2 * x + 12345"
+    mark = {"nbgrader": {"solution": True, "grade_id": "ch01-1-answer"}}
+
+    def written(name, source):
+        (tmp_path / name).write_text(json.dumps({"cells": [{"source": source, "metadata": mark}]}))
+        return tmp_path / name
+
+    source = written("source", f"{stub}\n\n\n{trial.BEGIN}\n{solution}\n{trial.END}")
+    assert trial.handed_out(source, written("a", f"{stub}\n\n\n# YOUR CODE HERE\n{trial.CLEARED}")) == ""
+    assert "the stub is not" in trial.handed_out(source, written("b", f"# YOUR CODE HERE\n{trial.CLEARED}"))
+    left = written("c", f"{stub}\n    return 2 * x + 12345\n{trial.CLEARED}")
+    assert "a line of the solution is left" in trial.handed_out(source, left)

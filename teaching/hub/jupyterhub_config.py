@@ -61,7 +61,7 @@ if at.limits == "systemd":
     c.SystemdSpawner.unit_name_template = "room-{USERNAME}"
     c.SystemdSpawner.isolate_tmp = True
     c.SystemdSpawner.disable_user_sudo = True
-    c.SystemdSpawner.unit_extra_properties = {"TasksMax": str(room.PROCESSES)}
+    c.SystemdSpawner.unit_extra_properties = {"TasksMax": str(room.PROCESSES), "UMask": "0077"}
 else:
     c.JupyterHub.spawner_class = SeatSpawner
     c.SeatSpawner.limits = at.limits

@@ -1,12 +1,13 @@
 """A seat's server: a process of the seat's own user, held to memory, processors and a number of processes.
 
-`SeatSpawner` is for machines without systemd. It differs from JupyterHub's own `LocalProcessSpawner` in two things: the
-system user is `seat-NAME`, and the process joins the seat's groups before it gives up root's rights (or, where there
-are no groups, is started through `prlimit` and `nice`).
+`SeatSpawner` is for machines without systemd. It differs from JupyterHub's own `LocalProcessSpawner` in this: the
+system user is `seat-NAME`, whose files others cannot read wherever they are, and the process joins the seat's groups
+before it gives up root's rights (or, where there are no groups, is started through `prlimit` and `nice`).
 """
 
 from __future__ import annotations
 
+import os
 import pwd
 
 from jupyterhub.spawner import LocalProcessSpawner, set_user_setuid
@@ -22,14 +23,15 @@ class SeatSpawner(LocalProcessSpawner):
     def make_preexec_fn(self, name):
         """What the new process does before it becomes the server: join the groups, then become the seat's user."""
         become = set_user_setuid(seat_user(name))
-        if self.limits != "cgroup":
-            return become
-        doors = [str(path) for path in make_group(seat_user(name), self.mem_limit, self.cpu_limit)]
+        in_groups = self.limits == "cgroup"
+        doors = make_group(seat_user(name), self.mem_limit, self.cpu_limit) if in_groups else []
+        doors = [str(path) for path in doors]
 
         def join_and_become():
             for door in doors:
                 with open(door, "w") as file:
                     file.write("0")  # the process that writes it
+            os.umask(0o077)
             become()
 
         return join_and_become

@@ -36,7 +36,7 @@ sys.path.insert(0, str(HERE))
 import desk  # noqa: E402
 import room  # noqa: E402
 from drive import DRIVEN, Hub, Kernel, drive, words  # noqa: E402
-from tornado.httpclient import AsyncHTTPClient, HTTPRequest  # noqa: E402
+from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest  # noqa: E402
 
 ANA, BO = "try-ana", "try-bo"
 TEACHER = "teacher"
@@ -225,7 +225,7 @@ async def accounts(at: Room) -> dict[str, Any]:
 
 
 TRESPASS = """
-import glob, os, signal, socket, subprocess
+import glob, os, re, signal, socket, subprocess
 def attempt(do):
     try:
         return "got in: " + str(do())[:80]
@@ -240,6 +240,11 @@ tries = {
     "write into the home": lambda: open(HOME + "/book/planted.py", "w"),
     "link to a file, read the link": lambda: [os.symlink(HOME + "/book/secret.txt", "l"), open("l").read()],
     "read the server's token in /proc": lambda: open(f"/proc/{PID}/environ").read() or 1/0,
+    "read a file that he left in /tmp": lambda: open("/tmp/" + LEFT).read(),
+    "put one in its place": lambda: os.replace("l", "/tmp/" + LEFT),
+    "find a token in command lines": lambda: [
+        word for name in glob.glob("/proc/[0-9]*/cmdline") for word in re.findall("[0-9a-f]{32,}", open(name).read())
+    ][0],
     "read the server's memory": lambda: open(f"/proc/{PID}/mem", "rb").read(1),
     "stop the server": lambda: os.kill(PID, signal.SIGTERM),
     "read the kernel's key": lambda: glob.glob(HOME + "/.local/share/jupyter/runtime/*.json")[0],
@@ -292,14 +297,16 @@ async def trespass(at: Room) -> dict[str, Any]:
     ana, bo = await asyncio.gather(at.hub.open_seat(ANA), at.hub.open_seat(BO))
     hers, his = Kernel(at.hub, ANA, ana), Kernel(at.hub, BO, bo)
     await asyncio.gather(hers.start(), his.start())
+    left = f"of-bo-{secrets.token_hex(4)}"
     where = json.loads(
         await said(
             his,
-            "import os, json; open('secret.txt','w').write('of Bo')\n"
+            f"import os, json; open('secret.txt','w').write('of Bo'); open('/tmp/{left}', 'w').write('of Bo')\n"
             "print(json.dumps([os.getppid(), os.path.expanduser('~')]))",
         )
     )
-    code = f"PID, HOME, STATE, ME = {where[0]}, {where[1]!r}, {str(at.work / 'state')!r}, {room.seat_user(ANA)!r}\n"
+    state, me = str(at.work / "state"), room.seat_user(ANA)
+    code = f"PID, HOME, STATE, ME, LEFT = {where[0]}, {where[1]!r}, {state!r}, {me!r}, {left!r}\n"
     found = dict(line.split("|", 1) for line in (await said(hers, code + TRESPASS)).splitlines())
     # the same lines in Bo's own kernel: what a file's owner may do shows that the attempts are real ones
     own = dict(
@@ -319,6 +326,13 @@ async def trespass(at: Room) -> dict[str, Any]:
         answer = await at.hub.ask(path, method, body, token=token, ok=False)
         found[name] = f"{answer.code}"
     owner = await at.hub.ask(f"/user/{BO}/api/kernels", token=bo)
+    at_his = Kernel(at.hub, BO, ana)  # her token, his kernel
+    at_his.id = his.id
+    try:
+        await at_his.listen()
+        found["his kernel: its channels"] = "got in: " + await said(at_his, "print(open('secret.txt').read())")
+    except HTTPError as reason:
+        found["his kernel: its channels"] = str(reason.code)
     ears = EARS.replace("UID", str(uid_of(BO)))
     heard, _ = await asyncio.gather(said(hers, ears), said(his, SPEAK))
     await said(his, OVER_TCP)  # the same ears at a kernel that he starts as Jupyter does by itself
@@ -337,6 +351,7 @@ async def trespass(at: Room) -> dict[str, Any]:
         and int(control) > 0
         and found["proxy's interface without its key"] in ("401", "403")
         and own["read a file"].startswith("got in")
+        and own["read a file that he left in /tmp"].startswith("got in")
         and own["read the server's token in /proc"].startswith("got in")
         and owner.code == 200
     )
@@ -619,7 +634,7 @@ def main() -> int:
                         if known and known["finished"] == seats and not known["wrong"]:
                             continue
                         found = asyncio.run(drive(at.hub, seats, chapter))
-                        found["load"] = asked.load
+                        found["load"], found["when"] = asked.load, time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
                         results.setdefault("drive", {})[f"chapter {chapter}, seats {seats}"] = found
                         keep(asked.out, results)
                         print(json.dumps(found), flush=True)
