@@ -266,38 +266,61 @@ def test_a_kernel_that_cannot_hear_a_button_gets_words(pipe, shown, monkeypatch)
     assert any(panel.BY_HAND in text for text in seen) and not m.stopped
 
 
-def test_a_busy_kernel_hears_the_button():
-    """As JupyterLab talks to it: a shell beside the one that runs the cell takes the click."""
+PANEL = """
+from sana_lab.monitor.panel import Panel, kernel_here
+panel = Panel(kernel_here())
+"""
+PLAIN = """
+from types import SimpleNamespace
+from ipywidgets import Button
+panel = SimpleNamespace(asked=False, say=print)
+button = Button()
+button.on_click(lambda _: setattr(panel, "asked", True))
+"""
+WAITS = """
+import time
+until = time.monotonic() + {seconds}
+print("waits", flush=True)
+while not panel.asked and time.monotonic() < until:
+    time.sleep(0.05)
+print("heard", panel.asked)
+"""
+
+
+@pytest.mark.parametrize(("code", "seconds", "heard"), [(PANEL, 120, True), (PLAIN, 3, False)])
+def test_a_busy_kernel_hears_the_button(code, seconds, heard):
+    """As JupyterLab talks to it: a shell beside the one that runs the cell takes the click.
+
+    A plain button is not heard (ipykernel 7.4.0). When it is, the line in `Panel` about it can go.
+    """
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        code = (
-            "import time\nfrom sana_lab.monitor.panel import Panel, kernel_here\npanel = Panel(kernel_here())\n"
-            "until = time.monotonic() + 120\n"
-            "while not panel.asked and time.monotonic() < until:\n    panel.say('x')\n    time.sleep(0.05)\n"
-            "print('heard', panel.asked)"
-        )
-        cell = client.execute(code)
-        button = ""
-        while not button:
+        cell = client.execute(code + WAITS.format(seconds=seconds))
+        button = said = ""
+
+        def listen():
+            nonlocal button, said
             message = client.get_iopub_msg(timeout=240)
-            assert message["msg_type"] != "error", message["content"]
-            state = message["content"].get("data", {}).get("state", {}) if message["msg_type"] == "comm_open" else {}
-            if state.get("_model_name") == "ButtonModel":
-                button = message["content"]["comm_id"]
+            content = message["content"]
+            assert message["msg_type"] != "error", content
+            if message["msg_type"] == "comm_open" and content["data"]["state"].get("_model_name") == "ButtonModel":
+                button = content["comm_id"]
+            if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == cell:
+                said += content["text"]
+
+        while not (button and "waits" in said):
+            listen()
         client.control_channel.send(client.session.msg("create_subshell_request"))
         beside = client.control_channel.get_msg(timeout=60)["content"]["subshell_id"]
         click = {"method": "custom", "content": {"event": "click"}}
         message = client.session.msg("comm_msg", {"comm_id": button, "data": click})
         message["header"]["subshell_id"] = beside
         client.shell_channel.send(message)
-        said = ""
         while "heard" not in said:
-            message = client.get_iopub_msg(timeout=240)
-            if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == cell:
-                said += message["content"]["text"]
-        assert said == "heard True\n"
+            listen()
+        assert said.split() == ["waits", "heard", str(heard)]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

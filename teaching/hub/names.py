@@ -35,8 +35,8 @@ class RoomLogin(LoginHandler):
     """The login page, on JupyterHub 6.
 
     nativeauthenticator 1.3.0 times each login with `self.statsd` (handlers.py, `LoginHandler.post`), which JupyterHub 6
-    has no more, and its `_render` does not take the arguments that JupyterHub 6 gives it for an error: every login ends
-    in status 500. This class can go with the first nativeauthenticator that names JupyterHub 6.
+    has no more (jupyterhub #5407), and its `_render` does not take the arguments that JupyterHub 6 gives it for an
+    error: every login ends in status 500. This class can go with the first nativeauthenticator that names JupyterHub 6.
     """
 
     statsd = NoTimer()

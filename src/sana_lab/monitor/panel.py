@@ -1,8 +1,8 @@
 """A line with a stop button, in a notebook, while a pipeline draws.
 
 The kernel is busy meanwhile, and hears of a click only where widgets talk through a thread of their own: ipykernel 7
-offers one (`kernel subshells`, kernelbase.py) and JupyterLab uses it (4.6.6, `commsOverSubshells`). Elsewhere there is
-no button, and a text says how to interrupt the kernel.
+offers one (`kernel subshells`, kernelbase.py) and JupyterLab uses it (4.6.6, `commsOverSubshells`; jupyterlab
+#17363). Elsewhere there is no button, and a text says how to interrupt the kernel.
 
 Chapter 13.
 """
