@@ -59,6 +59,44 @@ def test_launchers_find_the_files_that_they_name():
     assert f"{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
+def test_the_buttons_of_every_chapter_lead_to_its_file(monkeypatch, tmp_path):
+    """The theme's own links, and the one for Codespaces, without a network: each names a file that is there."""
+    from sphinx_book_theme.header_buttons import launch
+
+    monkeypatch.setenv("REPOSITORY_URL", "https://github.com/owner/name")
+    settings = config()
+    site_links.set_links(settings, tmp_path)
+    options = settings.html_theme_options
+    app = SimpleNamespace(
+        config=type("Config", (), {"__getitem__": lambda self, key: options, "html_theme_options": options})(),
+        outdir=tmp_path,
+        env=SimpleNamespace(doc2path=lambda name: f"{name}.ipynb", metadata={}),
+    )
+    monkeypatch.setattr(launch, "_is_notebook", lambda *_: True)
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    names = [entry["file"] for part in toc["parts"] for entry in part["chapters"] if "notebooks/" in entry["file"]]
+    assert len(names) >= 13
+    for name in names:
+        context = {
+            "header_buttons": [],
+            "sourcename": f"{name}.ipynb",
+            **{"github_url": "https://github.com", "github_user": "owner", "github_repo": "name"},
+        }
+        launch.add_launch_buttons(app, name, "", context, None)
+        site_links.add_codespaces(app, name, "", context, None)
+        (group,) = context["header_buttons"]
+        urls = {button["text"]: button["url"] for button in group["buttons"]}
+        assert urls == {
+            "Binder": f"https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/{name}.ipynb",
+            "Colab": f"https://colab.research.google.com/github/owner/name/blob/main/{name}.ipynb",
+            "Codespaces": "https://codespaces.new/owner/name?quickstart=1",
+        }
+        assert (ROOT / f"{name}.ipynb").is_file()
+    bare = {"header_buttons": []}
+    site_links.add_codespaces(app, "book/intro", "", bare, None)
+    assert bare == {"header_buttons": []}
+
+
 def test_a_description_is_the_first_paragraph_that_says_something():
     page = publish_doctree(f"Title\n=====\n\nShort.\n\n{'Many words stand here. ' * 20}\n")
     said = site_links.description(page)

@@ -310,6 +310,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("html-page-context", add_failure_search)
     app.connect("html-page-context", name_papers)
     app.connect("html-page-context", site_links.add_meta)
+    app.connect("html-page-context", site_links.add_codespaces, priority=502)  # after the theme's buttons
     app.connect("doctree-resolved", mark_pictures)
     app.connect("build-finished", site_links.finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """What pages of the built site say about themselves: where the book is kept, its version, its address, what they are.
 
 Two settings, and nothing dead without them: `repository.url` in `_config.yml` (or `REPOSITORY_URL`) for the links to
-source, issues, Colab and Binder; `SITE_URL` for what needs the address of the published site.
+source, issues, Colab, Binder and Codespaces; `SITE_URL` for what needs the address of the published site.
 """
 
 from __future__ import annotations
@@ -75,6 +75,22 @@ def set_links(config: Config, root: Path) -> None:
     config.html_theme_options = options
     if site := os.environ.get("SITE_URL"):
         config.html_baseurl = site.rstrip("/") + "/"
+
+
+def add_codespaces(app: Sphinx, pagename: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Put GitHub's Codespaces beside Binder and Colab, for which the theme (sphinx-book-theme 1.3.0) has buttons."""
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "launch-buttons":
+            owner_and_name = "/".join(repository(app.config).split("/")[3:5])
+            group["buttons"].append(
+                {
+                    "type": "link",
+                    "text": "Codespaces",
+                    "tooltip": "Launch on Codespaces",
+                    "icon": "fas fa-code",
+                    "url": f"https://codespaces.new/{owner_and_name}?quickstart=1",
+                }
+            )
 
 
 def description(doctree: nodes.document | None) -> str:
