@@ -16,6 +16,7 @@ def test_every_entry_is_in_it_and_its_patterns_still_match_its_messages():
     assert list(entries) == [failure.id for failure in catalogue()]
     for failure in catalogue():
         made = entries[failure.id]
+        assert made["page"] == failure.family
         assert made["messages"] == list(failure.messages.values())
         for text in ("CUDA out of memory", *made["messages"]):
             assert bool(re.search(made["pattern"], text)) == bool(re.search(failure.pattern, text))

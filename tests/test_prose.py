@@ -177,7 +177,8 @@ def test_every_chapter_goes_there_and_back():
 def test_the_book_knows_its_places_terms_papers_and_figures():
     book = prose.book(ROOT)
     assert book.places["chapter-loading"].is_page
-    assert book.places["device-mismatch"] == Place("../book/failures.md", "Tensors on two devices")
+    page = "../book/failures/device-mismatch.md"
+    assert book.places["device-mismatch"] == Place(page, "Tensors on two devices", is_page=True)
     assert book.terms["term-LLM.int8"] == "LLM.int8()" and len(book.terms) > 70
     assert book.papers["dettmers2022llmint8"] == ("Dettmers et al.", "2022")
     assert list(book.figures.values()) == list(range(1, len(book.figures) + 1))

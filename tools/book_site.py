@@ -45,6 +45,7 @@ import site_links
 from chapter_runs import cache_folder
 from chapters import ROOT, quiet_kernels, without_folders
 from sana_lab.failures import search_index
+from sana_lab.failures.page import entries
 
 CACHE = ROOT / ".cache"
 AT_ONCE = 4
@@ -272,6 +273,18 @@ def read_prose(app: Sphinx, docname: str, content: list[str]) -> None:
     content[0] = nbformat.writes(notebook)
 
 
+def write_entries(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Give the page of a family of failures its entries, straight from the catalogue (`source-read`)."""
+    if docname.startswith("book/failures/"):
+        content[0] += f"\n{entries(docname.rpartition('/')[2]).data}\n"
+
+
+def keep_permalinks(app: Sphinx, doctree: nodes.document) -> None:
+    """Let an entry's permalink, and what the search finds, be its name, which never changes, not its title's words."""
+    for section in doctree.findall(nodes.section):
+        section["ids"].sort(key=lambda name: not name.startswith("failure-"))
+
+
 def mark_pictures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Give figures that hold pictures drawn by a model the class `has-pictures`: dark pages must not brighten these."""
     for image in doctree.findall(nodes.image):
@@ -306,6 +319,8 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("config-inited", configure)
     app.add_config_value("book_prose", None, "", prose.Book)
     app.connect("source-read", read_prose)
+    app.connect("source-read", write_entries)
+    app.connect("doctree-read", keep_permalinks, priority=100)  # before Sphinx collects titles
     app.connect("env-before-read-docs", execute_chapters)
     app.connect("html-page-context", add_failure_search)
     app.connect("html-page-context", name_papers)

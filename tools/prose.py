@@ -131,11 +131,19 @@ def _figures(path: Path) -> list[str]:
     return [figure.get("name", "") for figure in found if figure.get("caption")]
 
 
+def listed(root: Path = ROOT) -> list[tuple[str, str]]:
+    """The pages that `_toc.yml` lists, in order: path below the root without ending, and the part's caption."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    found = [(toc["root"], "")]
+    for part in toc.get("parts", [{"chapters": toc.get("chapters", [])}]):
+        for entry in part["chapters"]:
+            found += [(one["file"], part.get("caption", "")) for one in (entry, *entry.get("sections", []))]
+    return found
+
+
 def pages(root: Path) -> list[Path]:
     """The book's pages in the order of its contents."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    names = [toc["root"], *(entry["file"] for part in toc.get("parts", []) for entry in part["chapters"])]
-    found = [root / f"{name}{ending}" for name in names for ending in (".ipynb", ".md")]
+    found = [root / f"{name}{ending}" for name, _ in listed(root) for ending in (".ipynb", ".md")]
     return [path for path in found if path.is_file()]
 
 
@@ -143,7 +151,7 @@ def book(root: Path = ROOT) -> Book:
     """Read what prose can refer to: labels of all pages, the glossary, the papers, the numbers of figures."""
     known = Book()
     for path in pages(root):
-        file = path.name if path.parent.name == "notebooks" else f"../{path.parent.name}/{path.name}"
+        file = path.name if path.parent.name == "notebooks" else f"../{path.relative_to(root).as_posix()}"
         prose = _prose(path)
         for pattern in (_NEXT_HEADING, _NEXT_HEADING_PLAIN):
             for found in pattern.finditer(prose):

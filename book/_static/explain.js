@@ -107,7 +107,7 @@ for and or with from this that not no can get got fix solve help please error".s
     const all = [...found, ...near.filter((f) => f.score >= least).slice(0, found.length ? 2 : most)];
     const seen = new Set();
     return all.filter((f) => !seen.has(f.entry.id) && seen.add(f.entry.id)).slice(0, most)
-      .map((f) => ({ id: f.entry.id, title: f.entry.title, message: f.entry.messages.at(-1), by: f.by }));
+      .map((f) => ({ id: f.entry.id, page: f.entry.page, title: f.entry.title, message: f.entry.messages.at(-1), by: f.by }));
   }
 
   const root = document.documentElement.dataset.content_root ?? "./";
@@ -121,10 +121,10 @@ for and or with from this that not no can get got fix solve help please error".s
       ? "No entry of the failure index has these words. Nearest by single words:"
       : "No entry of the failure index has any of these words. Paste the last line of the traceback, as it was printed.";
     const list = document.createElement("ul");
-    for (const { id, title, message, by } of found) {
+    for (const { id, page, title, message, by } of found) {
       const item = list.appendChild(document.createElement("li"));
       const link = item.appendChild(document.createElement("a"));
-      link.href = `${root}book/failures.html#failure-${id}`;
+      link.href = `${root}book/failures/${page}.html#failure-${id}`;
       link.textContent = title;
       if (by === "part") item.append(" (only with more of the traceback)");
       const words = item.appendChild(document.createElement("code"));
@@ -152,9 +152,18 @@ for and or with from this that not no can get got fix solve help please error".s
     for (const field of fields) field.addEventListener("input", () => showSoon(box, field));
   }
 
+  // Entries stood on the index itself once, and links to them are about: the list there knows where each is now.
+  function forward() {
+    if (!/^#failure-[\w-]+$/.test(location.hash)) return;
+    const link = document.querySelector(`.bd-article li a[href$="${location.hash}"]`);
+    if (link) location.replace(link.href);
+  }
+
   function onTheIndex() {
     const place = document.querySelector("#explain-here");
     if (!place) return;
+    forward();
+    window.addEventListener("hashchange", forward);
     const label = place.appendChild(document.createElement("label"));
     label.textContent = "Paste an error message or a whole traceback";
     const field = label.appendChild(document.createElement("textarea"));

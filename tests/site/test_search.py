@@ -93,8 +93,21 @@ def test_the_search_page_shows_them_and_leads_there(site, context):
     page.goto(f"{site}/search.html?q=CUDA+out+of+memory", wait_until="load")
     assert page.locator(".explained p").inner_text() == "In the failure index:"
     page.locator(".explained a").first.click()
-    page.wait_for_url("**/book/failures.html#failure-cuda-out-of-memory")
+    page.wait_for_url("**/book/failures/memory.html#failure-cuda-out-of-memory")
     assert abs(page.locator("#failure-cuda-out-of-memory").bounding_box()["y"]) < 900
+    page.close()
+
+
+def test_a_link_from_when_all_entries_stood_on_one_page_still_leads_there(site, context):
+    page = context.new_page()
+    page.goto(f"{site}/book/failures.html#failure-pipeline-to-with-device-map", wait_until="load")
+    page.wait_for_url("**/book/failures/device-maps.html#failure-pipeline-to-with-device-map")
+    heading = page.locator("section#failure-pipeline-to-with-device-map > h2")
+    assert heading.locator("a.headerlink").get_attribute("href") == "#failure-pipeline-to-with-device-map"
+    assert abs(heading.bounding_box()["y"]) < 900
+    page.goto(f"{site}/book/failures.html#failure-that-is-none", wait_until="load")
+    page.wait_for_timeout(200)
+    assert page.url.endswith("failures.html#failure-that-is-none")
     page.close()
 
 

@@ -21,9 +21,17 @@ _BADGES = {
     "report": '<span class="tier real">reported, not run here</span>',
 }
 
+_NAMES = (
+    "What `FOLDER`, `EIGHT_BIT` and `SMALL` stand for is said [in the index](#names-in-the-code), which also has a "
+    "box for a pasted message."
+)
+
 
 def contents() -> Markdown:
-    """How many entries there are, and a list of links, family by family."""
+    """How many entries there are, and a list of links, family by family.
+
+    Each line has the name that the entry had when all of them stood on one page; `explain.js` leads on from there.
+    """
     live = sum(failure.evidence == "live" for failure in catalogue())
     lines = [
         f"{len(catalogue())} failures, of which the tests of this book raise {live} with the versions that it pins, "
@@ -31,7 +39,7 @@ def contents() -> Markdown:
     ]
     for family in FAMILIES:
         lines += ["", f"**[{family.title}](#{family.name})**", ""]
-        lines += [f"- [{failure.title}](#failure-{failure.id})" for failure in family.failures]
+        lines += [f'- <a id="failure-{one.id}"></a>[{one.title}](#failure-{one.id})' for one in family.failures]
     return _markdown(lines)
 
 
@@ -41,14 +49,16 @@ def provided() -> Markdown:
 
 
 def entries(name: str) -> Markdown:
-    """All entries of a family.
+    """The page of a family below its title: what it is about, its entries as a list, and each as a section.
 
     Raises:
         ValueError: there is no such family.
     """
     for family in FAMILIES:
         if family.name == name:
-            return _markdown([family.about, *(line for failure in family.failures for line in _entry(failure))])
+            lines = [f"{family.about} {_NAMES}", ""]
+            lines += [f"- [{failure.title}](#failure-{failure.id})" for failure in family.failures]
+            return _markdown([*lines, *(line for failure in family.failures for line in _entry(failure))])
     raise ValueError(f"there is no family {name!r}: choose from {', '.join(family.name for family in FAMILIES)}.")
 
 
@@ -58,7 +68,7 @@ def _entry(failure: Failure) -> list[str]:
         badge = "virtual" if failure.gpus else "laptop"
     elsewhere = f'<span class="tier real">needs {failure.elsewhere}, not run here</span>'
     badges = " ".join([elsewhere if failure.elsewhere else _BADGES[badge], *_seen_on_real_gpus(failure)])
-    lines = ["", f"(failure-{failure.id})=", f"### {failure.title}", "", f"{badges} `{failure.id}`", ""]
+    lines = ["", f"(failure-{failure.id})=", f"## {failure.title}", "", f"{badges} `{failure.id}`", ""]
     if failure.shows != "error":
         lines += [f"*{SHOWS[failure.shows][0].upper()}{SHOWS[failure.shows][1:]}.*", ""]
     for message, where in _grouped(failure).items():

@@ -18,7 +18,7 @@ NAME = "failure_index.js"
 
 
 def entries() -> list[dict[str, Any]]:
-    """One dictionary an entry: id, title, patterns in JavaScript's form, messages, cause, Chinese symptoms."""
+    """One dictionary an entry: id, page, title, patterns in JavaScript's form, messages, cause, Chinese symptoms."""
     return [_entry(failure) for failure in catalogue()]
 
 
@@ -49,6 +49,7 @@ def for_javascript(pattern: str) -> str:
 def _entry(failure: Failure) -> dict[str, Any]:
     made: dict[str, Any] = {
         "id": failure.id,
+        "page": failure.family,
         "title": failure.title.replace("`", ""),
         "pattern": for_javascript(failure.pattern),
         "squeezed": for_javascript(squeezed_pattern(failure.pattern)),
