@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import html
 import io
 import json
 import math
 import os
 import random
+import re
 import stat
 import sys
 import time
@@ -448,10 +450,15 @@ def test_a_part_of_the_matrix_says_the_same_about_less(small):
 
 def test_every_cell_says_in_words_what_its_color_says(small):
     page = small.html()
-    assert page.count("<td") == 8 == page.count("aria-label=")
+    assert page.count("<td class=") == 8 == page.count("aria-label=")
     for verdict, symbol in matrix.SYMBOLS.items():
         assert f'class="{verdict}"' in page and symbol in page and matrix.MEANING[verdict] in page
     assert "&lt;b&gt; and more" in page and "<b> and more" not in page
+    opened = re.findall(r'<summary>(.+?)</summary>.+?<tr class="words">(.+?)</tr>', page, re.DOTALL)
+    assert len(opened) == len(small.probes)
+    for id, (_, words) in zip(small.probes, opened, strict=True):
+        assert words.count("<li>") == len(small.row(id))
+        assert all(html.escape(text) in words for _, _, text in small.row(id))
     assert len(set(matrix.SYMBOLS.values())) == 4
 
 

@@ -176,8 +176,11 @@ class Matrix:
         """
         if probe not in self.probes:
             raise ValueError(f"probe {probe!r} is not in the record; there are: {', '.join(self.probes)}.")
+        return self._groups(self.stacks, probe)
+
+    def _groups(self, names: Iterable[str], probe: str) -> list[tuple[list[str], str, str]]:
         groups: list[tuple[list[str], str, str]] = []
-        for name in self.stacks:
+        for name in names:
             verdict = self.verdict(name, probe)
             text = self._words(name, probe)
             mixed = bool(groups) and ("+" in groups[-1][0][0]) != ("+" in name)
@@ -223,7 +226,7 @@ class Matrix:
         return "\n".join([*heads, *rows, "", *(f"{i:>2} {name}" for i, name in enumerate(names, 1)), "", *legend])
 
     def html(self, stacks: Iterable[str] | None = None, probes: Iterable[str] | None = None) -> str:
-        """The table: a colored symbol in each cell, with its words for a mouse, a screen reader and a keyboard.
+        """The table: a colored symbol in each cell; a line opens below itself and says in words what was seen where.
 
         Args:
             stacks: names, in this order; all by default.
@@ -239,13 +242,22 @@ class Matrix:
                 group = PROBES[id].group
                 lines.append(f'<tr><th colspan="{len(names) + 1}" class="group">{GROUPS[group]}</th></tr>')
             cells = "".join(self._cell(name, id) for name in names)
-            lines.append(f'<tr><th scope="row">{with_code(PROBES[id].title)}</th>{cells}</tr>')
+            title = f"<details><summary>{with_code(PROBES[id].title)}</summary></details>"
+            lines.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
+            said = "".join(_said(*group) for group in self._groups(names, id))
+            lines.append(f'<tr class="words"><td colspan="{len(names) + 1}"><ul>{said}</ul></td></tr>')
         return "".join([*lines, "</tbody></table></div>", legend()])
 
     def _cell(self, stack: str, probe: str) -> str:
         verdict = self.verdict(stack, probe)
         said = html.escape(f"{stack}: {self._words(stack, probe)}", quote=True)
-        return f'<td class="{verdict}" title="{said}" aria-label="{verdict}. {said}">{SYMBOLS[verdict]}</td>'
+        return f'<td class="{verdict}" title="{said}" aria-label="{verdict}">{SYMBOLS[verdict]}</td>'
+
+
+def _said(names: list[str], verdict: str, words: str) -> str:
+    """What several stacks did alike, as an item of a list."""
+    symbol = f'<span class="{verdict}">{SYMBOLS[verdict]} {verdict}</span>'
+    return f"<li>{symbol} {html.escape(', '.join(names))}: <code>{html.escape(words)}</code></li>"
 
 
 def legend() -> str:
@@ -262,18 +274,28 @@ def _complaint(entry: Mapping[str, Any]) -> str:
 
 
 STYLE = """<style>
-.versions { overflow-x: auto; margin-bottom: .5rem }
+.versions { overflow-x: auto; margin-bottom: .5rem; container-type: inline-size }
 .versions table { border-collapse: separate; border-spacing: 1px; font-size: .8rem; width: max-content; margin: 0 }
 .versions th { text-align: left; font-weight: normal; background: var(--pst-color-background, #fff) }
 .versions thead th { vertical-align: bottom; padding-bottom: .3rem }
 .versions thead th span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap }
 .versions th[scope=row] { position: sticky; left: 0; z-index: 1; max-width: 17.5rem; padding-right: .5rem }
 .versions th.group { font-weight: bold; padding-top: .6rem; position: sticky; left: 0 }
-.versions td { text-align: center; width: 1.6rem; min-width: 1.6rem; cursor: help }
+.versions td { text-align: center; width: 1.6rem; min-width: 1.6rem; padding: .15rem }
 .versions th code { font-size: .95em; background: none; border: none; padding: 0; color: inherit }
-.versions td.same, .versions-legend .same { background: rgba(46, 160, 67, .22) }
-.versions td.differs, .versions-legend .differs { background: rgba(224, 160, 20, .34) }
-.versions td.fails, .versions-legend .fails { background: rgba(218, 54, 51, .34) }
+.versions details, .versions summary { margin: 0; padding: 0; border: 0; background: none; box-shadow: none }
+.versions summary { cursor: pointer; min-height: 1.5rem }
+.versions summary:focus-visible { outline: 2px solid currentColor; outline-offset: 1px }
+.versions tr.words { display: none }
+.versions tr:has(details[open]) + tr.words { display: table-row }
+.versions tr.words td { text-align: left; padding: .2rem 0 .6rem }
+.versions tr.words ul { position: sticky; left: 0; width: min(100cqi, 46rem); margin: 0; padding: 0 .5rem 0 1.6rem }
+.versions tr.words ul { box-sizing: border-box }
+.versions tr.words code { white-space: normal; overflow-wrap: anywhere; background: none; border: none; padding: 0 }
+.versions tr.words span { padding: 0 .4em }
+.versions .same, .versions-legend .same { background: rgba(46, 160, 67, .22) }
+.versions .differs, .versions-legend .differs { background: rgba(224, 160, 20, .34) }
+.versions .fails, .versions-legend .fails { background: rgba(218, 54, 51, .34) }
 .versions-legend { font-size: .85rem }
 .versions-legend span { padding: 0 .4em }
 @media (max-width: 600px) { .versions th[scope=row] { max-width: 9rem; overflow-wrap: anywhere } }
