@@ -13,6 +13,7 @@ TRITON := .cache/triton-3.9.0
 
 .PHONY: book test helper chapters triton lab serve refresh check bench mutants drill slides kit hub hub-try
 .PHONY: book test helper triton lab serve refresh check bench mutants drill slides kit hub hub-try nbgrader-try
+.PHONY: book test helper triton lab serve refresh check bench mutants drill slides pdf epub kit hub hub-try
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going
@@ -64,6 +65,12 @@ drill: .venv/.stamp  ## break long commands on purpose: kills, full disks, damag
 
 slides: .venv/.stamp  ## slides with speaker notes, made from the chapters, in _build/slides (takes reveal.js from npm)
 	$(BIN)/python tools/slides.py _build/slides
+
+pdf: book  ## the built book as one PDF, linked from its first page (wants Chromium, takes fonts from npm)
+	$(BIN)/python tools/paper.py pdf
+
+epub: book  ## the same for readers of books
+	$(BIN)/python tools/paper.py epub
 
 kit: .venv/.stamp  ## one folder for a class without a network, in .cache/kit, and tried without one
 	$(BIN)/sana-lab learner .cache/learner

@@ -7,6 +7,7 @@ source, issues, Colab, Binder and Codespaces; `SITE_URL` for what needs the addr
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import subprocess
@@ -125,11 +126,42 @@ def add_meta(app: Sphinx, pagename: str, template: str, context: dict, doctree: 
     context["metatags"] = context.get("metatags", "") + "\n".join(["", *lines, ""])
 
 
+EDITIONS = "editions.json"
+"""What was made of the built site to take along, beside it: file name and a few words about it."""
+_EDITIONS = re.compile(r'<p class="editions[^"]*"[^>]*>.*?</p>', re.DOTALL)
+
+
+def add_edition(out: Path, file: str, words: str) -> None:
+    """Note a file that was made of the site in `out`, e.g. a PDF, and link it from the first page."""
+    noted = out / EDITIONS
+    known = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
+    noted.write_text(json.dumps({**known, file: words}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    link_editions(out)
+
+
+def link_editions(out: Path) -> None:
+    """Link what there is of PDF and EPUB from the first page; without any, that page says nothing of them."""
+    noted, first = out / EDITIONS, out / "book" / "intro.html"
+    if not noted.is_file() or not first.is_file():
+        return
+    known = json.loads(noted.read_text(encoding="utf-8"))
+    links = [
+        f'<a href="../{name}">{html.escape(Path(name).suffix[1:].upper())}</a> ({html.escape(words)})'
+        for name, words in sorted(known.items(), reverse=True)
+        if (out / name).is_file()
+    ]
+    said = f"To take along: {' · '.join(links)}." if links else ""
+    line = f'<p class="editions on-screen">{said}</p>'
+    page = first.read_text(encoding="utf-8")
+    first.write_text(_EDITIONS.sub(lambda _: line, page, count=1), encoding="utf-8")
+
+
 def finish(app: Sphinx, problem: Exception | None) -> None:
     """Write the page for addresses that lead nowhere and, where the site's address is known, the list of its pages."""
     if problem or app.builder.format != "html" or app.builder.name != "html":
         return
     out = Path(app.outdir)
+    link_editions(out)
     (out / "404.html").write_text(NOT_FOUND, encoding="utf-8")
     (out / ".nojekyll").touch()
     base = app.config.html_baseurl

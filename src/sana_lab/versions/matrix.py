@@ -298,5 +298,5 @@ STYLE = """<style>
 .versions .fails, .versions-legend .fails { background: rgba(218, 54, 51, .34) }
 .versions-legend { font-size: .85rem }
 .versions-legend span { padding: 0 .4em }
-@media (max-width: 600px) { .versions th[scope=row] { max-width: 9rem; overflow-wrap: anywhere } }
+@media (max-width: 600px) { .versions th[scope=row] { min-width: 9rem; max-width: 9rem; overflow-wrap: anywhere } }
 </style>"""
