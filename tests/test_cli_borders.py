@@ -20,6 +20,7 @@ from sana_lab import bench, cli, commandline, digests, evidence, outliers, rando
 from sana_lab.accelerator import agreement, kernel_table
 from sana_lab.classroom import edition, grading, progress
 from sana_lab.compared_pictures import run as comparing
+from sana_lab.confirm import runner as confirm_runner
 from sana_lab.evaluate import cli as evaluate
 from sana_lab.evaluate import guidance_off
 from sana_lab.failures import record as failures_record
@@ -51,6 +52,7 @@ BOOK = {
     "make-random": (["make-random", "600M-512", "out"], [(random_checkpoint, "make")]),
     "compare": (["compare", "bf16", "int8"], [(comparing, "between"), (comparing, "folders")]),
     "plan": (["plan", "--vram", "8GiB"], [(planner, "plan")]),
+    "confirm": (["confirm", "shapes", "--virtual", "--out", "out"], [(confirm_runner, "confirm")]),
     "check": (["check", "x.py"], [(service_cli, "check")]),
     "serve": (["serve", "x", "--prompts", "p.txt", "--out", "out"], [(prompts, "read")]),
     "explain": (["explain", "x"], [(sana_lab.failures, "explain")]),
@@ -100,7 +102,7 @@ WORKERS = {
     "versions/worker.py",
     "versions/smoke.py",
 }
-WORKERS |= {"service/worker.py", "service/examine.py"}
+WORKERS |= {"service/worker.py", "service/examine.py", "confirm/worker.py"}
 """Files that only our own code starts."""
 
 COMMANDS = {f"sana-lab {name}": (cli.app, "sana-lab", *rest) for name, rest in BOOK.items()} | {

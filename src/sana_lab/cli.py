@@ -15,6 +15,7 @@ from .classroom import cli as classroom
 from .commandline import BATCH, DEBUG_VARIABLE, GPUS, GUIDANCE, SEED, SIZE, STEPS, run_command, say
 from .commandline import app as new_app
 from .compared_pictures import cli as compared_pictures
+from .confirm import cli as confirm
 from .evaluate import cli as evaluate
 from .failures import cli as failures
 from .fitting import cli as fitting
@@ -126,6 +127,7 @@ def _train(*plan: object, **options: object) -> None:
 app.command("train", options_metavar="--out FOLDER [OPTIONS]")(train_command(_train))
 classroom.mount(app)
 compared_pictures.mount(app)
+confirm.mount(app)
 evaluate.mount(app)
 failures.mount(app)
 fitting.mount(app)

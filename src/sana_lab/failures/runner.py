@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from .. import isolated, machine
 from .catalogue import get
@@ -39,6 +40,7 @@ def run_many(
     time_limit: float = SECONDS,
     fork: bool | None = None,
     visible: str | None = None,
+    folder: str | Path | None = None,
     done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Several at once, `jobs` at a time, in the order asked for.
@@ -52,6 +54,7 @@ def run_many(
         fork: import the libraries once and fork for each case; `False` starts a fresh interpreter for each. Default:
             fork where the system can, and for more than one case.
         visible: value of `CUDA_VISIBLE_DEVICES` for the processes; `None` leaves it as it is.
+        folder: of the pipeline that the cases load; by default the small one of the Shapes model's form.
         done: called with each outcome when it is there, from another thread.
 
     Raises:
@@ -63,7 +66,7 @@ def run_many(
     answers = isolated.ask(
         isolated.module(f"{__package__}.worker"),
         cases,
-        {"virtual": virtual},
+        {"virtual": virtual, "folder": None if folder is None else str(folder)},
         limit=time_limit,
         jobs=jobs,
         fork=fork,

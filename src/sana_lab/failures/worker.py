@@ -1,7 +1,7 @@
 """The process in which reproductions and fixes run. Started by `runner`; not for use by hand.
 
-Its request has `cases`, each a number and [id, fix, memory], `jobs`, `limit`, `virtual` and `fork`, and it answers with
-pairs of a number and an outcome. See `sana_lab.isolated`.
+Its request has `cases`, each a number and [id, fix, memory], `jobs`, `limit`, `virtual`, `fork` and `folder`, and it
+answers with pairs of a number and an outcome. See `sana_lab.isolated`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def answers(wanted: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Run the cases of a request, and give the number and the outcome of each."""
     if wanted["fork"] and not isolated.preload(_libraries, gpus=not wanted["virtual"]):
         raise isolated.CannotFork("CUDA does not survive a fork here")
-    folder, limit = _folder(), wanted["limit"]
+    folder, limit = wanted.get("folder") or _folder(), wanted["limit"]
     cases = dict(wanted["cases"])
     if wanted["fork"]:
         _prepare([id for id, *_ in cases.values()], wanted["virtual"])
