@@ -160,7 +160,7 @@ def _like(found: Findings) -> str:
 
 def _table(found: Findings) -> Any:
     if found["released"] is None:
-        raise NotChecked("it is a folder, and the table is about released checkpoints")
+        raise NotChecked("the table is about released checkpoints by their names")
     return CHECKPOINTS[found["released"]]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evidence import journal
+from ..messages import with_code
 from .claims import FAILS, HOLDS, NOT_CHECKED
 from .plan import REFERENCE, WAYS
 from .record import picture_file
@@ -132,8 +133,8 @@ def _claims(record: Record) -> str:
     for one in record.verdicts:
         style, words = MARKS[one.state]
         rows.append(
-            f'<tr id="{html.escape(one.id)}"><td class="state {style}">{words}</td><td>{html.escape(one.claim)}. '
-            f'<span class="soft">Chapter {one.chapter}.</span></td><td>{html.escape(one.why)}</td></tr>'
+            f'<tr id="{html.escape(one.id)}"><td class="state {style}">{words}</td><td>{with_code(one.claim)}. '
+            f'<span class="soft">Chapter {one.chapter}.</span></td><td>{with_code(one.why)}</td></tr>'
         )
     return (
         '<h2>Claims</h2><table class="claims"><thead><tr><th>state</th><th>claim</th><th>found</th></tr></thead><tbody>'
@@ -229,9 +230,10 @@ def _pictures(results: dict[str, Any], out: Path) -> str:
             if file.is_file():
                 wrong = results["ways"][name]["pictures"]["wrong"].get(str(number), "")
                 told = html.escape(WAYS[name]) + (f', <b class="no">{html.escape(wrong)}</b>' if wrong else "")
+                address, width, height = _inside(file)
                 cells.append(
-                    f'<figure><img alt="{html.escape(f"{prompt}, drawn in {WAYS[name]}")}" loading="lazy" '
-                    f'src="{_inside(file)}"><figcaption>{told}</figcaption></figure>'
+                    f'<figure><img alt="{html.escape(f"{prompt}: {WAYS[name]}")}" width="{width}" height="{height}" '
+                    f'src="{address}"><figcaption>{told}</figcaption></figure>'
                 )
         if cells:
             blocks.append(
@@ -241,15 +243,16 @@ def _pictures(results: dict[str, Any], out: Path) -> str:
     return "".join(blocks)
 
 
-def _inside(file: Path) -> str:
-    """A picture as an address that holds it."""
+def _inside(file: Path) -> tuple[str, int, int]:
+    """A picture as an address that holds it, and its width and height."""
     from PIL import Image
 
     buffer = io.BytesIO()
     picture = Image.open(file).convert("RGB")
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     picture.save(buffer, "WEBP", quality=85)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    address = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return address, *picture.size
 
 
 def _scores(results: dict[str, Any]) -> str:
@@ -285,7 +288,7 @@ def _failures(results: dict[str, Any]) -> str:
     style = {"happens": "yes", "does not happen": "no"}
     rows = [
         f'<tr><td class="state {style.get(one["state"], "open")}">{html.escape(one["state"])}</td>'
-        f"<td><code>{html.escape(id)}</code></td><td>{html.escape(one['words'])}</td></tr>"
+        f"<td><code>{html.escape(id)}</code></td><td>{with_code(one['words'])}</td></tr>"
         for id, one in results["failures"].items()
     ]
     return (

@@ -38,14 +38,15 @@ SHAPES_PROMPTS = (
 """The same for the Shapes model, which knows no other words."""
 
 WAYS = {
-    "16-bit": "16 bits, the type that it was trained in",
-    "recipe": "8 bits, the published recipe",
-    "guard": "8 bits, inputs made contiguous, checked",
+    "16-bit": "16 bits",
+    "recipe": "8 bits, the recipe",
+    "guard": "8 bits, guarded",
     "slim": "8 bits, slim",
-    "fast": "8 bits, slim and fast",
+    "fast": "8 bits, fast",
     "fp8": "FP8, slim",
 }
-"""Every way to load, in the order in which they are tried, and its title."""
+"""Every way to load, in the order in which they are tried, and its title. 16 bits: in the type that the transformer was
+trained in. Recipe: as published, with the types that chapter 5 mends. Guarded: `load_sana` and `checked`."""
 
 REFERENCE = "16-bit"
 """The way whose pictures the others are held against."""

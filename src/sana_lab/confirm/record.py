@@ -55,7 +55,9 @@ class Record:
         """A row for each claim."""
         import pandas as pd
 
-        rows = [{"chapter": one.chapter, "state": one.state, "found": one.why} for one in self.verdicts]
+        rows = [
+            {"chapter": one.chapter, "state": one.state, "claim": one.claim, "found": one.why} for one in self.verdicts
+        ]
         return pd.DataFrame(rows, index=[one.id for one in self.verdicts])
 
     @property

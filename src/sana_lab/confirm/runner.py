@@ -6,6 +6,8 @@ Chapter 14.
 from __future__ import annotations
 
 import errno
+import gc
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import isolated
 from ..checkpoints import Source, resolve
 from ..evidence import journal
-from . import record
+from . import record, worker
 from .kept import DOES_NOT, HAPPENS, NOT_CHECKED, STEPS, found_in, step_file
 from .page import write_page
 from .plan import LIMIT, Plan
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from ..failures.outcome import Outcome
 
 SETTINGS = "settings.json"
+AGAIN = ("TimeLimit", "ProcessDied")
+"""What a step may end in that may go well another time."""
+
 FAILURE_LIMIT = 600.0
 """Seconds for one failure: it loads the model at least once."""
 
@@ -36,6 +41,7 @@ def confirm(
     plan: Plan,
     *,
     limit: float = LIMIT,
+    apart: bool = True,
     progress: bool = True,
     say: Callable[[str], object] = lambda text: None,
     command: str = "sana-lab confirm",
@@ -48,6 +54,8 @@ def confirm(
             was stopped.
         plan: what is asked.
         limit: seconds for a step.
+        apart: each step in a process of its own. False is quicker, for a notebook with a small model: what else lives
+            on the GPU counts into the peaks, and nothing is survived.
         progress: show a bar.
         say: takes a line when a step has failed.
         command: what the record is to say that one types.
@@ -76,7 +84,7 @@ def confirm(
         with tqdm(total=total, unit="step", leave=False, disable=not progress) as bar:
             for step in ("files", *plan.names):
                 bar.set_description(step)
-                found = _step(source, step, plan, out, limit, lambda at: bar.set_postfix_str(at))
+                found = _step(source, step, plan, out, limit, apart, lambda at: bar.set_postfix_str(at))
                 if "failed" in found:
                     failed = found["failed"]
                     say(f"{step}: {failed['error']}: {failed['text'][:200]}")
@@ -91,15 +99,15 @@ def confirm(
 
 
 def _step(
-    source: Source, step: str, plan: Plan, out: Path, limit: float, at: Callable[[str], object]
+    source: Source, step: str, plan: Plan, out: Path, limit: float, apart: bool, at: Callable[[str], object]
 ) -> dict[str, Any]:
-    """What a step finds, or has found before. What ended for want of time is tried again.
+    """What a step finds, or has found before. What ended for want of time, or died, is tried again.
 
     Raises:
         ValueError, OSError: nothing can be done with this checkpoint, or the disk is full.
     """
     kept = found_in(out, step)
-    if kept is not None:
+    if kept is not None and kept.get("failed", {}).get("error") not in AGAIN:
         return kept
     request = {
         "model": str(source.model),
@@ -110,8 +118,9 @@ def _step(
     }
     environ = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     last: dict[str, Any] = {}
-    with isolated.Worker(isolated.module(f"{__package__}.worker"), request, environ=environ, limit=limit) as worker:
-        for answer in worker:
+    command = isolated.module(worker.__name__)
+    with isolated.Worker(command, request, environ=environ, limit=limit) if apart else _Here(request) as process:
+        for answer in process:
             if "at" in answer:
                 at(answer["at"])
             else:
@@ -125,13 +134,35 @@ def _step(
     elif "failed" in last:
         found = {"failed": last["failed"]}
     else:
-        why = f"not done after {limit:g} seconds" if worker.late else f"its process ended with status {worker.status}"
-        words = worker.words.strip().rpartition("\n")[2][:200]
-        found = {"failed": {"error": "TimeLimit" if worker.late else "ProcessDied", "text": f"{why}. {words}".strip()}}
+        why = f"not done after {limit:g} seconds" if process.late else f"its process ended with status {process.status}"
+        words = process.words.strip().rpartition("\n")[2][:200]
+        found = {"failed": {"error": AGAIN[not process.late], "text": f"{why}. {words}".strip()}}
         if step == "files":
             raise OSError(f"{source}: its files could not be read, {found['failed']['text']}")
     journal.write_json(step_file(out, step), found)
     return found
+
+
+class _Here:
+    """A worker that is this process."""
+
+    late, status, words = False, 0, ""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        """Take what a worker takes."""
+        self.request = request
+
+    def __enter__(self) -> _Here:
+        """Begin."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let go of the pipeline, which is full of circles."""
+        gc.collect()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """What a worker answers, as it comes through a pipe."""
+        return (json.loads(json.dumps(answer)) for answer in worker.answers(self.request))
 
 
 def _failures(source: Source, plan: Plan, out: Path, done: Callable[[], object]) -> None:
@@ -175,7 +206,7 @@ def came_of(outcome: Outcome) -> dict[str, Any]:
 
     failure = get(outcome.id)
     if outcome.error:
-        words = f"{outcome.error}: {leading_words(without_folders(outcome.message))}"
+        words = f"{outcome.error}: {leading_words(without_folders(outcome.message), 280)}"
     elif failure.shows == "output":
         words = outcome.printed
     else:
