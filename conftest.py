@@ -60,9 +60,9 @@ def pytest_runtest_teardown(item):
 
 LONGEST = (
     "tests/test_failures_live.py",
-    "tests/test_layers.py",
+    "tests/site/test_site.py",
     "tests/test_shapes_reader.py",
-    "notebooks/",
+    "tests/test_layers.py",
     "tests/test_evaluate.py",
     "tests/site/",
     "tests/test_left_behind.py",

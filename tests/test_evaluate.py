@@ -176,6 +176,21 @@ def test_one_layer_is_rounded_and_restored(model, gpu):
     assert all(torch.equal(v, before[k]) for k, v in pipe.transformer.state_dict().items())
 
 
+@pytest.fixture(scope="module")
+def recorded_once(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch, use_accelerator(virtual=True):
+        patch.setattr(runner, "draw", quick_draw)
+        Run(Plan(str(model), **SMALL), out, "cuda").go(progress=False)
+    return out / f"{statistics.RECORD}.json"
+
+
+@pytest.fixture
+def finished(recorded_once, tmp_path):
+    """The folder of a run of `SMALL` that came to its end: parts, settings and the record."""
+    return shutil.copytree(recorded_once.parent, tmp_path / "finished")
+
+
 # ---- the run -----------------------------------------------------------------------------------------------------
 
 
@@ -194,9 +209,8 @@ def test_one_process_or_three_give_the_same_record(model, gpu, tmp_path, monkeyp
         plan, tmp_path / "one", "cuda").layers]  # fmt: skip
 
 
-def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(model, gpu, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(model, gpu, tmp_path, finished, monkeypatch):
     plan = Plan(str(model), **SMALL)
-    Run(plan, tmp_path / "whole", "cuda").go(progress=False)
     draw, drawn = runner.draw, []
 
     def stopping(*args, **options):
@@ -212,14 +226,13 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(model, gpu, tmp_path
     assert len(kept) >= 2 and not (tmp_path / "cut" / f"{statistics.RECORD}.json").exists()
     next(iter((tmp_path / "cut" / "parts").iterdir())).write_text("{", encoding="utf-8")  # a damaged chunk, too
     Run(plan, tmp_path / "cut", "cuda").go(progress=False)
-    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+    assert results(tmp_path / "cut") == results(finished)
 
 
-def test_more_scenes_and_conditions_keep_what_is_there(model, gpu, tmp_path, monkeypatch):
-    Run(Plan(str(model), **SMALL), tmp_path, "cuda").go(progress=False)
-    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "parts").iterdir()}
-    Run(Plan(str(model), **{**SMALL, "n": 3, "conditions": ("w2", "w3", "other-noise")}), tmp_path, "cuda").go(False)
-    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "parts").iterdir()}
+def test_more_scenes_and_conditions_keep_what_is_there(model, gpu, finished):
+    before = {p.name: p.stat().st_mtime_ns for p in (finished / "parts").iterdir()}
+    Run(Plan(str(model), **{**SMALL, "n": 3, "conditions": ("w2", "w3", "other-noise")}), finished, "cuda").go(False)
+    after = {p.name: p.stat().st_mtime_ns for p in (finished / "parts").iterdir()}
     assert before.items() <= after.items() and len(after) == 12
 
 
@@ -326,24 +339,23 @@ def test_a_folder_of_another_run_is_refused(model, tmp_path):
         assert "\n" not in str(refused.value)
 
 
-def test_results_without_their_settings_are_refused(model, gpu, tmp_path):
-    Run(Plan(str(model), **SMALL), tmp_path, "cuda").go(progress=False)
-    (tmp_path / "settings.json").unlink()
+def test_results_without_their_settings_are_refused(model, finished):
+    (finished / "settings.json").unlink()
     with pytest.raises(ValueError, match="is there without settings.json"):
-        Run(Plan(str(model), **SMALL), tmp_path, "cuda")
+        Run(Plan(str(model), **SMALL), finished, "cuda")
 
 
 @pytest.mark.parametrize(
     "text", ["[1]", "3", "null", '{"i": 0}', '{"i": 0, "right": [true], "psnr": 1.0, "ssim": 1}', "[" * 9999, '"i"']
 )
-def test_a_part_that_is_json_but_not_ours_is_drawn_again(model, gpu, tmp_path, text):
-    plan = Plan(str(model), **SMALL)
-    Run(plan, tmp_path, "cuda").go(progress=False)
-    first = results(tmp_path)
-    part = sorted((tmp_path / "parts").iterdir())[0]
+def test_a_part_that_is_json_but_not_ours_is_drawn_again(model, gpu, finished, text):
+    first = results(finished)
+    part = sorted((finished / "parts").iterdir())[0]
+    whole = part.read_bytes()
     part.write_text(text + "\n", encoding="utf-8")
-    Run(plan, tmp_path, "cuda").go(progress=False)
-    assert results(tmp_path) == first
+    Run(Plan(str(model), **SMALL), finished, "cuda").go(progress=False)
+    assert results(finished) == first
+    assert part.read_bytes() == whole
 
 
 def on_a_real_gpu(monkeypatch):
@@ -412,15 +424,6 @@ def test_the_books_command_passes_everything_on(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         book.main()
     assert not stop.value.code and "accelerate launch" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def recorded_once(model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("recorded")
-    with pytest.MonkeyPatch.context() as patch, use_accelerator(virtual=True):
-        patch.setattr(runner, "draw", quick_draw)
-        Run(Plan(str(model), **SMALL), out, "cuda").go(progress=False)
-    return out / f"{statistics.RECORD}.json"
 
 
 @pytest.fixture

@@ -83,6 +83,8 @@ def render_codes(
     picture = palette[codes[:, 8]][:, :, None, None].expand(n, 3, pixels, pixels)
     for k in (0, 1):
         center = (home if k == 0 else -home) + jitter * (2 * torch.rand(n, 2, device=device, generator=generator) - 1)
+        if k == 1 and not two.any():  # half of the time for pictures with one object; the generator goes on as always
+            continue
         shape, size, color = codes[:, 1 + 3 * k], codes[:, 2 + 3 * k], codes[:, 3 + 3 * k]
         r = radius[size][:, None, None]
         u, v = (x - center[:, 0, None, None]) / r, (y - center[:, 1, None, None]) / r
