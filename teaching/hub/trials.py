@@ -2,7 +2,7 @@
 
     make hub-try                                              # everything; half an hour on two free cores
     python teaching/hub/trials.py --out FOLDER --only trespass,restart
-    python teaching/hub/trials.py --out FOLDER --only drive --seats 10 --chapters 1,3,10
+    python teaching/hub/trials.py --out FOLDER --only drive --seats 10 --chapters 1,3,8
 
 Writes `room.json`, a record as the others in `sana_lab.evidence`; what is in the folder already is kept, so that the
 parts can be tried one at a time. The last lines say which parts held.
@@ -591,7 +591,7 @@ def main() -> int:
     reader.add_argument("--out", type=Path, default=room.ROOT / ".cache" / "room-tried", help="folder of the record")
     reader.add_argument("--only", default=",".join([*TRIALS, "drive"]), help="parts, with commas between")
     reader.add_argument("--seats", type=int, default=10, help="so many at once, beside one alone")
-    reader.add_argument("--chapters", default="1,3,10")
+    reader.add_argument("--chapters", default="1,3,8")
     reader.add_argument("--memory", type=float, default=1.75, help="GiB of a seat")
     reader.add_argument("--kernel", type=Path, default=room.ROOT / ".venv" / "bin" / "python")
     reader.add_argument("--load", default="", help="what else ran on the machine, for the record")
