@@ -261,3 +261,20 @@ def test_its_advice_for_a_small_card_is_the_plans_and_fits(gib):
     best = planner.on_a_card(resolve("600M-512"), gib * 2**30, "free", 512).fits[0]
     assert check.status == "FAIL" and check.fix.endswith(f"--way {best.way}") and best.peak <= gib * 2**30
     assert best.title in check.text and plan("600M-512", gib + planner.CONTEXT).fits[0] == best
+
+
+def test_what_it_calls_room_enough_is_what_the_plan_calls_so():
+    """A pipeline whose weights fit and whose decoding does not was waved through once: 25 % more was the rule."""
+    from sana_lab.checkpoints import resolve
+    from sana_lab.fitting import planner
+
+    for model in ("600M-512", "1600M-1024", "1600M-4K"):
+        source = resolve(model)
+        for precision, way in (("int8", "int8"), ("nf4", "nf4"), (source.trained, "16-bit")):
+            need = sizes.recorded(model, precision)
+            for gib in (3, 5, 8, 12, 24):
+                seen = ill({"free": gib * 2**30, "total": gib * 2**30}, need=need)
+                (check,) = found(seen, model=model, precision=precision)["memory"]
+                plan = planner.on_a_card(source, gib * 2**30, "free", planner.own_pixels(source))
+                (choice,) = [c for c in plan.choices if c.way == way]
+                assert (check.status == "OK") == choice.fits, (model, precision, gib, check)

@@ -303,3 +303,85 @@ def test_a_card_that_computes_the_contrary_agrees_in_nothing():
     cell = reading.cells()[0]
     wrong = dataclasses.replace(cell, computed="load" if cell.computed == reading.RUNS else reading.RUNS)
     assert reading.agreement([wrong]) == 0 and reading.agreement([cell, wrong]) == 0.5
+
+
+# ---- FP8, the next way, the host ------------------------------------------------------------------------------------
+
+
+def test_fp8_has_its_own_bytes_and_they_are_those_of_the_accounting():
+    from sana_lab import slim
+
+    for name in ("shapes", "1600M-1024"):
+        held = slim.predict(SHAPES_FOLDER if name == "shapes" else name, "fp8", granule=512)
+        forms = peaks.known(name)["weights"]
+        assert {c: forms[c].get("fp8-slim", forms[c]["16"]) for c in held} == held
+
+
+@pytest.mark.parametrize("way, pixels", [("fp8-slim", 512), ("int8-slim", 256)])
+def test_computed_stages_are_those_of_the_virtual_gpu(way, pixels):
+    """Stage by stage; the encoder of Shapes is so small that its masks of 512 x 512 are most of it."""
+    with use_accelerator(virtual=True):
+        found = cards.try_way(str(SHAPES_FOLDER), way, None, [(pixels, 1, "whole")], virtual=True)
+    computed = peaks.stages(peaks.known("shapes"), ways.find(way), pixels)
+    real = found["load"]["peaks"] | found["draws"][0]["peaks"]
+    assert set(real) == set(peaks.STAGES)
+    for stage in peaks.STAGES:
+        rel = 0.15 if stage == "encode" else 0.05
+        assert computed[stage] - peaks.WORKSPACE == pytest.approx(real[stage], rel=rel), (stage, computed, real)
+
+
+def test_loading_in_fp8_has_the_table_of_words_twice():
+    """As its portions are joined, before the autoencoder comes, which is as large in the small models."""
+    for name in ("600M-512", "1600M-1024", "1.5-4.8B"):
+        look = peaks.known(name)
+        fp8, int8 = (peaks.stages(look, ways.find(way), 512) for way in ("fp8-slim", "int8-slim"))
+        assert fp8["decode"] == pytest.approx(int8["decode"], rel=0.001), "codes of as many bytes, nearly"
+        forms = look["weights"]
+        codes = 256_000 * (2304 + 4)  # Gemma 2 2B's table of words
+        both = forms["transformer"]["fp8-slim"] + forms["text_encoder"]["fp8-slim"]
+        assert look["load"]["fp8-slim"] == both + codes
+        assert fp8["load"] == max(both + forms["vae"]["16"], both + codes) + peaks.WORKSPACE
+
+
+@pytest.mark.parametrize("model", ["600M-512", "1600M-1024", "shapes"])
+def test_each_next_way_needs_less_than_the_one_before(model):
+    source = resolve(model)
+    for first in ("int8", "16-bit"):
+        chain = planner.downwards(source, first, planner.own_pixels(source))
+        assert chain[0] == (ways.find(first), "whole") and len(set(chain)) == len(chain) > 1
+        needs = [max(planner.peaks.stages(peaks.known(model), way, planner.own_pixels(source), 1, d).values())
+                 for way, d in chain]  # fmt: skip
+        assert needs == sorted(needs, reverse=True) or model != "shapes"
+        assert all(way.keeps != "drop" and not way.disk for way, _ in chain)
+    with pytest.raises(ValueError, match="'int7' is unknown"):
+        planner.downwards(source, "int7", 512)
+
+
+def test_the_plan_tells_the_hosts_memory_and_each_stage_and_how_well_both_are_known():
+    found = plan("1600M-1024", "8GiB")
+    table = found.by_stage
+    assert list(table.columns)[:4] == [f"{stage} (GiB)" for stage in peaks.STAGES]
+    for choice in found.choices:
+        assert set(choice.stages) == set(peaks.STAGES)
+        assert (choice.own is None) == (choice.host_known == "computed")
+        assert choice.own is None or choice.own < choice.host
+    assert {"computed"} < {choice.host_known for choice in found.choices}, "some of it was measured"
+    lines = found.whole().splitlines()
+    assert [line for line in lines if "own" in line and "measured on" in line]
+    data = found.to_json()["choices"][0]
+    assert {"host", "own", "host_known", "stages", "known"} <= set(data)
+
+
+def test_computed_fp8_is_what_a_real_gpu_took():
+    """Where nothing ran out: an H200 held to small cards, each stage."""
+    held = 0
+    for row in evidence.load("small_cards")["results"]["rows"]:
+        if row["way"] == "fp8-slim":
+            for draw in row["draws"]:
+                if "peaks" in draw and "out of memory" not in draw and "failed" not in draw:
+                    real = row["load"]["peaks"] | draw["peaks"]
+                    wanted = (draw["pixels"], draw["pictures"], draw["decode"])
+                    found = peaks.stages(peaks.known(row["checkpoint"]), ways.find("fp8-slim"), *wanted)
+                    assert {s: real[s] for s in found} == pytest.approx(found, rel=0.025), (row["checkpoint"], wanted)
+                    held += 1
+    assert held > 10

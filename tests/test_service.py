@@ -285,13 +285,30 @@ def test_kinds_of_errors():
 def test_the_ways_of_a_model_draw(tmp_path):
     from sana_lab.shapes.untrained import untrained_shapes
 
-    found = ways_of(untrained_shapes())
-    assert len(found) == 3
+    found = ways_of(untrained_shapes(), pixels=512)
+    assert [way.name for way in found][0] == "int8" and len(found) > 1
     pipe = found[-1].load()
     pipe.set_progress_bar_config(disable=True)
     before = torch.cuda.memory_allocated()
     pipe("x", num_inference_steps=1, height=64, width=64, use_resolution_binning=False)
-    assert pipe.vae.use_tiling and torch.cuda.memory_allocated() - before < 2**21
+    assert torch.cuda.memory_allocated() - before < 2**21
+
+
+def test_the_next_way_is_the_plans():
+    from sana_lab.checkpoints import resolve
+    from sana_lab.fitting import planner
+
+    source = resolve("600M-1024")
+    for first, begin in (("int8", "int8"), (source.trained, "16-bit"), ("16-bit", "16-bit"), ("nf4-slim", "nf4-slim")):
+        names = [way.name for way in ways_of("600M-1024", first)]
+        chain = planner.downwards(source, begin, 1024)
+        assert names[0] == begin and names[1] in (f"{begin}, tiles", chain[1][0].name)
+        planned = [way.name if decode == "whole" else f"{way.name}, {decode}" for way, decode in chain]
+        assert [name for name in planned if "fp8" not in name] == [name for name in names if "fp8" not in name]
+    other = [way.name for way in ways_of("600M-1024", "fp32")]
+    assert other[:2] == ["fp32", "16-bit"], "no plan has it: it comes first, then 16 bits and down"
+    with pytest.raises(ValueError, match="'int7' is unknown"):
+        ways_of("600M-1024", "int7")
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------

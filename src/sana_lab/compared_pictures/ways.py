@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..fitting.ways import WAYS as PLANNED
+from ..fitting.ways import load as load_planned
 
 if TYPE_CHECKING:
     from ..checkpoints import Source
@@ -89,10 +90,7 @@ def load(name: str, source: Source, prompts: Sequence[str]) -> tuple[Any, dict[s
         ValueError, RuntimeError, OSError: what `load_sana` raises, and `speed_up_` where the fast mode would spoil
             pictures.
     """
-    import torch
-
     from ..fast import speed_up_
-    from ..libraries import DTYPES, quiet
     from ..sana import load_sana
 
     given: dict[str, Any] = {"prompt": list(prompts)}
@@ -103,9 +101,7 @@ def load(name: str, source: Source, prompts: Sequence[str]) -> tuple[Any, dict[s
         if way.fast is not None:
             speed_up_(pipe, list(prompts[:CHECK_PROMPTS]), **way.fast)
     else:
-        with quiet(), torch.no_grad():
-            dtype = DTYPES[source.trained or "bf16"]
-            pipe, given = PLANNED[name].make(str(source.folder), source.variant, dtype, list(prompts))
+        pipe, given = load_planned(PLANNED[name], source, list(prompts))
         pipe.set_progress_bar_config(disable=True)
     return pipe, given
 

@@ -30,7 +30,8 @@ def _command(
 ) -> None:
     """The ways to draw with a model that fit a card, fastest first, each with its peak and how well that is known.
 
-    The code of the first one follows; --way NAME prints that of another. Nothing is downloaded and nothing is drawn.
+    A second table has each way's peak on the GPU by stage, and the host's memory while loading. The code of the first
+    way follows; --way NAME prints that of another. Nothing is downloaded and nothing is drawn.
     The exit status is 1 if nothing fits.
     """
     from .planner import plan
@@ -42,6 +43,6 @@ def _command(
         choice = next(choice for choice in found.choices if choice.way == asked.name)
         typer.echo(f"# {choice.title}: {choice.peak / 2**30:.2f} GiB, {choice.known}\n{choice.code}")
     else:
-        typer.echo(json.dumps(found.to_json(), indent=1) if as_json else str(found))
+        typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found.whole())
     if not found.fits:
         raise typer.Exit(1)

@@ -28,19 +28,24 @@ from .. import accounting, evidence, slim
 from ..accelerator.memory import block_size, rounded
 from ..checkpoints import Source, resolve
 from ..commandline import run_command
+from ..float8_layers import ROWS, has_product
 
 RECORD = "dry_runs"
 COMMAND = "python -m sana_lab.fitting.dry"
 
-FORMS = ("16", "int8", "int8-slim", "nf4", "nf4-slim", "cast")
-"""Forms of the weights: 16 bits, bitsandbytes' three with what `slim` adds, and 8-bit floats that are cast back for
-each product (diffusers' layerwise casting)."""
+FORMS = ("16", "int8", "int8-slim", "fp8-slim", "nf4", "nf4-slim", "cast")
+"""Forms of the weights: 16 bits, bitsandbytes' with what `slim` adds, FP8 codes that are multiplied as such
+(`sana_lab.float8_layers`), and 8-bit floats that are cast back for each product (diffusers' layerwise casting)."""
 
 TOKENS = 512
 """Of a prompt with the instruction that Sana puts before it, in the encoder. It pads to 300 plus the instruction."""
 
 CAPTION = 300
 """Tokens of a prompt that the transformer sees."""
+
+
+ROUNDING = 12
+"""Bytes that a number takes beside its own while it is rounded to FP8: three float32 (`float8.quantize_rows`)."""
 
 
 class Counted(TorchDispatchMode):
@@ -135,9 +140,24 @@ def _nf4_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
     return _weight_extra(layer, inputs) if isinstance(layer, nn.Linear) else 0
 
 
+def _fp8_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
+    """Inputs in float32 three times while they are rounded to codes, before there is an output (`quantize_rows`).
+
+    A layer that has no FP8 product turns its codes into float32 twice, and multiplies in 16 bits.
+    """
+    if not isinstance(layer, nn.Linear):
+        return 0
+    if not has_product(layer.out_features, layer.in_features):
+        return 8 * layer.weight.numel()
+    rows = inputs.numel() // layer.in_features
+    copied = 2 * layer.in_features * (inputs.dim() == 4)  # on the meta device; elsewhere channels come last as they are
+    return rows * max(ROUNDING * layer.in_features - 2 * layer.out_features - copied, layer.in_features - copied)
+
+
 EXTRA = {
     "int8": _int8_extra,
     "int8-slim": _int8_extra,
+    "fp8-slim": _fp8_extra,
     "nf4": _nf4_extra,
     "nf4-slim": _nf4_extra,
     "cast": _weight_extra,
@@ -150,7 +170,8 @@ def look(model: str | Path | Source) -> dict[str, Any]:
     Returns:
         `weights`: component -> form -> bytes, in blocks of 512; `leaf`: component -> the two largest layers' bytes;
         `encode` and `step`: form -> what a call makes beside the weights, for one picture of `PIXELS` pixels and for
-        two, with guidance; `decode`: the same in 16 bits.
+        two, with guidance; `decode`: the same in 16 bits; `load`: form -> the most while encoder and transformer load,
+        where that is more than they hold.
 
     Raises:
         ValueError: there is no such model.
@@ -162,13 +183,13 @@ def look(model: str | Path | Source) -> dict[str, Any]:
     slim.pointwise_as_linear_(slimmed)
     cast.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
     weights: dict[str, dict[str, int]] = {name: {"16": _bytes(accounting.held(m))} for name, m in models.items()}
-    for form in ("int8", "int8-slim", "nf4", "nf4-slim"):
+    for form in ("int8", "int8-slim", "fp8-slim", "nf4", "nf4-slim"):
         precision, _, slims = form.partition("-")
         for name in ("text_encoder", "transformer"):
             model = slimmed if slims and name == "transformer" else models[name]
             tensors = accounting.quantized(accounting.held(model), model, precision)
             slim_rows = encoder.get_input_embeddings().num_embeddings if slims and name == "text_encoder" else 0
-            weights[name][form] = _bytes(tensors, slim_rows)
+            weights[name][form] = _bytes(tensors, slim_rows, factor=precision != "fp8")
     weights["transformer"]["cast"] = _bytes(accounting.held(cast))
     encode = {
         form: [run(encoder, lambda n=n: _encode(encoder, n), EXTRA.get(form)) for n in (1, 2)]
@@ -185,6 +206,7 @@ def look(model: str | Path | Source) -> dict[str, Any]:
         "encode": encode,
         "step": step,
         "decode": decode,
+        "load": {"fp8-slim": _loading_fp8(slimmed, encoder, weights)},
     }
 
 
@@ -192,13 +214,36 @@ PIXELS = 512
 """A side of the pictures of the dry runs."""
 
 
-def _bytes(tensors: Iterable[accounting.Stored], rows: int = 0) -> int:
-    """Bytes in blocks of 512; with `rows`, the embedding has so many and is in 8 bits with a scale for each."""
+def _bytes(tensors: Iterable[accounting.Stored], rows: int = 0, *, factor: bool = True) -> int:
+    """Bytes in blocks of 512; with `rows`, the embedding has so many and is in 8 bits with a scale for each.
+
+    Without `factor`, what Gemma multiplies its embedding with is no tensor (`Float8Embedding.factor`).
+    """
     sizes = []
     for stored in tensors:
+        if rows and not factor and stored.tensor == "embed_scale":
+            continue
         eight = rows and stored.kind == "Embedding" and stored.tensor == "weight"
         sizes += [stored.parameters, 4 * rows] if eight else [stored.bytes]
     return sum(map(rounded, sizes))
+
+
+def _loading_fp8(transformer: nn.Module, encoder: nn.Module, weights: dict[str, dict[str, int]]) -> int:
+    """The most bytes on the GPU while `load_sana` makes both models FP8, layer by layer.
+
+    A layer comes in 16 bits and is rounded there; the embedding comes in portions, and its codes are there twice as the
+    portions are joined (`Float8Embedding.of`).
+    """
+    done = weights["transformer"]["fp8-slim"]
+    table = encoder.get_input_embeddings()
+    codes = table.weight.numel() + 4 * table.num_embeddings
+    encoded = weights["text_encoder"]["fp8-slim"]
+    portion = (2 + ROUNDING) * min(ROWS, table.num_embeddings) * table.embedding_dim
+
+    def largest(model: nn.Module) -> int:
+        return max((2 + ROUNDING) * layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+
+    return max(largest(transformer), done + encoded - codes + max(largest(encoder), codes + max(codes, portion)))
 
 
 def _largest(module: nn.Module) -> list[int]:

@@ -65,6 +65,7 @@ def stages(look: Look, way: Way, pixels: int, pictures: int = 1, decode: str = "
         resident = encoder + transformer + vae
         beside = {"load": 0, "encode": encoding, "steps": stepping, "decode": decoding}
         found = {stage: resident + more for stage, more in beside.items()}
+        found["load"] = max(found["load"], look["load"].get(way.transformer, 0))
     elif way.keeps == "drop":
         rest = transformer + vae
         found = {
@@ -109,9 +110,11 @@ def _decoding(two: list[int], pixels: int, pictures: int, decode: str) -> float:
 
 
 def host(look: Look, way: Way) -> int:
-    """Bytes of the host's memory that loading takes, beside what the libraries have: an upper bound.
+    """Bytes of the host's memory that loading takes at most, beside what the libraries have: an upper bound.
 
-    The weights in 16 bits of what is not quantized as it is read, and of the largest component that is.
+    The weights in 16 bits of what is not quantized as it is read, and of the largest component that is. Pages of the
+    files count: what is read and not changed the system may drop and read again, so that a process has often far less
+    for itself (the record of small cards tells how much).
     """
     sizes = {name: forms["16"] for name, forms in look["weights"].items()}
     if not way.quantizes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import evidence, machine
 from ..checkpoints import Source, resolve
 from . import peaks
-from .ways import DECODES, WAYS, code
+from .ways import DECODES, WAYS, Way, code, find
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,9 @@ CARDS = {
 }
 """GiB of common cards, by name: the smallest that is sold under it, a laptop's aside."""
 
+LESS = 1.15
+"""A next way needs so many times less, or it is not worth loading: it would run out of memory, too."""
+
 LARGEST = 16_384
 """GiB that are taken for a card's size."""
 
@@ -68,7 +71,9 @@ class Choice:
         decode: a key of `ways.DECODES`.
         stages: peak bytes of each stage.
         known: "computed", or "measured on" and the name of a GPU.
-        host: bytes of the host's memory that loading takes.
+        host: bytes of the host's memory that loading takes at most, pages of the files with it: computed.
+        own: bytes of it that the process had for itself, measured where `host_known` says; None elsewhere.
+        host_known: "computed", and where `own` was measured.
         seconds: of a picture, where it was measured, see `Plan.timed`; None elsewhere.
         fits: whether it does, on the card and the host.
         code: to paste.
@@ -83,6 +88,8 @@ class Choice:
     seconds: float | None
     fits: bool
     code: str
+    own: int | None = None
+    host_known: str = "computed"
 
     @property
     def peak(self) -> int:
@@ -142,6 +149,37 @@ class Plan:
         ]
         return pd.DataFrame(rows, index=[choice.way for choice in self.choices])
 
+    @property
+    def by_stage(self) -> pd.DataFrame:
+        """A row for each way: peaks on the GPU in each stage, the host's while loading, and how well both are known."""
+        import pandas as pd
+
+        rows = [
+            {f"{stage} (GiB)": round(choice.stages[stage] / GIB, 2) for stage in peaks.STAGES}
+            | {
+                "known": choice.known,
+                "host, at most (GiB)": round(choice.host / GIB, 1),
+                "host, its own (GiB)": None if choice.own is None else round(choice.own / GIB, 2),
+                "host known": choice.host_known,
+            }
+            for choice in self.choices
+        ]
+        return pd.DataFrame(rows, index=[choice.way for choice in self.choices])
+
+    def stage_lines(self) -> list[str]:
+        """The same as lines of text, for a command."""
+        heads = "".join(f"{stage:>8}" for stage in peaks.STAGES)
+        lines = [f"{'GiB':25}{heads}{'host':>8}{'own':>8}  GPU; host"]
+        for choice in self.choices:
+            numbers = "".join(f"{choice.stages[stage] / GIB:8.2f}" for stage in peaks.STAGES)
+            own = f"{'-':>8}" if choice.own is None else f"{choice.own / GIB:8.2f}"
+            lines.append(
+                f"{'fits' if choice.fits else 'no':5}{choice.way:20}{numbers}{choice.host / GIB:8.2f}{own}  "
+                f"{choice.known}; {choice.host_known}"
+            )
+        said = "host: at most while loading, pages of the files with it; own: what the process has for itself of that"
+        return [*lines, said]
+
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data."""
         names = ("model", "room", "card", "pixels", "pictures", "timed")
@@ -153,6 +191,10 @@ class Plan:
         return "\n".join([*self._lines(), *self._first()])
 
     __repr__ = __str__
+
+    def whole(self) -> str:
+        """The same with a second table between, of stages and of the host's memory."""
+        return "\n".join([*self._lines(), "", *self.stage_lines(), *self._first()])
 
     def _repr_html_(self) -> str:
         head = html.escape(self._lines()[0])
@@ -239,21 +281,60 @@ def on_a_card(source: Source, room: int, card: str, pixels: int, pictures: int =
         needed = peaks.host(look, way)
         on_host = memory is None or needed <= memory
         for decode in _decodes(pixels, pictures):
-            stages = peaks.stages(look, way, pixels, pictures, decode)
-            how = "computed"
-            name = source.checkpoint.name if source.checkpoint else None
-            if found := measured.stages.get((name, way.name, pixels, pictures, decode)):
-                stages, how = found, f"measured on {measured.on}"
+            stages, how = _stages(look, source, way, pixels, pictures, decode)
             fits = on_host and max(stages.values()) * SLACK <= room
             if fits:
                 break
         program = code(way, values, decode, pixels=pixels, steps=20)
-        choices.append(
-            Choice(way.name, way.title, decode, stages, how, needed, measured.seconds.get(way.name), fits, program)
-        )
-    order = list(WAYS)
-    choices.sort(key=lambda c: (not c.fits, c.seconds or math.inf, order.index(c.way)))
+        own = measured.hosts.get((source.checkpoint.name if source.checkpoint else None, way.name))
+        told = "computed" if own is None else f"computed, own measured on a machine with {measured.on}"
+        seconds = measured.seconds.get(way.name)
+        choices.append(Choice(way.name, way.title, decode, stages, how, needed, seconds, fits, program, own, told))
+    choices.sort(key=lambda c: (not c.fits, *_speed(c.way)))
     return Plan(source.name, room, card, pixels, pictures, tuple(choices), measured.timed)
+
+
+def downwards(source: Source, first: str, pixels: int, pictures: int = 1) -> list[tuple[Way, str]]:
+    """From a way on the fastest that needs less, and so on down to the least: ways, and how each decodes.
+
+    Only ways that take prompts as they come: none that reads them as it loads, or fills the disk.
+
+    Args:
+        source: of the model.
+        first: name of the way to begin with, a key of `ways.WAYS`.
+        pixels: a side of the pictures.
+        pictures: drawn at once.
+
+    Raises:
+        ValueError: there is no such way.
+    """
+    look, found = peaks.known(source), [(find(first), "whole")]
+
+    def peak(way: Way, decode: str) -> int:
+        return max(_stages(look, source, way, pixels, pictures, decode)[0].values())
+
+    lasting = [way for way in WAYS.values() if way.keeps != "drop" and not way.disk]
+    decodes = _decodes(pixels, pictures)
+    left = [(way, decode) for way in sorted(lasting, key=lambda way: _speed(way.name)) for decode in decodes]
+    for way, decode in sorted(left, key=lambda each: (each[0].name != first, *_speed(each[0].name))):
+        if peak(way, decode) * LESS <= peak(*found[-1]):
+            found.append((way, decode))
+    return found
+
+
+def _speed(way: str) -> tuple[float, int]:
+    """To sort ways by: seconds on record, then the order in which they are listed."""
+    return _measured().seconds.get(way) or math.inf, list(WAYS).index(way)
+
+
+def _stages(
+    look: peaks.Look, source: Source, way: Way, pixels: int, pictures: int, decode: str
+) -> tuple[Mapping[str, int], str]:
+    """Peaks of a way, and how they are known."""
+    measured, name = _measured(), source.checkpoint.name if source.checkpoint else None
+    if found := measured.stages.get((name, way.name, pixels, pictures, decode)):
+        return found, f"measured on {measured.on}"
+    return peaks.stages(look, way, pixels, pictures, decode), "computed"
 
 
 def _decodes(pixels: int, pictures: int) -> list[str]:
@@ -321,12 +402,14 @@ class _Measured:
 
     Attributes:
         stages: (checkpoint, way, pixels, pictures, decode) -> peaks by stage.
+        hosts: (checkpoint, way) -> the most that the process had of the host's memory for itself while it loaded.
         seconds: way -> of a picture.
         on: the GPU.
         timed: what `seconds` are of, in words.
     """
 
     stages: Mapping[tuple, dict[str, int]]
+    hosts: Mapping[tuple, int]
     seconds: Mapping[str, float]
     on: str
     timed: str
@@ -335,10 +418,13 @@ class _Measured:
 @cache
 def _measured() -> _Measured:
     if RECORD not in evidence.names():
-        return _Measured({}, {}, "", "")
+        return _Measured({}, {}, {}, "", "")
     record = evidence.load(RECORD)
-    device, found, seconds, timed = record["machine"]["device"], {}, {}, ""
+    device, found, hosts, seconds, timed = record["machine"]["device"], {}, {}, {}, ""
     for row in record["results"]["rows"]:
+        if "host" in row["load"]:
+            key = row["checkpoint"], row["way"]
+            hosts[key] = max(hosts.get(key, 0), row["load"]["host"])
         for draw in row["draws"]:
             if "out of memory" not in draw and "failed" not in draw:
                 key = row["checkpoint"], row["way"], draw["pixels"], draw["pictures"], draw["decode"]
@@ -350,4 +436,4 @@ def _measured() -> _Measured:
         if row["draws"] and "seconds" in (draw := row["draws"][-1]):
             seconds[row["way"]] = round(draw["seconds"], 2)
             timed = f"{row['checkpoint']}, {draw['pictures']} of {draw['pixels']} pixels, 20 steps, on {device}"
-    return _Measured(found, seconds, device, timed)
+    return _Measured(found, hosts, seconds, device, timed)

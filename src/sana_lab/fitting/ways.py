@@ -11,7 +11,10 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..checkpoints import Source
 
 Made = tuple[Any, dict[str, Any]]
 
@@ -40,6 +43,11 @@ class Way:
     keeps: str = "all"
     disk: bool = False
     quantizes: bool = False
+
+    @property
+    def takes_source(self) -> bool:
+        """Whether the code calls `load_sana`, which takes all that is known of a model, and not a folder alone."""
+        return "load_sana" in self.make.__code__.co_names
 
 
 DECODES = {
@@ -288,7 +296,7 @@ _ALL = (
         "int8-slim-drop", "8 bits, slim, encoder dropped", _int8_slim_drop, "int8-slim", "int8-slim", "drop",
         quantizes=True,
     ),
-    Way("fp8-slim", "FP8, slim", _fp8_slim, "int8-slim", "int8-slim", quantizes=True),  # codes of as many bytes
+    Way("fp8-slim", "FP8, slim", _fp8_slim, "fp8-slim", "fp8-slim", quantizes=True),
     Way("nf4", "nf4", _nf4, "nf4", "nf4", quantizes=True),
     Way("nf4-slim", "nf4, slim", _nf4_slim, "nf4-slim", "nf4-slim", quantizes=True),
     Way("cast-drop", "stored in FP8, encoder dropped", _drop_cast, transformer="cast", keeps="drop"),
@@ -315,6 +323,32 @@ def find(name: str) -> Way:
     if name not in WAYS:
         raise ValueError(f"way {name!r} is unknown: choose from {', '.join(WAYS)}.")
     return WAYS[name]
+
+
+def load(way: Way, source: Source, prompts: list[str], decode: str = "whole") -> Made:
+    """Load as the pasted code does: the pipeline, and the arguments of its call for these prompts.
+
+    Args:
+        way: how.
+        source: of the model, whose weights are here.
+        prompts: all that are to come, where the way reads them as it loads.
+        decode: a key of `DECODES`.
+
+    Raises:
+        ValueError, RuntimeError, OSError: what `load_sana` and the libraries raise.
+    """
+    import torch
+
+    from ..libraries import DTYPES, quiet
+
+    model = source if way.takes_source else str(source.folder)
+    with quiet(), torch.no_grad():
+        pipe, given = way.make(model, source.variant, DTYPES[source.trained or "bf16"], prompts)
+    if decode != "whole":
+        pipe.vae.enable_slicing()
+    if decode == "tiles":
+        pipe.vae.enable_tiling()
+    return pipe, given
 
 
 def body(way: Way) -> str:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..checkpoints import Source, resolve
+from ..fitting import ways as planned
+from ..float8 import UNITS
+from ..libraries import DTYPES
 
 _NO_ROOM = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """Words of an exception that means too little memory, whatever its class."""
@@ -29,34 +35,51 @@ class Way:
     load: Callable[[], Any]
 
 
-def ways_of(model: str | Path, first: str = "int8") -> tuple[Way, ...]:
-    """Three ways to draw with a model, each with less memory than the one before.
+def ways_of(
+    model: str | Path | Source, first: str = "int8", *, pixels: int | None = None, pictures: int = 1
+) -> tuple[Way, ...]:
+    """The way asked for, then from one to the next those of `sana_lab.plan` that need less memory, down to the least.
 
-    The whole pipeline on the GPU; the same with a decoding in tiles, where decoding is the peak; and 16 bits brought to
-    the GPU layer by layer, which is slow and takes the least. 8 bits and an offload do not go together: the codes stay
-    on the GPU (chapters 10 and 11).
+    Each is the fastest of those that need less than the one before; decoding in tiles is tried first where decoding is
+    the peak. Left out are ways that read the prompts as they load, which a service does not know then, and products of
+    FP8 where the GPU has none.
 
     Args:
         model: what `load_sana` takes.
-        first: precision of the first two.
+        first: a precision, or the name of one of the plan's ways, such as "int8-slim".
+        pixels: a side of the pictures that are to come; by default the model's own.
+        pictures: drawn at once.
+
+    Raises:
+        ValueError: there is no such model or way.
+        OSError: the model's files are missing or damaged.
     """
+    from ..fitting import planner
     from ..sana import load_sana
 
-    def whole() -> Any:
-        return load_sana(model, first)
+    source = resolve(model)
+    if source.checkpoint is None:
+        source.check()
+    trained = source.trained or "bf16"
+    begin = {trained: "16-bit", "fp8": "fp8-slim"}.get(first, first)
+    found = []
+    if begin in DTYPES:  # another type than it was trained in, which no plan has
+        found, begin = [Way(first, partial(load_sana, source, first))], "16-bit"
+    chain = planner.downwards(source, begin, pixels or planner.own_pixels(source), pictures)
+    for way, decode in chain:
+        if way.name == begin or way.transformer != "fp8-slim" or _multiplies_float8():
+            name = f"{way.name}, {decode}" if decode != "whole" else way.name
+            found.append(Way(name, partial(_pipeline, way, source, decode)))
+    return tuple(found)
 
-    def tiled() -> Any:
-        pipe = load_sana(model, first)
-        pipe.vae.enable_tiling()
-        return pipe
 
-    def by_layer() -> Any:
-        pipe = load_sana(model, "bf16", "cpu")
-        pipe.vae.enable_tiling()
-        pipe.enable_sequential_cpu_offload()
-        return pipe
+def _pipeline(way: planned.Way, source: Source, decode: str) -> Any:
+    pipe, _ = planned.load(way, source, [], decode)
+    return pipe
 
-    return (Way(first, whole), Way(f"{first}, tiles", tiled), Way("bf16, layer by layer, tiles", by_layer))
+
+def _multiplies_float8() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= UNITS
 
 
 def no_room(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, files, requires, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -27,6 +27,9 @@ from . import sizes
 from .here import installed, nearest
 from .stacks import BOOK, LIBRARIES
 from .stacks import get as get_stack
+
+if TYPE_CHECKING:
+    from ..fitting.planner import Choice
 
 LOWEST = {
     "torch": "2.5",
@@ -54,7 +57,8 @@ FLOAT8 = (8, 9)
 """The same for products of FP8 codes: `sana_lab.float8.UNITS`, which cannot be imported where torch is broken."""
 
 HEADROOM = 1.25
-"""What a pipeline needs beside its weights, as a factor: a rule of thumb for a warning, not a measurement."""
+"""What a pipeline needs beside its weights, as a factor, in a precision that `sana_lab.plan` has no way for: a rule of
+thumb for a warning, not a measurement."""
 
 SECONDS = 120
 """After this a process that imports torch counts as hanging."""
@@ -373,9 +377,30 @@ def _memory(seen: Seen, model: str | Path | Source, precision: str) -> list[Chec
     text = f"{size}, {_gib(free)} of {_gib(seen.device['total'])} are free"
     if seen.need > free:
         return [Check("FAIL", "memory", *_ways_out(text, model, free))]
-    if seen.need * HEADROOM > free:
-        return [Check("WARN", "memory", *_ways_out(f"{text}, and a call needs more than the weights", model, free))]
+    choice = _planned(model, precision, free)
+    if choice is None or choice.peak < seen.need:
+        hardly, why = seen.need * HEADROOM > free, "a call needs more than the weights"
+    else:
+        hardly = not choice.fits
+        why = f"a picture needs {_gib(choice.peak)} in {choice.where}, more than the weights"
+        if choice.decode != "whole":
+            text += f" (decode in {choice.decode}: `sana-lab plan --model {model}`)"
+    if hardly:
+        return [Check("WARN", "memory", *_ways_out(f"{text}, and {why}", model, free))]
     return [Check("OK", "memory", text)]
+
+
+def _planned(model: str | Path | Source, precision: str, free: int) -> Choice | None:
+    """What `sana_lab.plan` says of a precision on a GPU with so many free bytes; None where it has no way for it."""
+    from ..fitting import planner
+
+    try:
+        source = resolve(model)
+        choices = planner.on_a_card(source, free, "free", planner.own_pixels(source)).choices
+    except (ValueError, OSError, ImportError):  # a folder, where torch is broken
+        return None
+    way = "16-bit" if precision == (source.trained or "bf16") else precision
+    return next((choice for choice in choices if choice.way == way), None)
 
 
 def _ways_out(text: str, model: str | Path | Source, free: int) -> tuple[str, str]:
