@@ -319,6 +319,14 @@ def measured(monkeypatch, tmp_path):
     return calls_and_fail
 
 
+def test_where_nothing_can_be_written_no_environment_is_built(measured, tmp_path):
+    calls, _ = measured
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"--record .*file.x: cannot write in"):
+        runner.run([stacks.get("2025-12")], THREE, folder=tmp_path / "file" / "x")
+    assert calls == []
+
+
 def test_what_is_in_the_record_is_not_measured_again(measured, tmp_path):
     calls, _ = measured
     two = [stacks.get("2025-12"), stacks.get("2026-02")]

@@ -19,6 +19,7 @@ import functools
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -41,6 +42,9 @@ from sana_lab.versions.stacks import STACKS
 
 LIMIT = 900
 """Seconds that a command may take on a busy machine."""
+
+PROGRESS = re.compile(r"%\||it/s|^\[\d+/\d+\] ")
+"""A bar, or a step of many such as `[1/9] ...: done`."""
 
 PAGE = 4096
 """Bytes in which a disk in memory is counted."""
@@ -228,10 +232,10 @@ class Drill:
         return process
 
     def end(self, process: subprocess.Popen) -> tuple[int, list[str]]:
-        """Status, and the lines said that are no progress bar."""
+        """Status, and the lines said that tell of no progress."""
         status = process.wait(LIMIT)
         lines = process.said.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-        return status, [line for line in lines if line.strip() and "%|" not in line and "it/s" not in line]
+        return status, [line for line in lines if line.strip() and not PROGRESS.search(line)]
 
     def undisturbed(self, name: str) -> tuple[Any, float]:
         """What a job finds, and its seconds."""

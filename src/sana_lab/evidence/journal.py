@@ -56,12 +56,13 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def must_be_writable(out: Path, folder: Path) -> None:
+def must_be_writable(out: Path, folder: Path, option: str = "--out") -> None:
     """Find out early whether `folder`, or what there is above it, can be written. Nothing is made.
 
     Args:
         out: what the user gave, for the message.
         folder: where files are to be.
+        option: by which the user gave it, likewise.
 
     Raises:
         OSError: it cannot.
@@ -72,7 +73,7 @@ def must_be_writable(out: Path, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"--out {out}: cannot write in {folder} ({error.strerror}): give another place.") from None
+        raise OSError(f"{option} {out}: cannot write in {folder} ({error.strerror}): give another place.") from None
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import evidence, isolated
+from ..evidence import journal
 from . import folder as shapes_folder
 from . import record
 from .environment import Unbuildable, environment
@@ -56,6 +57,7 @@ def run(
 
     probes = [get(id).id for id in probes] if probes is not None else list(PROBES)
     stacks = list(stacks)
+    journal.must_be_writable(folder, folder, "--record")  # an environment takes minutes
     with folders() as (new, old, weights):
         results = record.load(folder)
         trained = weights == "trained"
@@ -119,6 +121,7 @@ def check(stacks: Iterable[Stack], *, folder: Path = evidence.FOLDER, **options:
     for stack in stacks:
         if stack.name not in recorded or recorded[stack.name]["key"] != stack.key():
             raise ValueError(f"stack {stack.name!r} is not in the record, so there is nothing to hold it against.")
+    journal.must_be_writable(folder, folder, "--record")
     with tempfile.TemporaryDirectory(prefix="sana-lab-check-") as place:
         run(stacks, folder=Path(place), **options)
         fresh = record.load(Path(place))["stacks"]
