@@ -77,7 +77,7 @@ def look(context, url: str, patience: float = 30, audit=None) -> Visit:
     """Open a page, wait until it has settled, and note what there is and what is wrong.
 
     `patience`: seconds to wait for formulas and widgets; those that are not drawn by then count as not drawn.
-    `audit`: is given the page as it has settled, before it becomes as narrow as a phone; what it finds is kept.
+    `audit`: is given the page as it has settled, before widgets are drawn and before it becomes as narrow as a phone.
     """
     from playwright.sync_api import TimeoutError as TooLong
 
@@ -108,12 +108,12 @@ def look(context, url: str, patience: float = 30, audit=None) -> Visit:
     seen = page.evaluate(_LOOK)
     for name, value in seen.items():
         setattr(visit, name, set(value) if name == "ids" else value)
+    visit.audit = audit(page) if audit else None
     if visit.widgets:
         page.evaluate(_TO_WIDGET)  # their script is loaded when they come near
         with contextlib.suppress(TooLong):
             page.wait_for_function(f"n => ({_DRAWN})() >= n", arg=visit.widgets, timeout=1000 * patience)
         visit.drawn = page.evaluate(_DRAWN)
-    visit.audit = audit(page) if audit else None
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(150)
     visit.too_wide = page.evaluate(_TOO_WIDE)
