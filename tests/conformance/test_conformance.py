@@ -19,9 +19,7 @@ from .registry import comparable, leading_words
 
 HOW = f"python -m tests.conformance.run --real --out src/sana_lab/evidence/{RECORD}.json"
 
-UNRECORDED: dict[str, str] = {
-    "float8": "written after the record was made: it waits for the next run on two GPUs",
-}
+UNRECORDED: dict[str, str] = {}
 """Groups and cases that wait for their first run on real GPUs, and why. A test fails once the record has one."""
 
 RECORDED = [name for name, case in CASES.items() if not {name, case.group} & UNRECORDED.keys()]

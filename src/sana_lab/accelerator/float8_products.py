@@ -18,6 +18,12 @@ from .kernel_checks import CPP_NAMES
 from .ledger import MIXED, Ledger
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+NO_KERNEL = (
+    "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasLtMatmulAlgoGetHeuristic( ltHandle, "
+    "computeDesc.descriptor(), Adesc.descriptor(), Bdesc.descriptor(), Cdesc.descriptor(), Ddesc.descriptor(), "
+    "preference.descriptor(), 1, &heuristicResult, &returnedResult)`"
+)
+"""What cuBLAS says to a scale a row and a result in FP8 (torch 2.11, CUDA 13.0, seen on an H200)."""
 _NAMES = CPP_NAMES | {torch.float8_e5m2: "Float8_e5m2"}
 
 
@@ -103,6 +109,7 @@ def _refuse(
     if capability[0] == 9 and 0 not in (m, n, k):
         ordered = a.is_contiguous() and b.t().is_contiguous()
         _hold(ordered, "Only multiplication of row-major and column-major matrices is supported by cuBLASLt")
+        _hold(dtype not in FLOAT8 or _tensorwise(a, b, scale_a, scale_b), NO_KERNEL)
 
 
 def _refuse_bias(bias: Tensor, dtype: torch.dtype) -> None:
