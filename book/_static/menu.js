@@ -37,6 +37,9 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const corner of document.querySelectorAll("table th")) {
     if (!corner.textContent.trim()) corner.replaceWith(Object.assign(document.createElement("td"), { innerHTML: "" }));
   }
+  for (const summary of document.querySelectorAll("li.has-children > details > summary")) {
+    summary.setAttribute("aria-label", `Pages of: ${summary.closest("li").querySelector("a").textContent.trim()}`);
+  }
   const sidebar = document.querySelector("#pst-primary-sidebar");
   if (sidebar && !sidebar.hasAttribute("role")) {
     sidebar.setAttribute("role", "navigation");

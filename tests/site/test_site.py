@@ -145,3 +145,19 @@ def test_pages_have_the_numbers_that_stand_in_the_notebooks(built):
         assert page.count('class="pasted-text"') == text.count("<span data-glue="), path.name
         figures = re.findall(r'href="#(fig-[\w-]+)"><span class="std std-numref">(Fig\. \d+)</span>', page)
         assert figures == [(name, number) for number, name in re.findall(r"\[(Fig\. \d+)\]\(#(fig-[\w-]+)\)", text)]
+
+
+def test_the_version_matrix_reads_on_a_phone_and_by_keyboard(site, context):
+    page = context.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{site}/book/version_matrix.html", wait_until="load")
+    line = page.locator(".versions summary").nth(5)
+    assert line.bounding_box()["width"] > 100
+    assert page.locator(".versions tr.words:visible").count() == 0
+    line.focus()
+    page.keyboard.press("Enter")
+    words = page.locator(".versions tr.words:visible")
+    assert words.count() == 1 and words.locator("li").count() > 0
+    box = words.locator("ul").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    page.close()

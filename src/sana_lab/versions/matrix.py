@@ -279,7 +279,8 @@ STYLE = """<style>
 .versions th { text-align: left; font-weight: normal; background: var(--pst-color-background, #fff) }
 .versions thead th { vertical-align: bottom; padding-bottom: .3rem }
 .versions thead th span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap }
-.versions th[scope=row] { position: sticky; left: 0; z-index: 1; max-width: 17.5rem; padding-right: .5rem }
+.versions th[scope=row] { position: sticky; left: 0; z-index: 1; padding-right: .5rem }
+.versions th[scope=row] { min-width: 12.5rem; max-width: 17.5rem }
 .versions th.group { font-weight: bold; padding-top: .6rem; position: sticky; left: 0 }
 .versions td { text-align: center; width: 1.6rem; min-width: 1.6rem; padding: .15rem }
 .versions th code { font-size: .95em; background: none; border: none; padding: 0; color: inherit }
