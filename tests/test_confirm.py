@@ -247,6 +247,28 @@ def test_released_geometries_are_known_by_their_configurations(tiny, tmp_path):
     assert files.like(resolve(tiny)) is None
 
 
+def test_a_folder_of_a_released_size_has_its_layers_shapes_and_bytes(tmp_path, monkeypatch):
+    from sana_lab import accounting, slim
+
+    built = accounting.build("sprint-0.6B")
+    for name, model in built.items():
+        save = getattr(model, "save_config", None) or model.config.save_pretrained
+        save(tmp_path / "model" / name)
+    index = {"_class_name": "SanaSprintPipeline"}
+    (tmp_path / "model/model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(files, "_part", lambda *_: {"dtypes": {"BF16": 1}, "files": 1, "tensors": 1})
+    found = files.look(resolve(tmp_path / "model"))
+    assert found["like"] == "sprint-0.6B" and found["layers"] == {"transformer": 28, "text_encoder": 26}
+    assert found["shapes"] == {"text_encoder": True, "transformer": True, "vae": True} and found["guidance_embeds"]
+    assert found["predicted"]["recipe"] == slim.predict("sprint-0.6B", "int8", False, granule=files.GRANULE)
+    given = findings(files=found, released=None)
+    for id in ("shapes-transformer", "shapes-text-encoder", "shapes-vae", "half-is-linear", "class-fits-transformer"):
+        one = next(one for one in claims.CLAIMS if one.id == id)
+        assert one.look(given)[0], id
+    given["files"]["shapes"]["vae"] = False
+    assert look("shapes-vae", files=found)[0] is False
+
+
 def test_shards_and_variants_are_read_and_have_plain_names_for_others(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "sharded")
     part = folder / "transformer"
@@ -281,6 +303,51 @@ def test_a_name_that_is_none(tmp_path):
     assert "way 'quick' is unknown" in refused("shapes", "--way", "quick", "--out", tmp_path / "out", "--virtual")
     assert "there is no failure" in refused("shapes", "--failures", "x-y", "--out", tmp_path / "out", "--virtual")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_folder_no_prompt_and_no_place(tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert "is unknown" in refused(tmp_path / "file", "--out", tmp_path / "out", "--virtual")
+    assert "--out" in refused(tiny, "--out", tmp_path / "file", "--virtual", "--failures", "none")
+    assert "file" in refused(tiny, "--prompts", tmp_path / "file", "--out", tmp_path / "out", "--virtual")
+    assert "metric 'beauty' is unknown" in refused(tiny, "--metric", "beauty", "--out", tmp_path / "out", "--virtual")
+    assert "vram='much'" in refused(tiny, "--vram", "much", "--out", tmp_path / "out", "--virtual")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_quantized_already(here, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "quantized")
+    file = folder / "transformer/config.json"
+    config = json.loads(file.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes"}}
+    file.write_text(json.dumps(config))
+    assert "is quantized already" in refused(folder, "--out", tmp_path / "out", "--virtual", "--failures", "none")
+
+
+def test_a_place_inside_of_the_model_does_not_count_as_weights(here, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    some = plan(ways=("slim",), prompts=PROMPTS[:1])
+    for _ in range(2):
+        runner.confirm(folder, folder / "out", some, progress=False)
+    assert here == ["files", "slim"]
+
+
+def test_a_process_that_died_is_tried_again(tiny, tmp_path, monkeypatch):
+    class Dies(Here):
+        status = -9
+
+        def __iter__(self):
+            return super().__iter__() if self.request["step"] == "files" else iter(())
+
+    some = plan(ways=("slim",), prompts=PROMPTS[:1])
+    monkeypatch.setattr(runner.isolated, "Worker", Dies)
+    record = runner.confirm(tiny, tmp_path / "out", some, progress=False)
+    assert record.results["ways"]["slim"]["failed"]["error"] == "ProcessDied"
+    monkeypatch.setattr(runner.isolated, "Worker", Here)
+    try:
+        record = runner.confirm(tiny, tmp_path / "out", some, progress=False, apart=False)
+    finally:
+        use_accelerator(virtual=True).leave()
+    assert "held" in record.results["ways"]["slim"]
 
 
 def test_no_network(tmp_path, monkeypatch):
@@ -481,6 +548,14 @@ def test_contributed_records_are_held_to_the_format(done, tmp_path):
         assert words in str(error.value)
     with pytest.raises(ValueError, match="is no record"):
         contributed.load(tmp_path / "x.html")
+
+
+def test_the_page_shows_contributed_records_or_says_that_there_is_none(done, tmp_path):
+    from sana_lab.confirm.contributions import NONE, shown
+
+    assert NONE in shown(tmp_path).data
+    shutil.copy(done[0] / "confirmed.json", tmp_path / "tiny-virtual.json")
+    assert "tiny-virtual" in shown(tmp_path).data and "guard-finds-nothing" in shown(tmp_path).data
 
 
 def test_what_the_package_holds_is_read():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..commandline import SECONDS, SEED, SIZE, STEPS, goes_on, say
+from ..commandline import PROCESSES, SECONDS, SEED, SIZE, STEPS, goes_on, say
 from .plan import LIMIT, PROMPTS, SHAPES_PROMPTS, WAYS, Plan, gpus, part_three
 
 NO_GPU = (
@@ -33,6 +33,10 @@ def _command(
         list[str] | None, typer.Option("--way", help=f"{', '.join(WAYS)}; may be repeated.  [default: all]")
     ] = None,
     failures: Annotated[str, typer.Option(help='"all" of part III, "none", or ids with commas between them.')] = "all",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="psnr, ssim, lpips, clip; may be repeated.  [default: psnr and ssim]"),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps.  [default: the pipeline's own]", callback=STEPS)
     ] = None,
@@ -41,6 +45,9 @@ def _command(
         int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
     ] = None,
     limit: Annotated[float, typer.Option(help="Seconds for one step.", callback=SECONDS)] = LIMIT,
+    jobs: Annotated[
+        int, typer.Option(help="Failures at a time, where the card holds the model so often.", callback=PROCESSES)
+    ] = 1,
     vram: Annotated[str, typer.Option(help="Memory of the virtual GPU.")] = "16GiB",
     virtual: Annotated[bool, typer.Option("--virtual", help="Use the virtual GPU, to try the command.")] = False,
 ) -> None:
@@ -57,6 +64,7 @@ def _command(
     from ..checkpoints import resolve
     from ..failures import get
     from ..generate.prompts import read
+    from . import record
     from .runner import confirm
 
     parse_size(vram)
@@ -75,17 +83,20 @@ def _command(
         say(NO_GPU)
     count = gpus() if gpu == "real" else 1
     chosen = part_three(count) if failures == "all" else () if failures == "none" else tuple(failures.split(","))
-    plan = Plan(asked, tuple(ways or WAYS), chosen, seed=seed, steps=steps, pixels=size, gpu=gpu, vram=vram)
+    plan = Plan(asked, tuple(ways or WAYS), chosen, seed=seed, steps=steps, pixels=size, gpu=gpu, vram=vram,
+        metrics=record.check_metrics(metrics),
+    )  # fmt: skip
     out = out or Path(f"{source.name}-confirmed")
     words = [f"sana-lab confirm {source.name if source.checkpoint or source.model == 'shapes' else 'FOLDER'}"]
     words += [f"--way {way}" for way in ways or ()]
     words += [f"--failures {failures}"] * (failures != "all")
     words += [f"--{name} {value}" for name, value in (("steps", steps), ("size", size)) if value is not None]
+    words += [f"--metric {metric}" for metric in metrics or ()]
     words += [f"--seed {seed}"] * (seed != 0) + ["--prompts FILE"] * (prompts is not None) + ["--virtual"] * virtual
     with goes_on():
-        record = confirm(source, out, plan, limit=limit, say=say, command=" ".join(words))
-    for verdict in record.verdicts:
+        found = confirm(source, out, plan, limit=limit, jobs=jobs, say=say, command=" ".join(words))
+    for verdict in found.verdicts:
         typer.echo(f"{verdict.state:22}{verdict.chapter:3}  {verdict.id}: {verdict.why}")
-    typer.echo(str(record))
-    typer.echo(record.path)
-    typer.echo(record.path.with_suffix(".html"))
+    typer.echo(str(found))
+    typer.echo(found.path)
+    typer.echo(found.path.with_suffix(".html"))

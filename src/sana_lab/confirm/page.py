@@ -266,7 +266,8 @@ def _scores(results: dict[str, Any]) -> str:
         for metric in metrics:
             one = found.get(metric, {})
             if "mean" in one:
-                cells.append(f"{one['mean']:.3g} ({one['low']:.3g} to {one['high']:.3g})")
+                interval = "" if one["low"] is None else f" ({one['low']:.3g} to {one['high']:.3g})"
+                cells.append(f"{one['mean']:.3g}{interval}")
             else:
                 cells.append(html.escape(one.get("left_out", "–")))
         rows.append(

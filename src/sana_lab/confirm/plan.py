@@ -6,9 +6,11 @@ Chapter 14.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence, machine
+from ..digests import weights_digest
 
 if TYPE_CHECKING:
     from ..checkpoints import Source
@@ -71,6 +73,7 @@ class Plan:
         pixels: width and height; None is the model's own size.
         gpu: "real", "virtual", or "none": then files are looked at, and bytes computed, and nothing is loaded.
         vram: of a virtual GPU.
+        metrics: keys of `sana_lab.compared_pictures.scores.METRICS`, by which pictures are held against 16 bits.
 
     Raises:
         ValueError: no prompt, an empty one, or a way that there is not.
@@ -86,6 +89,7 @@ class Plan:
     pixels: int | None = None
     gpu: str = "real"
     vram: str = "16GiB"
+    metrics: tuple[str, ...] = ("psnr", "ssim")
 
     def __post_init__(self) -> None:
         """Refuse what nothing could be done with."""
@@ -102,12 +106,12 @@ class Plan:
         """The ways in their usual order; none without a GPU."""
         return [way for way in WAYS if way in self.ways and self.gpu != "none"]
 
-    def settings(self, source: Source) -> dict[str, Any]:
-        """What a run that goes on must have in common with what is there."""
+    def settings(self, source: Source, out: Path) -> dict[str, Any]:
+        """What a run that goes on must have in common with what is in `out`, which may be inside of the model."""
         return {
             "format": FORMAT,
             "model": source.name,
-            "weights": source.digest,
+            "weights": source.digest if source.checkpoint else weights_digest(source.folder, out),
             "prompts": list(self.prompts),
             "seed": self.seed,
             "steps": self.steps,

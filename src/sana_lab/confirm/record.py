@@ -5,9 +5,11 @@ Chapter 14.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME = contributed.NAME
+METRICS = ("psnr", "ssim", "lpips", "clip")
+"""What pictures may be held against 16 bits by."""
+
 WHAT = "The book's claims about released checkpoints, held against one: bytes, times, peaks, pictures, failures"
 
 
@@ -136,7 +141,12 @@ def save(source: Source, plan: Plan, out: Path, command: str) -> Record:
     }
     results = {
         "format": FORMAT,
-        "model": {"name": source.name, "released": released, "weights": source.digest, "random": files["random"]},
+        "model": {
+            "name": source.name,
+            "released": released,
+            "weights": plan.settings(source, out)["weights"],
+            "random": files["random"],
+        },
         "settings": {
             "gpu": plan.gpu,
             "vram": plan.vram if plan.gpu == "virtual" else None,
@@ -205,9 +215,36 @@ def _psnr(first: Path, second: Path) -> float | None:
     return min(99.0, psnr(a, b))
 
 
+def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
+    """The measures asked for, or those that want no download.
+
+    Raises:
+        ValueError: one is unknown.
+    """
+    if not metrics:
+        return ("psnr", "ssim")
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
+        raise ValueError(f"metric {unknown[0][:40]!r} is unknown: choose from {', '.join(METRICS)}.")
+    return tuple(metric for metric in METRICS if metric in metrics)
+
+
 def _scores(out: Path, plan: Plan) -> dict[str, Any]:
     """Way -> metric -> values, mean and interval against 16 bits, where the metrics are there."""
-    return {}
+    from PIL import Image
+
+    if find_spec("sana_lab.compared_pictures") is None:
+        return {}
+    scores = import_module("sana_lab.compared_pictures.scores").scores
+    drawn = {}
+    for name in plan.names:
+        files = [picture_file(out, name, i) for i in range(len(plan.prompts))]
+        if all(file.is_file() for file in files):
+            drawn[name] = [Image.open(file) for file in files]
+    wide = drawn.pop(REFERENCE, None)
+    if wide is None:
+        return {}
+    prompts = list(plan.prompts)
+    return {name: scores(wide, some, prompts, metrics=plan.metrics) for name, some in drawn.items()}
 
 
 # ---- records from other machines ---------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ def confirm(
     *,
     limit: float = LIMIT,
     apart: bool = True,
+    jobs: int = 1,
     progress: bool = True,
     say: Callable[[str], object] = lambda text: None,
     command: str = "sana-lab confirm",
@@ -56,6 +57,7 @@ def confirm(
         limit: seconds for a step.
         apart: each step in a process of its own. False is quicker, for a notebook with a small model: what else lives
             on the GPU counts into the peaks, and nothing is survived.
+        jobs: failures reproduced at a time, on a card that holds the model so many times.
         progress: show a bar.
         say: takes a line when a step has failed.
         command: what the record is to say that one types.
@@ -78,7 +80,7 @@ def confirm(
     _ = source.pipeline_class
     _must_have_room(out, plan, source)
     with _room_or_words(out):
-        journal.hold(out / SETTINGS, plan.settings(source), place=out, results=list((out / STEPS).glob("*.json")))
+        journal.hold(out / SETTINGS, plan.settings(source, out), place=out, results=list((out / STEPS).glob("*.json")))
         (out / STEPS).mkdir(exist_ok=True)
         total = 1 + len(plan.names) + len(plan.failures) * (plan.gpu != "none")
         with tqdm(total=total, unit="step", leave=False, disable=not progress) as bar:
@@ -92,7 +94,7 @@ def confirm(
             if plan.gpu != "none":
                 bar.set_description("failures")
                 bar.set_postfix_str("")
-                _failures(source, plan, out, bar.update)
+                _failures(source, plan, out, jobs, bar.update)
         found = record.save(source, plan, out, command)
         write_page(found, out)
     return found
@@ -165,7 +167,7 @@ class _Here:
         return (json.loads(json.dumps(answer)) for answer in worker.answers(self.request))
 
 
-def _failures(source: Source, plan: Plan, out: Path, done: Callable[[], object]) -> None:
+def _failures(source: Source, plan: Plan, out: Path, jobs: int, done: Callable[[], object]) -> None:
     """Reproduce what is not reproduced yet."""
     from ..failures.runner import run_many
     from .files import plain_names
@@ -191,6 +193,7 @@ def _failures(source: Source, plan: Plan, out: Path, done: Callable[[], object])
         folder = plain_names(source.folder, Path(scratch))
         run_many(
             [(id, None) for id in todo],
+            jobs=jobs,
             virtual=plan.gpu == "virtual",
             time_limit=FAILURE_LIMIT,
             folder=folder,
