@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ..failures.outcome import Outcome
 
 SETTINGS = "settings.json"
+LINKS = ".links-"
+"""What folders of links to a checkpoint's files begin with, see `sana_lab.confirm.files.plain_names`."""
+
 AGAIN = ("TimeLimit", "ProcessDied")
 """What a step may end in that may go well another time."""
 
@@ -82,6 +85,7 @@ def confirm(
     with _room_or_words(out):
         journal.hold(out / SETTINGS, plan.settings(source, out), place=out, results=list((out / STEPS).glob("*.json")))
         (out / STEPS).mkdir(exist_ok=True)
+        _clear(out)
         total = 1 + len(plan.names) + len(plan.failures) * (plan.gpu != "none")
         with tqdm(total=total, unit="step", leave=False, disable=not progress) as bar:
             for step in ("files", *plan.names):
@@ -145,6 +149,14 @@ def _step(
     return found
 
 
+def _clear(out: Path) -> None:
+    """Delete what a killed run has left half-done."""
+    for partial in out.rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
+    for links in out.glob(f"{LINKS}*"):
+        shutil.rmtree(links, ignore_errors=True)
+
+
 class _Here:
     """A worker that is this process."""
 
@@ -189,7 +201,7 @@ def _failures(source: Source, plan: Plan, out: Path, jobs: int, done: Callable[[
         journal.write_json(step_file(out, f"failure-{outcome.id}"), came_of(outcome))
         done()
 
-    with tempfile.TemporaryDirectory(prefix=".links-", dir=out) as scratch:
+    with tempfile.TemporaryDirectory(prefix=LINKS, dir=out) as scratch:
         folder = plain_names(source.folder, Path(scratch))
         run_many(
             [(id, None) for id in todo],
