@@ -86,6 +86,8 @@ def _command(
     plan = Plan(asked, tuple(ways or WAYS), chosen, seed=seed, steps=steps, pixels=size, gpu=gpu, vram=vram,
         metrics=record.check_metrics(metrics),
     )  # fmt: skip
+    for sentence in record.downloads(plan.metrics):
+        say(sentence)
     out = out or Path(f"{source.name}-confirmed")
     words = [f"sana-lab confirm {source.name if source.checkpoint or source.model == 'shapes' else 'FOLDER'}"]
     words += [f"--way {way}" for way in ways or ()]

@@ -228,6 +228,13 @@ def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(metric for metric in METRICS if metric in metrics)
 
 
+def downloads(metrics: Sequence[str]) -> list[str]:
+    """A sentence for each measure whose weights would be downloaded."""
+    if find_spec("sana_lab.compared_pictures") is None:
+        return []
+    return import_module("sana_lab.compared_pictures.learned").downloads(metrics)
+
+
 def _scores(out: Path, plan: Plan) -> dict[str, Any]:
     """Way -> metric -> values, mean and interval against 16 bits, where the metrics are there."""
     from PIL import Image
