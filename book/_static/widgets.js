@@ -41,3 +41,20 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const view of views) watch.observe(view.parentElement);
   window.addEventListener("beforeprint", start, { once: true });
 });
+
+// A slider's handle has no name, and says the place of its choice among all choices (html-manager 1.0.6): here it gets
+// the words of its label, and says what stands beside it. The ends of a range are told apart.
+document.addEventListener("DOMContentLoaded", () => {
+  const say = (handle, what, words) => words && handle.getAttribute(what) !== words && handle.setAttribute(what, words);
+  const name = () => {
+    for (const slider of document.querySelectorAll(".cell_output .widget-slider")) {
+      const label = slider.querySelector(".widget-label")?.textContent.trim();
+      const handles = slider.querySelectorAll('[role="slider"]');
+      if (handles.length === 1) say(handles[0], "aria-valuetext", slider.querySelector(".widget-readout")?.textContent.trim());
+      if (label) handles.forEach((handle, i) => say(handle, "aria-label", handles.length === 1 ? label : `${label}, ${i ? "to" : "from"}`));
+    }
+  };
+  for (const view of document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')) {
+    new MutationObserver(name).observe(view.parentElement, { childList: true, subtree: true });
+  }
+});

@@ -12,22 +12,23 @@ AXE = Package(
 )
 OF_COLORS = ["color-contrast", "link-in-text-block"]
 """Rules that a second color scheme can break; all others were asked in the first."""
-_RUN = """async (rules) => (await axe.run(document, {resultTypes: ['violations'], ...rules})).violations
+_RUN = """async ([where, rules]) => (await axe.run(where, {resultTypes: ['violations'], ...rules})).violations
     .map(v => `${v.id}: ${v.nodes.slice(0, 3).map(n => n.target.join(' ')).join(' | ')}`)"""
 _IN = "scheme => document.documentElement.dataset.theme === scheme"
 
 
-def violations(page, axe: str) -> dict[str, list[str]]:
+def violations(page, axe: str, where: str = "html") -> dict[str, list[str]]:
     """What axe finds on a page that was opened in light: scheme -> one line a rule. The page is left in light.
 
     `axe`: the program text of axe-core.
+    `where`: the parts of the page to look at, as a CSS selector.
     """
     page.evaluate(axe)
     found = {}
     for scheme, rules in (("light", {}), ("dark", {"runOnly": OF_COLORS})):
         page.emulate_media(color_scheme=scheme)  # the theme follows the system
         page.wait_for_function(_IN, arg=scheme)
-        found[scheme] = page.evaluate(_RUN, rules)
+        found[scheme] = page.evaluate(_RUN, [where, rules])
     page.emulate_media(color_scheme="light")
     page.wait_for_function(_IN, arg="light")
     return found

@@ -61,7 +61,7 @@ _LOOK = """() => ({
 _SETTLED = """() => document.readyState === 'complete' && [...document.querySelectorAll('span.math, div.math')]
     .every(e => e.querySelector('mjx-container'))"""
 _DRAWN = "() => document.querySelectorAll('.cell_output .jupyter-widgets').length"
-_TO_WIDGET = """() => document.querySelector('script[type="application/vnd.jupyter.widget-view+json"]')
+TO_WIDGET = """() => document.querySelector('script[type="application/vnd.jupyter.widget-view+json"]')
     .parentElement.scrollIntoView()"""
 _TOO_WIDE = """() => {
     const room = document.documentElement.clientWidth;
@@ -110,7 +110,7 @@ def look(context, url: str, patience: float = 30, audit=None) -> Visit:
         setattr(visit, name, set(value) if name == "ids" else value)
     visit.audit = audit(page) if audit else None
     if visit.widgets:
-        page.evaluate(_TO_WIDGET)  # their script is loaded when they come near
+        page.evaluate(TO_WIDGET)  # their script is loaded when they come near
         with contextlib.suppress(TooLong):
             page.wait_for_function(f"n => ({_DRAWN})() >= n", arg=visit.widgets, timeout=1000 * patience)
         visit.drawn = page.evaluate(_DRAWN)

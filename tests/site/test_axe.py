@@ -1,11 +1,17 @@
-"""axe-core, tried on faults: it must find one in each color scheme. What it says of the pages is in `test_site.py`."""
+"""axe-core, tried on faults: it must find one in each color scheme; and what it says of sliders once they are drawn.
+
+What it says of the pages is in `test_site.py`.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from accessibility import violations
+from browse import TO_WIDGET
 from test_site import TOC
+
+_CHANGED = "before => document.querySelector('.cell_output [role=slider]').ariaValueText !== before"
 
 
 @pytest.fixture
@@ -49,3 +55,23 @@ def test_axe_would_find_a_text_that_is_too_pale_in_one_scheme_alone(spoiled):
     }""")
     assert found["light"] == []
     assert any(line.startswith("color-contrast") for line in found["dark"])
+
+
+def test_drawn_sliders_have_a_name_and_say_their_choice(site, context, axe):
+    page = context.new_page()
+    page.goto(f"{site}/notebooks/03_one_outlier.html", wait_until="load", timeout=60_000)
+    page.evaluate(TO_WIDGET)
+    sliders = page.locator(".cell_output [role=slider]")
+    sliders.last.wait_for(timeout=60_000)
+    page.wait_for_function("() => document.querySelectorAll('.cell_output [role=slider][aria-label]').length === 2")
+    assert violations(page, axe, ".cell_output:has([role=slider])") == {"light": [], "dark": []}
+    assert [handle.get_attribute("aria-label") for handle in sliders.all()] == ["outlier ×", "threshold"]
+    before = sliders.first.get_attribute("aria-valuetext")
+    sliders.first.press("ArrowLeft")
+    page.wait_for_function(_CHANGED, arg=before)
+    readout = page.locator(".cell_output .widget-readout").first.inner_text()
+    assert sliders.first.get_attribute("aria-valuetext") == readout
+    page.evaluate("() => document.querySelector('.cell_output [role=slider]').removeAttribute('aria-label')")
+    found = violations(page, axe, ".cell_output:has([role=slider])")
+    assert any(line.startswith("aria-input-field-name") for line in found["light"])
+    page.close()
