@@ -10,6 +10,7 @@
    build says so in one line.
 4. Prose. Chapters are stored in Markdown that every program shows; `tools/prose.py` turns it into MyST's roles here, so
    that pages have the values of the run that they show, and links that Sphinx checks.
+5. Tables. What pandas printed is made for reading by `tools/site_tables.py`; the executed notebooks keep it as it was.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 from myst_nb.core.read import create_nb_reader
 from nbformat import NotebookNode
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
@@ -42,6 +44,7 @@ from sphinx.util import logging
 
 import prose
 import site_links
+import site_tables
 from chapter_runs import cache_folder
 from chapters import ROOT, quiet_kernels, without_folders
 from sana_lab.failures import search_index
@@ -285,6 +288,21 @@ def keep_permalinks(app: Sphinx, doctree: nodes.document) -> None:
         section["ids"].sort(key=lambda name: not name.startswith("failure-"))
 
 
+def add_letters(app: Sphinx, doctree: nodes.document) -> None:
+    """Put a line of letters above a glossary, each a link to the first word that begins with it."""
+    for glossary in list(doctree.findall(addnodes.glossary)):
+        letters: dict[str, str] = {}
+        for term in glossary.findall(nodes.term):
+            words = term.astext()
+            letter = words[:1].upper() if words[:1].isalpha() else "0–9"
+            if term["ids"]:
+                letters.setdefault(letter, term["ids"][0])
+        line = nodes.paragraph(classes=["letters"])
+        for letter, name in letters.items():
+            line += [nodes.reference("", letter, internal=True, refid=name), nodes.Text(" ")]
+        glossary.parent.insert(glossary.parent.index(glossary), line)
+
+
 def mark_pictures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Give figures that hold pictures drawn by a model the class `has-pictures`: dark pages must not brighten these."""
     for image in doctree.findall(nodes.image):
@@ -294,7 +312,7 @@ def mark_pictures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def presentable(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """The outputs of a cell with what it printed in one piece, and no folder of the builder's in its tracebacks.
+    """The outputs of a cell for a page: what it printed in one piece, tidy tables, no folder of the builder's.
 
     MyST-NB's own function (1.4.0, core/utils.py, `coalesce_streams`) changes the outputs that it is given, so that the
     executed notebook beside the page tells its second half twice, and it drops empty lines where the kernel cut.
@@ -308,6 +326,8 @@ def presentable(outputs: list[NotebookNode]) -> list[NotebookNode]:
         merged.append(output)
         if output["output_type"] == "error":
             output["traceback"] = [without_folders(line) for line in output["traceback"]]
+        if (shown := output.get("data", {}).get("text/html")) is not None:
+            output["data"]["text/html"] = site_tables.tidy("".join(shown))
         if output["output_type"] == "stream":
             streams[output["name"]] = output
     return merged
@@ -321,6 +341,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("source-read", read_prose)
     app.connect("source-read", write_entries)
     app.connect("doctree-read", keep_permalinks, priority=100)  # before Sphinx collects titles
+    app.connect("doctree-read", add_letters)
     app.connect("env-before-read-docs", execute_chapters)
     app.connect("html-page-context", add_failure_search)
     app.connect("html-page-context", name_papers)

@@ -78,13 +78,29 @@ def book(tmp_path, jupyter_book):
     return build
 
 
+TABLE = """
+from IPython.display import HTML
+
+HTML(
+    '<table class="dataframe"><thead><tr><th></th><th>loss</th></tr><tr><th>kind</th><th></th></tr></thead>'
+    "<tbody><tr><th>slim</th><td>-0.2</td></tr></tbody></table>"
+)
+"""
+GLOSSARY = "```{glossary}\n:sorted:\n\nabsmax\n  The largest.\n\n8-bit\n  A byte.\n```"
+
+
 def test_a_good_chapter_builds_and_runs_again_when_the_package_changes(book):
     cell = new_code_cell("from pathlib import Path\nprint('saw', Path('src/value').read_text())")
     (book.folder / "src" / "value").write_text("one")
-    code, log, page = book(cell)
+    code, log, page = book(cell, new_code_cell(TABLE), new_markdown_cell(GLOSSARY))
     assert code == 0 and "saw one" in page, log
     assert "load MathJax and the widget manager from their CDNs: npm is not installed" in log
     assert "built without npm" in page and "cdn.jsdelivr.net/npm/mathjax@3.2.2/" in page
+    assert '<tr><th class="of-rows">kind</th><th>loss</th></tr>' in page and "<td>−0.2</td>" in page
+    kept = (book.folder / "_build" / "jupyter_execute" / "chapter.ipynb").read_text(encoding="utf-8")
+    assert "<td>-0.2</td>" in kept and "<th>kind</th><th></th>" in kept
+    letters = re.search(r'<p class="letters">.*?</p>', page, re.DOTALL)[0]
+    assert re.findall(r'href="#([\w-]+)">(.+?)</a>', letters) == [("term-8-bit", "0–9"), ("term-absmax", "A")]
     (book.folder / "src" / "value").write_text("two")
     code, log, page = book(cell)
     assert code == 0 and "saw two" in page, log
