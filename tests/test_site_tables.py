@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from site_tables import tidy
+from site_tables import minus, tidy
 
 
 def shown(frame: pd.DataFrame | str) -> tuple[list[list[str]], list[list[str]]]:
@@ -69,6 +69,11 @@ def test_rows_that_are_only_counted_lose_their_numbers_and_named_ones_keep_them(
 )
 def test_numbers_are_written_as_in_prose(printed, read):
     assert shown(pd.DataFrame({"found": [printed]}, index=["a"]))[1] == [["a", read]]
+
+
+@pytest.mark.parametrize(("printed", "read"), [("-0.6", "−0.6"), ("-0.1 to 2", "−0.1 to 2"), ("pip -3", "pip -3")])
+def test_a_minus_is_for_numbers_alone(printed, read):
+    assert minus(printed) == read
 
 
 def test_numbers_that_are_names_get_no_comma():

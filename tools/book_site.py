@@ -303,6 +303,14 @@ def add_letters(app: Sphinx, doctree: nodes.document) -> None:
         glossary.parent.insert(glossary.parent.index(glossary), line)
 
 
+def write_minus(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Give negative numbers that cells put into the prose the minus that tables have."""
+    for pasted in doctree.findall(nodes.inline):
+        if "pasted-text" in pasted["classes"]:
+            for text in list(pasted.findall(nodes.Text)):
+                text.parent.replace(text, nodes.Text(site_tables.minus(text)))
+
+
 def mark_pictures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Give figures that hold pictures drawn by a model the class `has-pictures`: dark pages must not brighten these."""
     for image in doctree.findall(nodes.image):
@@ -348,5 +356,6 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("html-page-context", site_links.add_meta)
     app.connect("html-page-context", site_links.add_codespaces, priority=502)  # after the theme's buttons
     app.connect("doctree-resolved", mark_pictures)
+    app.connect("doctree-resolved", write_minus)
     app.connect("build-finished", site_links.finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -24,6 +24,16 @@ def tidy(html: str) -> str:
     return _TABLE.sub(lambda found: _tidied(found[0]), html)
 
 
+def minus(said: str) -> str:
+    """A text that says numbers and nothing else with a minus for each hyphen before one; any other as it is.
+
+    Example:
+        >>> minus("-0.2 (-1.1 to +0.7)"), minus("pip -3")
+        ('−0.2 (−1.1 to +0.7)', 'pip -3')
+    """
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", said) if _NUMBERS.fullmatch(said) else said
+
+
 def _tidied(text: str) -> str:
     soup = BeautifulSoup(text, "html.parser")
     table = soup.table
@@ -94,7 +104,7 @@ def _number(cell: Tag, commas: bool) -> None:
     """Give a cell that says numbers and nothing else a minus for a hyphen and, if wanted, commas between thousands."""
     if cell.string is None or not _NUMBERS.fullmatch(cell.string):
         return
-    said = re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", cell.string)
+    said = minus(str(cell.string))
     if commas and re.fullmatch(r"[+−]?\d{4,}", said.strip()):
         sign, digits = re.fullmatch(r"([+−]?)(\d+)", said.strip()).groups()
         said = f"{sign}{int(digits):,}"

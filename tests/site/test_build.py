@@ -80,13 +80,16 @@ def book(tmp_path, jupyter_book):
 
 TABLE = """
 from IPython.display import HTML
+from myst_nb import glue
+
+glue("loss", -0.2, display=False)
 
 HTML(
     '<table class="dataframe"><thead><tr><th></th><th>loss</th></tr><tr><th>kind</th><th></th></tr></thead>'
     "<tbody><tr><th>slim</th><td>-0.2</td></tr></tbody></table>"
 )
 """
-GLOSSARY = "```{glossary}\n:sorted:\n\nabsmax\n  The largest.\n\n8-bit\n  A byte.\n```"
+GLOSSARY = "It loses {glue:text}`loss`.\n\n```{glossary}\n:sorted:\n\nabsmax\n  The largest.\n\n8-bit\n  A byte.\n```"
 
 
 def test_a_good_chapter_builds_and_runs_again_when_the_package_changes(book):
@@ -97,6 +100,7 @@ def test_a_good_chapter_builds_and_runs_again_when_the_package_changes(book):
     assert "load MathJax and the widget manager from their CDNs: npm is not installed" in log
     assert "built without npm" in page and "cdn.jsdelivr.net/npm/mathjax@3.2.2/" in page
     assert '<tr><th class="of-rows">kind</th><th>loss</th></tr>' in page and "<td>−0.2</td>" in page
+    assert re.search(r'class="pasted-text">−0\.2<', page)
     kept = (book.folder / "_build" / "jupyter_execute" / "chapter.ipynb").read_text(encoding="utf-8")
     assert "<td>-0.2</td>" in kept and "<th>kind</th><th></th>" in kept
     letters = re.search(r'<p class="letters">.*?</p>', page, re.DOTALL)[0]
