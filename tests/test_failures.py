@@ -550,6 +550,14 @@ def test_every_entry_is_on_the_page_with_its_words():
         entries("none")
 
 
+def test_names_in_places_are_no_emphasis():
+    """`__init__.py` outside code is "init" in bold in Markdown: in a place that entries read, or in their own words."""
+    page = "\n".join(entries(family.name).data for family in FAMILIES)
+    words = re.sub(r"^(`{3,}).*?^\1$|`[^`\n]+`", "", page, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"(?<![\w\\])__\w+__", words) == []
+    assert r"torch/xpu/\_\_init\_\_.py" in page
+
+
 def test_words_that_no_library_says_are_told_as_what_they_are():
     """Where nothing is raised and nothing logged, the words are the example's own; or, without one, a proposal."""
     silent = [failure for failure in ENTRIES.values() if failure.shows == "output"]

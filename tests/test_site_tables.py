@@ -55,8 +55,8 @@ def test_rows_that_are_only_counted_lose_their_numbers_and_named_ones_keep_them(
     ("printed", "read"),
     [
         ("-0.2", "−0.2"),
-        ("-93.5 (-96.4 to -88.7)", "−93.5 (−96.4 to −88.7)"),
-        ("+0.0 (-1.4 to +1.4)", "+0.0 (−1.4 to +1.4)"),
+        ("-93.5 (-96.4 to -88.7)", "−93.5 (−96.4_to_−88.7)"),
+        ("98.4 % (96.9 to 99.2)", "98.4_% (96.9_to_99.2)"),
         ("6715", "6,715"),
         ("-17829", "−17,829"),
         ("999", "999"),
@@ -68,7 +68,7 @@ def test_rows_that_are_only_counted_lose_their_numbers_and_named_ones_keep_them(
     ],
 )
 def test_numbers_are_written_as_in_prose(printed, read):
-    assert shown(pd.DataFrame({"found": [printed]}, index=["a"]))[1] == [["a", read]]
+    assert shown(pd.DataFrame({"found": [printed]}, index=["a"]))[1] == [["a", read.replace("_", "\N{NO-BREAK SPACE}")]]
 
 
 @pytest.mark.parametrize(("printed", "read"), [("-0.6", "−0.6"), ("-0.1 to 2", "−0.1 to 2"), ("pip -3", "pip -3")])
@@ -102,3 +102,9 @@ def test_all_else_stays_as_it_is(html):
 
 def test_an_empty_table_stays_one():
     assert shown(pd.DataFrame({"a": []})) == ([["", "a"]], [])
+
+
+def test_short_names_of_rows_are_marked():
+    frame = pd.DataFrame({"n": [1, 2]}, index=["600M-512", "step, best 8-bit ÷ best 16-bit"])
+    table = BeautifulSoup(tidy(frame.to_html()), "html.parser").table
+    assert [cell.get_text() for cell in table.select("th.short")] == ["600M-512"]

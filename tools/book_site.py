@@ -53,6 +53,10 @@ from sana_lab.failures.page import entries
 CACHE = ROOT / ".cache"
 AT_ONCE = 4
 """Most chapters that run at a time: each needs about one core and two gigabytes."""
+MANY_COLUMNS = 8
+"""Columns up to which a table has the size of all others."""
+MANY_WORDS = 60
+"""Characters of a cell that is wide enough to be read on a phone."""
 logger = logging.getLogger(__name__)
 
 
@@ -303,6 +307,17 @@ def add_letters(app: Sphinx, doctree: nodes.document) -> None:
         glossary.parent.insert(glossary.parent.index(glossary), line)
 
 
+def mark_tables(app: Sphinx, doctree: nodes.document) -> None:
+    """Give tables of many columns, and cells of many words, a class of their own, so that the theme can make room."""
+    for table in doctree.findall(nodes.table):
+        columns = len(list(table.findall(nodes.colspec)))
+        if columns > MANY_COLUMNS:
+            table["classes"].append("many-columns")
+        for entry in table.findall(nodes.entry):
+            if columns > 2 and len(entry.astext()) > MANY_WORDS:
+                entry["classes"].append("many-words")
+
+
 def write_minus(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Give negative numbers that cells put into the prose the minus that tables have."""
     for pasted in doctree.findall(nodes.inline):
@@ -350,6 +365,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("source-read", write_entries)
     app.connect("doctree-read", keep_permalinks, priority=100)  # before Sphinx collects titles
     app.connect("doctree-read", add_letters)
+    app.connect("doctree-read", mark_tables)
     app.connect("env-before-read-docs", execute_chapters)
     app.connect("html-page-context", add_failure_search)
     app.connect("html-page-context", name_papers)

@@ -18,6 +18,9 @@ _NOT_COUNTED = re.compile(r"\b(?:seed|year|date|release|version|issue|pull|id|po
 WORDS = 16
 """Characters of a cell from which a column counts as one of words, if most of its characters are letters."""
 
+SHORT = 18
+"""Characters of a row's name up to which it stays on one line where there is room."""
+
 
 def tidy(html: str) -> str:
     """The HTML of a cell's output with its DataFrames made for reading; all else stays as it is."""
@@ -42,8 +45,10 @@ def _tidied(text: str) -> str:
         return text
     _names_beside_columns(table)
     _without_counts(table)
-    columns = _columns(table)
-    for cells in columns:
+    for name in table.tbody.find_all("th"):
+        if len(name.get_text(" ", strip=True)) <= SHORT:
+            name["class"] = [*name.get("class", []), "short"]
+    for cells in _columns(table):
         head = cells[0].get_text(" ", strip=True) if cells[0] else ""
         for cell in cells[1:]:
             _number(cell, commas=not _NOT_COUNTED.search(head))
@@ -108,4 +113,7 @@ def _number(cell: Tag, commas: bool) -> None:
     if commas and re.fullmatch(r"[+−]?\d{4,}", said.strip()):
         sign, digits = re.fullmatch(r"([+−]?)(\d+)", said.strip()).groups()
         said = f"{sign}{int(digits):,}"
+    # A line ends before an interval, not in it, and not between a number and its unit.
+    said = re.sub(r"\([^()]*\)", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), said)
+    said = re.sub(r"(?<=\d) (?=%|dB)", "\N{NO-BREAK SPACE}", said)
     cell.string = said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -266,7 +267,12 @@ def _linked(reference: str) -> str:
         target = link(reference)
     except ValueError:  # "PyTorch 2.0 to 2.6" is no reference and needs no link
         target = ""
-    return f"[{reference}]({target})" if target else reference
+    return f"[{reference}]({target})" if target else _plain(reference)
+
+
+def _plain(words: str) -> str:
+    """Markdown for words as they are: `__call__` is a name, and not "call" in bold."""
+    return re.sub(r"([_*])", r"\\\1", words)
 
 
 def _markdown(lines: list[str]) -> Markdown:
