@@ -104,6 +104,17 @@ def test_a_description_is_the_first_paragraph_that_says_something():
     assert site_links.description(None) == site_links.description(nodes.document(None, None)) == ""
 
 
+def test_pages_of_renamed_chapters_go_with_the_next_build(tmp_path):
+    for name in ("index", "search", "book/intro", "book/failures/memory", "book/old", "notebooks/09_old"):
+        page = tmp_path / f"{name}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.touch()
+    (tmp_path / "book" / "picture.svg").touch()
+    site_links.drop_old_pages(tmp_path, {"book/intro", "book/failures/memory"})
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert left == {"index.html", "search.html", "book/intro.html", "book/failures/memory.html", "book/picture.svg"}
+
+
 def test_the_same_source_has_the_same_version(tmp_path):
     assert site_links.version(tmp_path) == ""
     assert site_links.version(ROOT) == site_links.version(ROOT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 
@@ -244,6 +245,14 @@ def page_run(fault):
     from sana_lab.upstream.runner import Shown
 
     return Shown("seen\n", "Error: words", True)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_what_is_known_is_said_once(fault, monkeypatch):
+    monkeypatch.setattr(page, "run", lambda fault: SimpleNamespace(there=True, printed="", raised="AssertionError"))
+    (known,) = [line for line in page._fault(fault) if line.startswith("*Known:*")]
+    assert known.count("Known") == 1
+    assert len(re.findall(r"(?:found on|Searched) \d{4}-\d\d-\d\d", known)) == 1
 
 
 def test_the_page_refuses_a_fault_that_is_gone(monkeypatch):

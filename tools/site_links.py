@@ -156,11 +156,27 @@ def link_editions(out: Path) -> None:
     first.write_text(_EDITIONS.sub(lambda _: line, page, count=1), encoding="utf-8")
 
 
+def drop_old_pages(out: Path, kept: set[str]) -> None:
+    """Delete pages of chapters that have another name now, which Sphinx leaves in the folder of the site.
+
+    Args:
+        out: the built site.
+        kept: names of its pages, like book/intro.
+    """
+    for path in [*out.glob("book/**/*.html"), *out.glob("notebooks/**/*.html")]:
+        if path.relative_to(out).with_suffix("").as_posix() not in kept:
+            path.unlink()
+
+
 def finish(app: Sphinx, problem: Exception | None) -> None:
-    """Write the page for addresses that lead nowhere and, where the site's address is known, the list of its pages."""
+    """Write the page for addresses that lead nowhere and, where the site's address is known, the list of its pages.
+
+    Pages of an older build are deleted.
+    """
     if problem or app.builder.format != "html" or app.builder.name != "html":
         return
     out = Path(app.outdir)
+    drop_old_pages(out, set(app.env.found_docs))
     link_editions(out)
     (out / "404.html").write_text(NOT_FOUND, encoding="utf-8")
     (out / ".nojekyll").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ def _known(fault: Fault) -> str:
 def _linked(fault: Fault) -> str:
     """The status with links; `#12` alone is of the library itself."""
     words = []
-    for word in fault.status.split(" "):
+    for word in fault.status.removeprefix("Known: ").split(" "):
         core = word.strip("().,;")
         reference = f"{fault.library}{core}" if core.startswith("#") else core
         try:
@@ -112,7 +113,8 @@ def _linked(fault: Fault) -> str:
         except ValueError:
             address = ""
         words.append(word.replace(core, f"[{core}]({address})") if address else word)
-    return f"{' '.join(words)} (Searched {SEARCHED}.)"
+    dated = re.search(r"found on \d{4}-\d\d-\d\d", fault.status)
+    return " ".join(words) if dated else f"{' '.join(words)} (Searched {SEARCHED}.)"
 
 
 def _markdown(lines: list[str]) -> Markdown:
