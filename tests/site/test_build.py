@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import book_site
@@ -109,6 +111,17 @@ def test_a_good_chapter_builds_and_runs_again_when_the_package_changes(book):
     code, log, page = book(cell)
     assert code == 0 and "saw two" in page, log
     assert len(list((book.folder / ".cache").glob("exec-*"))) == 1
+
+
+def test_tables_say_where_they_want_room():
+    wide, told = "|".join("x" * 9), "word " * 20
+    page = publish_doctree(
+        f".. csv-table::\n   :delim: |\n\n   {wide}\n\n"
+        f".. csv-table::\n   :delim: |\n\n   a|b|{told}\n\n.. csv-table::\n   :delim: |\n\n   a|{told}\n"
+    )
+    book_site.mark_tables(None, page)
+    assert [table["classes"] for table in page.findall(nodes.table)] == [["many-columns"], [], []]
+    assert [entry.astext() for entry in page.findall(nodes.entry) if entry["classes"]] == [told.strip()]
 
 
 @pytest.mark.parametrize(
