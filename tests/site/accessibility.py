@@ -15,6 +15,8 @@ OF_COLORS = ["color-contrast", "link-in-text-block"]
 _RUN = """async ([where, rules]) => (await axe.run(where, {resultTypes: ['violations'], ...rules})).violations
     .map(v => `${v.id}: ${v.nodes.slice(0, 3).map(n => n.target.join(' ')).join(' | ')}`)"""
 _IN = "scheme => document.documentElement.dataset.theme === scheme"
+_STILL = "*, *::before, *::after { transition: none !important; animation: none !important }"
+"""Colors change at once: on their way from one scheme to the other they have too little contrast for a moment."""
 
 
 def violations(page, axe: str, where: str = "html") -> dict[str, list[str]]:
@@ -24,6 +26,7 @@ def violations(page, axe: str, where: str = "html") -> dict[str, list[str]]:
     `where`: the parts of the page to look at, as a CSS selector.
     """
     page.evaluate(axe)
+    page.add_style_tag(content=_STILL)
     found = {}
     for scheme, rules in (("light", {}), ("dark", {"runOnly": OF_COLORS})):
         page.emulate_media(color_scheme=scheme)  # the theme follows the system
