@@ -11,9 +11,7 @@ PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=25
 # Apart from .venv: with Triton installed, PyTorch takes other paths, in chapters too.
 TRITON := .cache/triton-3.9.0
 
-.PHONY: book test helper chapters triton lab serve refresh check bench mutants drill slides kit hub hub-try
-.PHONY: book test helper triton lab serve refresh check bench mutants drill slides kit hub hub-try nbgrader-try
-.PHONY: book test helper triton lab serve refresh check bench mutants drill slides pdf epub kit hub hub-try
+.PHONY: book test helper chapters triton lab serve refresh check bench mutants drill slides pdf epub kit hub hub-try nbgrader-try
 
 book: .venv/.stamp  ## execute every chapter, write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going

@@ -201,7 +201,7 @@ def test_long_modules_are_there_and_go_first():
     ids = ["tests/test_a.py::x", "notebooks/01_a.ipynb::Cell 0", "tests/test_a.py::a", "tests/test_failures_live.py::x"]
     items = [SimpleNamespace(nodeid=id) for id in ids]
     order.pytest_collection_modifyitems(items)
-    assert [item.nodeid for item in items] == [ids[3], ids[1], ids[0], ids[2]]
+    assert [item.nodeid for item in items] == [ids[3], *ids[:3]]
     assert "--no-loadscope-reorder --durations=25" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
