@@ -560,6 +560,7 @@ def test_a_worker_beside_others_keeps_to_its_share_of_the_cores(monkeypatch):
 @pytest.mark.parametrize("alone", [True, False])
 def test_each_row_says_whether_it_was_timed_alone(alone, monkeypatch, tmp_path):
     given = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # of which another module may have left one
     monkeypatch.setattr(runner.isolated, "start", lambda command, **_: given.append(command) or Ended())
     monkeypatch.setattr(runner.isolated, "end", lambda _: None)
     runner._run_one(Job(tmp_path, "int8", label="x"), tmp_path, 1, 1, 0 if alone else 2)
