@@ -384,7 +384,7 @@ def test_the_record_of_the_room_holds():
     attempts = record["trials"]["trespass"]["attempts"]
     assert len(attempts) >= 20 and not any(value.startswith("got in") for value in attempts.values())
     assert int(record["trials"]["trespass"]["the owner"]["messages heard of a kernel on TCP"]) > 0
-    assert {found["chapter"] for found in record["drive"].values()} >= {1, 3, 10}
+    assert {found["chapter"] for found in record["drive"].values()} >= {1, 3, 8}
     for found in record["drive"].values():
         assert found["finished"] == found["seats"] and not found["wrong"]
         assert 0 < found["anonymous"] < room.FOR_A_SEAT
