@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..checkpoints import CHECKPOINTS
-from .kept import DOES_NOT, HAPPENS
+from .kept import DOES_NOT, HAPPENS, NOT_CHECKED
 from .plan import REFERENCE
 
-HOLDS, FAILS, NOT_CHECKED = "holds", "does not hold", "could not be checked"
-"""What may become of a claim."""
+HOLDS, FAILS = "holds", "does not hold"
+"""What may become of a claim that was looked at; the others are `NOT_CHECKED`."""
 
 AS_NEAR = 3.0
 """Decibels by which pictures may be farther from 16 bits than others and still count as near."""
@@ -274,7 +274,7 @@ def _(found: Findings) -> tuple[bool, str]:
 
 @claim("weights-are-whole", 5, "Every tensor that the configuration asks for is in the files, and finite")
 def _(found: Findings) -> tuple[bool, str]:
-    parts = found["files"]["parts"]
+    parts = found["files"]["parts"]  # were one missing or not finite, `files.look` had refused, and there is no record
     files, tensors = (sum(part[key] for part in parts.values()) for key in ("files", "tensors"))
     return True, f"{tensors:,} tensors in {files} files were read"
 

@@ -62,6 +62,7 @@ def _command(
     from ..accelerator import on_real_gpu
     from ..accelerator.session import parse_size
     from ..checkpoints import resolve
+    from ..compared_pictures import learned
     from ..failures import get
     from ..generate.prompts import read
     from . import record
@@ -86,7 +87,7 @@ def _command(
     plan = Plan(asked, tuple(ways or WAYS), chosen, seed=seed, steps=steps, pixels=size, gpu=gpu, vram=vram,
         metrics=record.check_metrics(metrics),
     )  # fmt: skip
-    for sentence in record.downloads(plan.metrics):
+    for sentence in learned.downloads(plan.metrics):
         say(sentence)
     out = out or Path(f"{source.name}-confirmed")
     words = [f"sana-lab confirm {source.name if source.checkpoint or source.model == 'shapes' else 'FOLDER'}"]

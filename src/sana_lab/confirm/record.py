@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME = contributed.NAME
-METRICS = ("psnr", "ssim", "lpips", "clip")
-"""What pictures may be held against 16 bits by."""
+USUAL = ("psnr", "ssim")
+"""What pictures are held against 16 bits by, unless more is asked for: measures that want no download."""
 
 WHAT = "The book's claims about released checkpoints, held against one: bytes, times, peaks, pictures, failures"
 
@@ -126,7 +124,7 @@ def save(source: Source, plan: Plan, out: Path, command: str) -> Record:
     if plan.gpu == "none":
         ways = {name: {} for name in WAYS if name in plan.ways}
     failures = {} if plan.gpu == "none" else {id: found_in(out, f"failure-{id}") for id in plan.failures}
-    failures = {id: one or {"state": "could not be checked", "words": "not run"} for id, one in failures.items()}
+    failures = {id: one or {"state": NOT_CHECKED, "words": "not run"} for id, one in failures.items()}
     pairs, off = _pairs(out, plan)
     released = source.checkpoint.name if source.checkpoint else None
     findings = {
@@ -203,16 +201,13 @@ def _pairs(out: Path, plan: Plan) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def _psnr(first: Path, second: Path) -> float | None:
-    import numpy as np
-    import torch
     from PIL import Image
 
-    from ..evaluate.distance import psnr
+    from ..compared_pictures.scores import scores
 
     if not (first.is_file() and second.is_file()):
         return None
-    a, b = (torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in (first, second))
-    return min(99.0, psnr(a, b))
+    return scores([Image.open(first)], [Image.open(second)], metrics=("psnr",))["psnr"]["mean"]
 
 
 def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
@@ -221,27 +216,17 @@ def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         ValueError: one is unknown.
     """
-    if not metrics:
-        return ("psnr", "ssim")
-    if unknown := [metric for metric in metrics if metric not in METRICS]:
-        raise ValueError(f"metric {unknown[0][:40]!r} is unknown: choose from {', '.join(METRICS)}.")
-    return tuple(metric for metric in METRICS if metric in metrics)
+    from ..compared_pictures import scores
 
-
-def downloads(metrics: Sequence[str]) -> list[str]:
-    """A sentence for each measure whose weights would be downloaded."""
-    if find_spec("sana_lab.compared_pictures") is None:
-        return []
-    return import_module("sana_lab.compared_pictures.learned").downloads(metrics)
+    return scores.check_metrics(metrics or USUAL, prompts=())
 
 
 def _scores(out: Path, plan: Plan) -> dict[str, Any]:
     """Way -> metric -> values, mean and interval against 16 bits, where the metrics are there."""
     from PIL import Image
 
-    if find_spec("sana_lab.compared_pictures") is None:
-        return {}
-    scores = import_module("sana_lab.compared_pictures.scores").scores
+    from ..compared_pictures.scores import scores
+
     drawn = {}
     for name in plan.names:
         files = [picture_file(out, name, i) for i in range(len(plan.prompts))]

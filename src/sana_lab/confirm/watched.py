@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..accelerator.mismatch import tensors_in
 from ..layers import is_linear_8bit
 
 LARGEST_FLOAT16 = 65504
@@ -53,15 +54,16 @@ def largest(models: dict[str, nn.Module]) -> Iterator[dict[str, dict[str, Any]]]
 
     Yields:
         component -> `largest` (None where it is not finite), `finite`, `module` that put it out, and its `dtype`.
-        Filled when the
-        block ends. A product inside of an attention, which no module puts out, is not seen.
+        Filled when the block ends. A product inside of an attention, which no module puts out, is not seen.
     """
     seen: dict[str, dict[str, Tensor]] = {component: {} for component in models}
     found: dict[str, dict[str, Any]] = {}
 
     def hook(component: str, name: str, module: nn.Module) -> Callable[..., None]:
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            for tensor in _tensors(output):
+            for tensor in tensors_in(output):
+                if not tensor.is_floating_point() or not tensor.numel():
+                    continue
                 top = tensor.detach().abs().amax().float()
                 before = seen[component].get(name)
                 seen[component][name] = top if before is None else torch.maximum(top, before)
@@ -133,15 +135,3 @@ def kind_of(name: str) -> str:
     """
     inside = re.sub(r"^.*?\.\d+\.", "", name, count=1)
     return inside.removeprefix("self_attn.").removeprefix("mlp.")
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point() and value.numel():
-            yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from ..accelerator.mismatch import tensors_in
 from ..accounting import tensors_of
 from . import scrape
 from .live import Line, shown_by_default
@@ -266,7 +267,7 @@ class Memory:
                 now = _counters(device)[0]
                 if now > self._high[device]:
                     self._high[device] = now
-                    sizes = sorted(_tensors((given, result)), key=lambda one: -one[2])
+                    sizes = sorted(map(_told, tensors_in((given, result))), key=lambda one: -one[2])
                     self._at[device] = Peak(component, inner, type(module).__name__, tuple(sizes[:3]))
 
         return noted
@@ -512,13 +513,6 @@ def _host() -> tuple[int, int]:
         return 0, 0
 
 
-def _tensors(value: Any) -> Iterator[tuple[tuple[int, ...], str, int]]:
-    """Shape, type and bytes of each tensor in nested tuples, lists, dicts and outputs of libraries."""
-    if isinstance(value, torch.Tensor):
-        yield tuple(value.shape), str(value.dtype).removeprefix("torch."), value.nbytes
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _tensors(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _tensors(inner)
+def _told(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, int]:
+    """Shape, type and bytes."""
+    return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.nbytes
