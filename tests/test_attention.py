@@ -203,9 +203,15 @@ def test_another_prompt_and_a_changed_one_are_noticed():
     for model in (transformer, fresh):
         model.caption_norm.weight.data = 2 * model.caption_norm.weight.data
     same(7)
+    for model in (transformer, fresh):  # a layer inside of a part is another one
+        old = model.caption_projection.linear_2
+        new = nn.Linear(old.in_features, old.out_features, device=old.weight.device, dtype=old.weight.dtype)
+        new.load_state_dict({name: -value for name, value in old.state_dict().items()})
+        model.caption_projection.linear_2 = new
+    same(8)
     given["encoder_hidden_states"].data.mul_(2)  # not counted
     once.forget()
-    same(8)
+    same(9)
 
 
 def test_what_is_not_counted_is_made_at_every_call():

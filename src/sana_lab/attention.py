@@ -221,7 +221,7 @@ class PromptOnce:
         self.attentions = [layer for layer in transformer.modules() if isinstance(layer, CrossAttention)]
         parts = [transformer.caption_projection, transformer.caption_norm]
         parts += [part for a in self.attentions for part in (a.to_k, a.to_v, a.norm_k) if part is not None]
-        self.leaves = [leaf for part in parts for leaf in part.modules()]
+        self.parts = parts
         self.places: dict[Any, list[tuple[Tensor, Tensor]]] = {}
         self.known: tuple[Any, ...] | None = None
         self.prompt: Tensor | None = None
@@ -269,8 +269,9 @@ class PromptOnce:
     def _state(self, prompt: Tensor) -> tuple[Any, ...] | None:
         """What changes when the prompt or a weight does; None where that cannot be told."""
         tensors = [prompt]
-        for leaf in self.leaves:  # `parameters()` walks down the tree at each step, which takes a millisecond in all
-            tensors += [tensor for held in (leaf._parameters, leaf._buffers) for tensor in held.values()]
+        for part in self.parts:  # `parameters()` of a leaf walks down a tree, too: in all a millisecond at each step
+            for leaf in part.modules() if part._modules else (part,):
+                tensors += [tensor for held in (leaf._parameters, leaf._buffers) for tensor in held.values()]
         tensors = [tensor for tensor in tensors if tensor is not None]
         if any(tensor.is_inference() for tensor in tensors):
             return None

@@ -56,6 +56,9 @@ REFERENCE = "16-bit"
 PART_THREE = ("device-mismatch", "device-maps", "8bit-models", "8bit-in-use", "offloading")
 """Families of the failure index that chapters 10 to 12 are about."""
 
+USUAL = ("psnr", "ssim")
+"""What pictures are held against 16 bits by, unless more is asked for: measures that want no download."""
+
 LIMIT = 1800.0
 """Seconds for one step, unless told otherwise."""
 
@@ -89,7 +92,7 @@ class Plan:
     pixels: int | None = None
     gpu: str = "real"
     vram: str = "16GiB"
-    metrics: tuple[str, ...] = ("psnr", "ssim")
+    metrics: tuple[str, ...] = USUAL
 
     def __post_init__(self) -> None:
         """Refuse what nothing could be done with."""

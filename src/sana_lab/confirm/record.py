@@ -16,16 +16,13 @@ from ..checkpoints import Source
 from ..evidence import contributed
 from .claims import FAILS, HOLDS, NOT_CHECKED, Verdict, judge
 from .kept import found_in
-from .plan import FORMAT, REFERENCE, WAYS, Plan
+from .plan import FORMAT, REFERENCE, USUAL, WAYS, Plan
 from .worker import OFF
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAME = contributed.NAME
-USUAL = ("psnr", "ssim")
-"""What pictures are held against 16 bits by, unless more is asked for: measures that want no download."""
-
 WHAT = "The book's claims about released checkpoints, held against one: bytes, times, peaks, pictures, failures"
 
 
