@@ -326,8 +326,11 @@ def test_computed_stages_are_those_of_the_virtual_gpu(way, pixels):
     real = found["load"]["peaks"] | found["draws"][0]["peaks"]
     assert set(real) == set(peaks.STAGES)
     for stage in peaks.STAGES:
-        # The virtual GPU rounds rows to FP8 in several passes, with float32 numbers between them; a card in one.
-        rel = 0.15 if stage == "encode" or (way, stage) == ("fp8-slim", "steps") else 0.05
+        # Counted as in the H200's record, when rows were rounded to FP8 in several passes with float32 numbers between
+        # them; one kernel does it now, which takes less. Count and record are to be renewed together.
+        several_passes = (way, stage) == ("fp8-slim", "steps")
+        assert not several_passes or computed[stage] - peaks.WORKSPACE > real[stage]
+        rel = 0.15 if stage == "encode" or several_passes else 0.05
         assert computed[stage] - peaks.WORKSPACE == pytest.approx(real[stage], rel=rel), (stage, computed, real)
 
 

@@ -143,6 +143,8 @@ def _nf4_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
 def _fp8_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
     """Inputs in float32 three times while they are rounded to codes, before there is an output (`quantize_rows`).
 
+    With Triton one kernel rounds (`sana_lab.row_kernels`) and takes less: there this is an upper bound.
+
     A layer that has no FP8 product turns its codes into float32 twice, and multiplies in 16 bits.
     """
     if not isinstance(layer, nn.Linear):
