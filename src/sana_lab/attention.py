@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .kernels import linear_attention
 from .layers import OnCodes
+from .row_kernels import LIMIT
 
 if TYPE_CHECKING:
     from diffusers import SanaTransformer2DModel
@@ -102,7 +103,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """Attend to all pixels; of a prompt and a mask, which Sana does not give here, nothing is read."""
         out = self.attend(self.to_qkv(hidden_states))
-        return out.clip(-65504, 65504) if hidden_states.dtype == torch.float16 else out
+        return out.clip(-LIMIT, LIMIT) if hidden_states.dtype == torch.float16 else out
 
     def attend(self, queries_keys_values: Tensor) -> Tensor:
         """(batch, tokens, 3 * channels), side by side, to (batch, tokens, channels); not clipped yet."""
