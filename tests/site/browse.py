@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import http.server
 import threading
 import urllib.error
@@ -11,6 +12,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
+
+from bs4 import BeautifulSoup
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -145,3 +148,21 @@ def _is_file(url: str) -> bool:
             return answer.status == 200
     except urllib.error.URLError:
         return False
+
+
+def bytes_before_reading(built: Path, name: str) -> int:
+    """Bytes, packed by gzip, that a browser waits for before it shows a page: itself, styles, scripts that block.
+
+    Args:
+        built: folder of the built book.
+        name: of the page, without `.html`.
+    """
+    page = built / f"{name}.html"
+    files = {page}
+    for tag in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all(["link", "script"]):
+        style = tag.name == "link" and "stylesheet" in tag.get("rel", [])
+        waits = tag.get("type") == "module" or tag.has_attr("async") or tag.has_attr("defer")
+        address = tag.get("href") if style else tag.get("src") if not waits else None
+        if address and not urlsplit(address).netloc:
+            files.add((page.parent / urlsplit(address).path).resolve())
+    return sum(len(gzip.compress(file.read_bytes())) for file in files)

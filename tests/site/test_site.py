@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 import prose
 from accessibility import violations
-from browse import dead_links, look
+from browse import bytes_before_reading, dead_links, look
 from chapters import ROOT, stored
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -42,6 +43,20 @@ def test_links_between_pages_lead_somewhere(visits):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_wrong(visits, axe, scheme):
     assert {visit.url: visit.audit[scheme] for visit in visits if visit.audit[scheme]} == {}
+
+
+def test_every_page_can_be_read_after_a_few_bytes(built):
+    needed = {page: bytes_before_reading(built, page) for page in (*PAGES, "genindex", "search")}
+    assert {page: size for page, size in needed.items() if size > 300_000} == {}
+
+
+def test_a_script_that_blocks_is_counted(tmp_path):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "big.js").write_bytes(os.urandom(400_000))  # nothing to compress
+    for way, blocks in (("", True), ("defer", False), ("async", False), ('type="module"', False)):
+        page = f'<head><script {way} src="../big.js?digest=1"></script></head>'
+        (tmp_path / "book" / "page.html").write_text(page)
+        assert (bytes_before_reading(tmp_path, "book/page") > 300_000) == blocks
 
 
 def test_formulas_are_typeset(visits):
