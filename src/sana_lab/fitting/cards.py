@@ -51,7 +51,7 @@ DRAWS = (
 STEPS = 2
 TIMED_STEPS = 20
 PROMPT = "a small red star above a large blue ring on a white background"
-LIMIT = 60
+LIMIT = 180
 """Seconds for one way on one card."""
 
 SLOWER = ("group-offload-disk",)
