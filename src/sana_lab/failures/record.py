@@ -34,8 +34,9 @@ from .runner import Case, run_many
 STEPS = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 """What the memory of a small card is multiplied with, one after the other, on a real one."""
 
-LONGEST = 700
-"""Characters of a message, of the log and of the output that are kept."""
+LONGEST = 2000
+"""Characters of a message, of the log and of the output that are kept: what an FP8 product says of its scales has
+more than 1,200, and what it got comes last."""
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
