@@ -19,9 +19,7 @@ from .registry import comparable, leading_words
 
 HOW = f"python -m tests.conformance.run --real --out src/sana_lab/evidence/{RECORD}.json"
 
-UNRECORDED: dict[str, str] = {
-    "float8": "run on an H200, and its messages wait for entries in the failure index before they are recorded",
-}
+UNRECORDED: dict[str, str] = {}
 """Groups and cases that wait for their first run on real GPUs, and why. A test fails once the record has one."""
 
 RECORDED = [name for name, case in CASES.items() if not {name, case.group} & UNRECORDED.keys()]
