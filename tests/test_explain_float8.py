@@ -1,7 +1,7 @@
 """What PyTorch says when an FP8 product is impossible, from torch 2.1 to 2.13, and the entry that explains it.
 
 The words are those of aten/src/ATen/native/cuda/Blas.cpp (later ScaledBlas.cpp and RowwiseScaledMM.cu) and of
-torch/_meta_registrations.py, which speaks under `torch.compile`.
+torch/_meta_registrations.py, which speaks under `torch.compile`. Products of 8-bit integers have sizes of their own.
 """
 
 from __future__ import annotations
@@ -108,6 +108,11 @@ ANSWERS = {
         "NotImplementedError: DeepSeek style (1x128, 128x128) scaling requires cublasLt >= 12.9",
         "NotImplementedError: MXFP4 scaling only supported in CUDA for B200/B300",
         "NotImplementedError: Block-wise scaling for Float8_e8m0fnu is only supported on gfx950",
+    ],
+    "int8-product-of-few-rows": [
+        "RuntimeError: self.size(0) needs to be greater than 16, but got 1",
+        "RuntimeError: torch._int_mm: self.size(0) needs to be greater than 16, but got 1",
+        "RuntimeError: mat2.size(1) needs to be greater than 0 and a multiple of 8, but got 30",
     ],
     "fp8-tensor-in-a-plain-operation": [
         "NotImplementedError: \"addmm_cuda\" not implemented for 'Float8_e4m3fn'",

@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parents[1]
 FEWEST = 11
 """Letters that a message must have in common with ours to be taken for it."""
 
-_SPEAKERS = ("cuda_api", "devices", "float8_products", "handlers", "memory", "mismatch", "words")
+_SPEAKERS = ("cuda_api", "devices", "float8_products", "handlers", "kernel_checks", "kernels", "memory", "mismatch")
+_SPEAKERS += ("words",)
 _IMITATED = tuple(f"accelerator/{name}.py" for name in _SPEAKERS)
 """Where the words of PyTorch and CUDA are said on purpose; only those that name the virtual GPU are ours."""
 

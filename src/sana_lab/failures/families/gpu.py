@@ -156,6 +156,44 @@ entry.fix("Upgrade bitsandbytes; on an old card use 4 bits, which need no such p
           command="pip install -U 'bitsandbytes>=0.50'")  # fmt: skip
 
 entry = FAMILY.failure(
+    id="int8-product-of-few-rows",
+    section="chapter-costs",
+    title="A product of 8-bit integers has too few rows, or a side that is no multiple of 8",
+    error="RuntimeError",
+    pattern=r"self\.size\(0\) needs to be greater than 16, but got|"
+    r"(?:self|mat2)\.size\(1\) needs to be greater than 0 and a multiple of 8",
+    messages={
+        "pytorch#178469": "RuntimeError: self.size(0) needs to be greater than 16, but got 8",
+        "torch 2.11.0, the input's channels": "RuntimeError: self.size(1) needs to be greater than 0 and a multiple of "
+        "8, but got 12",
+        "torch 2.11.0, the outputs": "RuntimeError: mat2.size(1) needs to be greater than 0 and a multiple of 8, but "
+        "got 12",
+    },
+    cause="`torch._int_mm` hands its matrices to cuBLASLt, which wants more than 16 rows and sides that are multiples "
+    "of 8. In a transformer that draws, the layers of the timestep see one row a picture: quantized with the others, "
+    "they raise this at the first step. The layers of bitsandbytes take any number of rows.",
+    references=["pytorch 2.11.0: aten/src/ATen/native/cuda/Blas.cpp, _int_mm_out_cuda", "pytorch#178469"],
+)
+
+
+@entry.reproduce
+def _():
+    import torch
+
+    codes, weight = torch.ones(1, 64, dtype=torch.int8), torch.ones(32, 64, dtype=torch.int8)
+    torch._int_mm(codes.to("cuda"), weight.to("cuda").t())
+
+
+@entry.fix("Leave layers that see few rows in 16 bits, or fill the rows up with zeros and cut the result.")
+def _():
+    import torch
+
+    codes, weight = torch.ones(1, 64, dtype=torch.int8), torch.ones(32, 64, dtype=torch.int8)
+    filled = torch.nn.functional.pad(codes, (0, 0, 0, 31))
+    torch._int_mm(filled.to("cuda"), weight.to("cuda").t())[: len(codes)]
+
+
+entry = FAMILY.failure(
     id="cublas-alloc-failed",
     section="chapter-two-devices",
     title="`CUBLAS_STATUS_ALLOC_FAILED`: out of memory in other words",
