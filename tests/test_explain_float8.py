@@ -65,6 +65,7 @@ ANSWERS = {
         "ValueError: Invalid scaling configuration.",
         "ValueError: scale_a must have shape [32, 1], got [[1, 32]]",
         "ValueError: scale_a must have 1 Float element",
+        "ValueError: scale_a must be swizzled to SWIZZLE_32_4_4 format",
         "ValueError: scale_b must have 48 Float elements, got 1",
         "ValueError: expected scale_b.stride(1) to be 1, but got 2",
         "ValueError: scale_a strides must be (1, 32); got: [2, 1]",
@@ -80,6 +81,7 @@ ANSWERS = {
     ],
     "fp8-input-is-not-a-matrix": [
         "RuntimeError: mat1 must be a matrix",
+        "ValueError: mat_a must be a matrix",
         "RuntimeError: Inputs must be 2D but got self.dim()=3 and mat2.dim()=2",
     ],
     "fp8-bias-of-another-type": [
@@ -97,6 +99,7 @@ ANSWERS = {
         f"{FRAME}RuntimeError: CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasLtMatmulAlgoGetHeuristic(...)`",
         "RuntimeError: Only bf16 high precsion output types are supported for row-wise scaling.",  # codespell:ignore precsion
         "ValueError: Only bf16 and fp16 high precision output types are supported for row-wise scaling.",
+        "ValueError: Only bf16, fp16, and fp32 high precision output types are supported for row-wise scaling.",
         "ValueError: hipblaslt rowwise _scaled_mm only supports BFloat16 output but got Half",
         "ValueError: Block-wise scaling only supports BFloat16 or Half output types",
     ],

@@ -174,7 +174,7 @@ def _():
     torch._scaled_mm(codes, codes.t(), scales, scales.t(), out_dtype=torch.bfloat16)
 
 
-_SCALES_MUST = r"be (?:a )?float scalar|be contiguous|have shape|have strides|have \d+ Float element|have \d+ \(got"
+_SCALES_MUST = r"(?:not )?be (?:swizzled|contiguous|(?:a )?float scalar)|have (?:shape|strides|\d+ (?:Float element|\(got))"
 """What is said of `scale_a` and `scale_b`, from torch 2.1 to 2.13."""
 
 entry = FAMILY.failure(
@@ -286,8 +286,8 @@ def _():
 entry = FAMILY.failure(
     id="fp8-input-is-not-a-matrix",
     title="An FP8 product gets an input with a batch",
-    error="RuntimeError",
-    pattern=r"\bmat[12] must be a matrix(?!, got)|Inputs must be 2D but got self\.dim\(\)",
+    error="RuntimeError|ValueError",
+    pattern=r"\bmat(?:1|2|_a|_b) must be a matrix(?!, got)|Inputs must be 2D but got self\.dim\(\)",
     messages={
         "torch 2.13.0": "RuntimeError: mat1 must be a matrix",
         "torch 2.13.0, compiled": "RuntimeError: Inputs must be 2D but got self.dim()=3 and mat2.dim()=2",
@@ -392,8 +392,8 @@ entry = FAMILY.failure(
         "torch 2.11.0": "RuntimeError: CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling "
         "`cublasLtMatmulAlgoGetHeuristic( ltHandle, computeDesc.descriptor(), Adesc.descriptor(), Bdesc.descriptor(), "
         "Cdesc.descriptor(), Ddesc.descriptor(), preference.descriptor(), 1, &heuristicResult, &returnedResult)`",
-        "torch 2.13.0, Ada and Blackwell": "ValueError: Only bf16, fp16, and fp32 high precision output types are "
-        "supported for row-wise scaling.",
+        "torch 2.10, Ada and Blackwell": "ValueError: Only bf16 and fp16 high precision output types are supported for "
+        "row-wise scaling.",
     },
     cause="Without `out_dtype` the result has the type of the input, which is FP8, and with a scale a row there is no "
     "kernel that writes FP8: cuBLAS says only that a value is invalid. Where CUTLASS multiplies, on Ada, on Blackwell "
