@@ -174,7 +174,7 @@ def _():
     torch._scaled_mm(codes, codes.t(), scales, scales.t(), out_dtype=torch.bfloat16)
 
 
-_SCALES_MUST = r"(?:not )?be (?:swizzled|contiguous|(?:a )?float scalar)|have (?:shape|strides|\d+ (?:Float element|\(got))"
+_SCALES_MUST = r"(?:not )?be (?:swizzled|contiguous|(?:a )?float scalar)|have (?:shape|strides|\d+ (?:Float|\(got))"
 """What is said of `scale_a` and `scale_b`, from torch 2.1 to 2.13."""
 
 entry = FAMILY.failure(
