@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernel_times import milliseconds
+
 try:
     import triton
     import triton.language as tl
@@ -173,10 +175,6 @@ def _(hidden, taps, bias):
 
 if triton is not None:
 
-    def _bench(call, quantiles):
-        """Milliseconds of a launch, for choosing between tiles: long enough to tell them apart."""
-        return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
-
     _TILES = [
         triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}, num_warps=warps, num_stages=stages)
         for rows, columns, depth, warps, stages in [
@@ -199,7 +197,7 @@ if triton is not None:
         configs=_TILES,
         key=["m", "n", "k"],
         prune_configs_by={"early_config_prune": _fitting},
-        do_bench=_bench,
+        do_bench=milliseconds,
         cache_results=True,
     )
     @triton.jit
@@ -293,7 +291,7 @@ if triton is not None:
         tl.store(place, (value * gate * tl.sigmoid(gate)).to(place.dtype.element_ty), mask=mask)
 
     @triton.autotune(
-        configs=_STRIPS, key=["pictures", "height", "width", "channels"], do_bench=_bench, cache_results=True
+        configs=_STRIPS, key=["pictures", "height", "width", "channels"], do_bench=milliseconds, cache_results=True
     )
     @triton.jit
     def _gated_depthwise(
@@ -390,7 +388,7 @@ if triton is not None:
     ]
     """Of the linear attention: tokens at a time."""
 
-    @triton.autotune(configs=_BLOCKS, key=["pictures", "tokens", "heads"], do_bench=_bench, cache_results=True)
+    @triton.autotune(configs=_BLOCKS, key=["pictures", "tokens", "heads"], do_bench=milliseconds, cache_results=True)
     @triton.jit
     def _linear_attention(
         query, key, value, out, pictures, tokens, heads,

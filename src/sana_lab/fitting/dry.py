@@ -141,9 +141,9 @@ def _nf4_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
 
 
 def _fp8_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
-    """Inputs in float32 three times while they are rounded to codes, before there is an output (`quantize_rows`).
+    """Inputs as codes, with a step a row: one kernel rounds them (`sana_lab.row_kernels`).
 
-    With Triton one kernel rounds (`sana_lab.row_kernels`) and takes less: there this is an upper bound.
+    Without Triton (Windows) PyTorch rounds in several passes, with inputs in float32 three times between them.
 
     A layer that has no FP8 product turns its codes into float32 twice, and multiplies in 16 bits.
     """
@@ -153,7 +153,7 @@ def _fp8_extra(layer: nn.Module, inputs: torch.Tensor) -> int:
         return 8 * layer.weight.numel()
     rows = inputs.numel() // layer.in_features
     copied = 2 * layer.in_features * (inputs.dim() == 4)  # on the meta device; elsewhere channels come last as they are
-    return rows * max(ROUNDING * layer.in_features - 2 * layer.out_features - copied, layer.in_features - copied)
+    return rows * (layer.in_features + 4 - copied)
 
 
 EXTRA = {
