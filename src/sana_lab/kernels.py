@@ -174,7 +174,6 @@ def _(hidden, taps, bias):
 
 
 if triton is not None:
-
     _TILES = [
         triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}, num_warps=warps, num_stages=stages)
         for rows, columns, depth, warps, stages in [
