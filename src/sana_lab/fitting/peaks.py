@@ -57,6 +57,10 @@ def stages(look: Look, way: Way, pixels: int, pictures: int = 1, decode: str = "
         look["weights"][name][form]
         for name, form in (("text_encoder", way.encoder), ("transformer", way.transformer), ("vae", "16"))
     )
+    first_encoder, first_transformer = (  # slim comes after: a component is loaded as the recipe has it
+        look["weights"][name].get(form.removesuffix("-slim"), 0)
+        for name, form in (("text_encoder", way.encoder), ("transformer", way.transformer))
+    )
     area = (pixels / SIDE) ** 2
     encoding = _grown(look["encode"][way.encoder], pictures)
     stepping = _grown(look["step"][way.transformer], pictures * area)
@@ -65,11 +69,12 @@ def stages(look: Look, way: Way, pixels: int, pictures: int = 1, decode: str = "
         resident = encoder + transformer + vae
         beside = {"load": 0, "encode": encoding, "steps": stepping, "decode": decoding}
         found = {stage: resident + more for stage, more in beside.items()}
-        found["load"] = max(found["load"], look["load"].get(way.transformer, 0))
+        loading = first_transformer, transformer + first_encoder, look["load"].get(way.transformer, 0)
+        found["load"] = max(found["load"], *loading)
     elif way.keeps == "drop":
         rest = transformer + vae
         found = {
-            "load": max(encoder, rest),
+            "load": max(first_encoder, first_transformer, rest),
             "encode": encoder + encoding,
             "steps": rest + stepping,
             "decode": rest + decoding,
@@ -78,8 +83,8 @@ def stages(look: Look, way: Way, pixels: int, pictures: int = 1, decode: str = "
         found = {
             "load": max(encoder, transformer) if way.quantizes else 0,
             "encode": encoder + encoding,
-            "steps": transformer + stepping,
-            "decode": vae + decoding,
+            "steps": max(encoder, transformer + stepping),  # a component leaves when the next one is called
+            "decode": max(transformer, vae + decoding),
         }
     else:
         found = {"load": 0}

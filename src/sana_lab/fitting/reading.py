@@ -32,6 +32,7 @@ class Cell:
         decode: a key of `ways.DECODES`.
         real: "runs", or the stage in which a real card ran out of memory.
         computed: the same, computed.
+        share: of the card that its largest stage takes, computed.
     """
 
     checkpoint: str
@@ -42,6 +43,7 @@ class Cell:
     decode: str
     real: str
     computed: str
+    share: float
 
     @property
     def agrees(self) -> bool:
@@ -56,6 +58,15 @@ def rows() -> list[dict[str, Any]]:
         ValueError: the record is missing or damaged.
     """
     return evidence.load(RECORD, results={"rows": list, "timed": list})["results"]["rows"]
+
+
+def untried() -> list[dict[str, Any]]:
+    """Rows that the run did not come to: checkpoint, way, card and pictures at once (0: one and four).
+
+    Raises:
+        ValueError: the record is missing or damaged.
+    """
+    return evidence.load(RECORD, results={"not tried": list})["results"]["not tried"]
 
 
 def verdict(stages: Mapping[str, int], gib: float) -> str:
@@ -79,7 +90,7 @@ def cells(tried: Sequence[Mapping[str, Any]] | None = None) -> list[Cell]:
             stages = peaks.stages(look, WAYS[row["way"]], pixels, pictures, decode)
             card = row["card (GiB)"]
             place = row["checkpoint"], row["way"], card, pixels, pictures, decode
-            found.append(Cell(*place, real, verdict(stages, card)))
+            found.append(Cell(*place, real, verdict(stages, card), max(stages.values()) / (card * GIB)))
     return found
 
 
