@@ -400,6 +400,22 @@ def test_each_next_way_needs_less_than_the_one_before(model):
         planner.downwards(source, "int7", 512)
 
 
+def test_no_plan_gives_a_way_that_ran_out_on_a_real_card_of_that_size():
+    """Even where the count, or what the way took on a larger card, would fit: pieces of free memory may be too small."""
+    tried = evidence.load("small_cards")["results"]["rows"]
+    ran_out = [(row, draw) for row in tried for draw in row["draws"] if "out of memory" in draw]
+    assert len(ran_out) > 50
+    plans = {}
+    for row, draw in ran_out:
+        asked = row["checkpoint"], row["card (GiB)"], draw["pixels"], draw["pictures"]
+        if asked not in plans:
+            plans[asked] = plan(asked[0], asked[1], pixels=asked[2], pictures=asked[3])
+        given = [(choice.way, choice.decode) for choice in plans[asked].fits]
+        assert (row["way"], draw["decode"]) not in given, asked
+    known = {choice.known for each in plans.values() for choice in each.choices}
+    assert any(words.startswith("ran out of ") and words.endswith(" GiB on NVIDIA H200") for words in known)
+
+
 def test_the_plan_tells_the_hosts_memory_and_each_stage_and_how_well_both_are_known():
     found = plan("1600M-1024", "8GiB")
     table = found.by_stage

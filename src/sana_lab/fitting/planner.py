@@ -70,7 +70,7 @@ class Choice:
         title: in words.
         decode: a key of `ways.DECODES`.
         stages: peak bytes of each stage.
-        known: "computed", or "measured on" and the name of a GPU.
+        known: "computed", or "measured on" and the name of a GPU, or of how many GiB one ran out.
         host: bytes of the host's memory that loading takes at most, pages of the files with it: computed.
         own: bytes of it that the process had for itself, measured where `host_known` says; None elsewhere.
         host_known: "computed", and where `own` was measured.
@@ -282,7 +282,11 @@ def on_a_card(source: Source, room: int, card: str, pixels: int, pictures: int =
         on_host = memory is None or needed <= memory
         for decode in _decodes(pixels, pictures):
             stages, how = _stages(look, source, way, pixels, pictures, decode)
-            fits = on_host and max(stages.values()) * SLACK <= room
+            key = source.checkpoint.name if source.checkpoint else None, way.name, pixels, pictures, decode
+            short = measured.too_small.get(key, 0)
+            if room <= short:
+                how = f"ran out of {short / GIB:g} GiB on {measured.on}"
+            fits = on_host and max(stages.values()) * SLACK <= room and room > short
             if fits:
                 break
         program = code(way, values, decode, pixels=pixels, steps=20)
@@ -402,6 +406,7 @@ class _Measured:
 
     Attributes:
         stages: (checkpoint, way, pixels, pictures, decode) -> peaks by stage.
+        too_small: likewise -> bytes of the largest card that ran out.
         hosts: (checkpoint, way) -> the most that the process had of the host's memory for itself while it loaded.
         seconds: way -> of a picture.
         on: the GPU.
@@ -409,6 +414,7 @@ class _Measured:
     """
 
     stages: Mapping[tuple, dict[str, int]]
+    too_small: Mapping[tuple, int]
     hosts: Mapping[tuple, int]
     seconds: Mapping[str, float]
     on: str
@@ -418,16 +424,18 @@ class _Measured:
 @cache
 def _measured() -> _Measured:
     if RECORD not in evidence.names():
-        return _Measured({}, {}, {}, "", "")
+        return _Measured({}, {}, {}, {}, "", "")
     record = evidence.load(RECORD)
-    device, found, hosts, seconds, timed = record["machine"]["device"], {}, {}, {}, ""
+    device, found, too_small, hosts, seconds, timed = record["machine"]["device"], {}, {}, {}, {}, ""
     for row in record["results"]["rows"]:
         if "host" in row["load"]:
             key = row["checkpoint"], row["way"]
             hosts[key] = max(hosts.get(key, 0), row["load"]["host"])
         for draw in row["draws"]:
-            if "out of memory" not in draw and "failed" not in draw:
-                key = row["checkpoint"], row["way"], draw["pixels"], draw["pictures"], draw["decode"]
+            key = row["checkpoint"], row["way"], draw["pixels"], draw["pictures"], draw["decode"]
+            if "out of memory" in draw:
+                too_small[key] = max(too_small.get(key, 0), int(row["card (GiB)"] * GIB))
+            elif "failed" not in draw:
                 stages = dict.fromkeys(peaks.STAGES, 0) | row["load"]["peaks"] | draw["peaks"]
                 if WAYS[row["way"]].keeps == "drop":  # what it encodes before the rest is loaded
                     stages["encode"] = row["load"]["peaks"].get("encode", 0)
@@ -436,4 +444,4 @@ def _measured() -> _Measured:
         if row["draws"] and "seconds" in (draw := row["draws"][-1]):
             seconds[row["way"]] = round(draw["seconds"], 2)
             timed = f"{row['checkpoint']}, {draw['pictures']} of {draw['pixels']} pixels, 20 steps, on {device}"
-    return _Measured(found, hosts, seconds, device, timed)
+    return _Measured(found, too_small, hosts, seconds, device, timed)
