@@ -136,6 +136,28 @@ FASTER = (
 """Checkpoint, pixels, pictures, and what part of the fastest 16-bit step the fastest 8-bit one may take."""
 
 
+def faster(measured: pd.DataFrame) -> list[Goal]:
+    """What part of the fastest 16-bit step and picture the fastest 8-bit one was to take, and takes.
+
+    Args:
+        measured: what `table` gives.
+
+    Chapter 8.
+    """
+    found = []
+    for checkpoint, pixels, batch, limit in FASTER:
+        size = (
+            f"{checkpoint.partition('-')[0].replace('1600M', '1.6B')} at {pixels} px, {batch} picture{'s'[: batch > 1]}"
+        )
+        where = (checkpoint, pixels, batch)
+        recipe, reached = (_slower(measured, "step_ms", *where, methods) for methods in ("int8", EIGHT_BIT))
+        found.append(Goal(f"step, best 8-bit ÷ best 16-bit, {size}", recipe, limit, reached))
+    where = ("1600M-1024", 1024, 1)
+    recipe, reached = (_slower(measured, "picture_s", *where, methods) for methods in ("int8", EIGHT_BIT))
+    label = "whole picture, prompt and decoding too, best 8-bit ÷ best 16-bit, 1.6B at 1024 px, 1 picture"
+    return [*found, Goal(label, recipe, 0.88, reached)]
+
+
 def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, Any]] | None = None) -> list[Goal]:
     """What was to be reached, and what was.
 
@@ -152,15 +174,6 @@ def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, 
             value(measured, column, checkpoint, methods), value(measured, column, checkpoint, "16-bit", "eager")
         )
 
-    def slower(
-        column: str, checkpoint: str, pixels: int, batch: int, methods: str | Sequence[str],
-        way: str | None = None, against: str | None = None,
-    ) -> float | None:  # fmt: skip
-        where = {"pixels": pixels, "batch": batch}
-        fair = "16-bit" if against else SIXTEEN_BIT
-        ours = value(measured, column, checkpoint, methods, way, **where)
-        return _ratio(ours, value(measured, column, checkpoint, fair, against, **where))
-
     found = []
     for label, column, checkpoint, limit in (
         ("resident weights, 600M pipeline, 8-bit ÷ 16-bit", "resident", "600M-512", 0.56),
@@ -171,19 +184,9 @@ def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, 
         found.append(Goal(label, recipe, limit, bytes_left(column, checkpoint, SLIM)))
     label = "step, 8-bit fused ÷ eager 16-bit, 600M at 512 px, 1 picture"
     where = ("600M-512", 512, 1)
-    recipe = slower("step_ms", *where, "int8", "eager", "eager")
-    found.append(Goal(label, recipe, 0.3, slower("step_ms", *where, EIGHT_BIT, "fused", "eager")))
-    for checkpoint, pixels, batch, limit in FASTER:
-        size = (
-            f"{checkpoint.partition('-')[0].replace('1600M', '1.6B')} at {pixels} px, {batch} picture{'s'[: batch > 1]}"
-        )
-        where = (checkpoint, pixels, batch)
-        recipe, reached = (slower("step_ms", *where, methods) for methods in ("int8", EIGHT_BIT))
-        found.append(Goal(f"step, best 8-bit ÷ best 16-bit, {size}", recipe, limit, reached))
-    where = ("1600M-1024", 1024, 1)
-    recipe, reached = (slower("picture_s", *where, methods) for methods in ("int8", EIGHT_BIT))
-    label = "whole picture, prompt and decoding too, best 8-bit ÷ best 16-bit, 1.6B at 1024 px, 1 picture"
-    found.append(Goal(label, recipe, 0.88, reached))
+    recipe = _slower(measured, "step_ms", *where, "int8", "eager", "eager")
+    found.append(Goal(label, recipe, 0.3, _slower(measured, "step_ms", *where, EIGHT_BIT, "fused", "eager")))
+    found += faster(measured)
     entries = list((factors or {}).values())
     for label, lost in (
         (
@@ -204,10 +207,24 @@ def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, 
                 "points",
             )
         )
+    lost = [points_lost(entry, "fp8", "bf16") for entry in entries if {"fp8", "bf16"} <= set(entry)]
+    label = "adherence lost to 16 bits at the worst factor, FP8 products"
+    found.append(Goal(label, None, 0.5, max(lost) if lost else None, "points"))
     peaks = measured[measured.resident > 0].assign(ratio=lambda lines: lines.load_peak / lines.resident)
     for_recipe, for_slim = (peaks[peaks.method.isin(m)].ratio.max() for m in (("int8",), SLIM))
     found.append(Goal("load peak ÷ resident, 8-bit (worst checkpoint)", _known(for_recipe), 1.15, _known(for_slim)))
     return found
+
+
+def _slower(
+    measured: pd.DataFrame, column: str, checkpoint: str, pixels: int, batch: int, methods: str | Sequence[str],
+    way: str | None = None, against: str | None = None,
+) -> float | None:  # fmt: skip
+    """The least of some 8-bit methods, in some way, divided by the least of 16 bits, or of one way of theirs."""
+    where = {"pixels": pixels, "batch": batch}
+    ours = value(measured, column, checkpoint, methods, way, **where)
+    fair = "16-bit" if against else SIXTEEN_BIT
+    return _ratio(ours, value(measured, column, checkpoint, fair, against, **where))
 
 
 def _ratio(ours: float | None, theirs: float | None) -> float | None:

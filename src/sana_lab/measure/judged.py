@@ -71,12 +71,31 @@ def quality_table() -> pd.DataFrame:
     return pd.DataFrame(judged).fillna("–").rename_axis(f"{evidence.load(RECORD)['results']['n']} scenes", axis=1)
 
 
-def worst(way: str) -> float | None:
-    """The most points that a way lost to the recipe at any factor; None where it was not drawn.
+def unguided_table() -> pd.DataFrame:
+    """Rates with intervals where no guidance was given, for each factor that was drawn so; empty if none was.
 
     Raises:
         ValueError: the record is missing or damaged.
 
     Chapter 8.
     """
-    return max((points_lost(entry, way) for entry in factors().values() if way in entry), default=None)
+    import pandas as pd
+
+    results = evidence.load(RECORD)["results"]
+    drawn = {}
+    for factor, entry in sorted(results.get("unguided", {}).items(), key=lambda item: float(item[0])):
+        lines = {name: str(Rate(sum(right(entry[way])), len(entry[way]))) for way, name in WAYS.items() if way in entry}
+        drawn[f"× {factor}, no guidance"] = lines
+    return pd.DataFrame(drawn).rename_axis(f"{results['n']} scenes", axis=1)
+
+
+def worst(way: str, reference: str = "recipe") -> float | None:
+    """The most points that a way lost to another at any factor; None where it was not drawn.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+
+    Chapter 8.
+    """
+    both = (entry for entry in factors().values() if {way, reference} <= set(entry))
+    return max((points_lost(entry, way, reference) for entry in both), default=None)

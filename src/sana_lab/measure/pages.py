@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 RECORD = "measured"
+FUSED = "measured_fused"
 SMALL, LARGE = "600M-512", "1600M-1024"
 SIZES = {SMALL: "600M", LARGE: "1.6B"}
 PANELS = {"600M at 512 px": (SMALL, 512), "1.6B at 1024 px": (LARGE, 1024)}
@@ -36,26 +37,29 @@ KINDS = ("16 bits", "8 bits, integers", "8 bits, floats", "4 bits")
 _WAYS = {"eager": ", eager", "graph": ", graph", "compiled": ", compiled, graph"}
 
 
-def measured() -> pd.DataFrame:
-    """The lines of the record (`goals.table`).
+def measured(record: str = RECORD) -> pd.DataFrame:
+    """The lines of a record (`goals.table`).
+
+    Args:
+        record: `RECORD` has all ways; `FUSED`, of another card, those that are rewritten, FP8 among them.
 
     Raises:
         ValueError: the record is missing or damaged.
 
     Chapter 7.
     """
-    return table(evidence.load(RECORD)["results"]["rows"])
+    return table(evidence.load(record)["results"]["rows"])
 
 
-def gpu() -> str:
-    """The GPU of the record in one word, as the data sheets call it: ``H100``.
+def gpu(record: str = RECORD) -> str:
+    """The GPU of a record in one word, as the data sheets call it: ``H100``.
 
     Raises:
         ValueError: the record is missing or damaged.
 
     Chapter 7.
     """
-    device = str(evidence.load(RECORD)["machine"].get("device"))
+    device = str(evidence.load(record)["machine"].get("device"))
     found = re.search(r"\b(?:[A-Z]{1,2}\d{2,4}|RTX \d{4}\w*)\b", device)
     return found[0] if found else device
 
@@ -289,7 +293,7 @@ def duel_table(lines: pd.DataFrame) -> pd.DataFrame:
                 "best 8 ÷ best 16": fastest / best,
                 "without our kernels ÷ best 16": over(step(lines, checkpoint, ("int8", "int8-t0"), *where), best),
             }
-    return pd.DataFrame(rows).T.astype(float)
+    return pd.DataFrame(rows).T.astype(float).dropna(axis=1, how="all")
 
 
 def _known(lines: pd.DataFrame, of_kind: str) -> bool:
