@@ -401,7 +401,7 @@ def test_each_next_way_needs_less_than_the_one_before(model):
 
 
 def test_no_plan_gives_a_way_that_ran_out_on_a_real_card_of_that_size():
-    """Even where the count, or what the way took on a larger card, would fit: pieces of free memory may be too small."""
+    """Even where the count would fit, or what the way took on a larger card: free pieces may be too small."""
     tried = evidence.load("small_cards")["results"]["rows"]
     ran_out = [(row, draw) for row in tried for draw in row["draws"] if "out of memory" in draw]
     assert len(ran_out) > 50

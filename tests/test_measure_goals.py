@@ -57,13 +57,13 @@ def verdicts(rows, factors=None):
     return [goal.verdict for goal in goals(rows, factors)]
 
 
-GOOD = {"1": {"recipe": "1111" * 50, "fast": "1111" * 50, "weights": "1111" * 50, "refused": False}}
+GOOD = {"1": dict.fromkeys(("bf16", "recipe", "fast", "weights", "fp8"), "1111" * 50) | {"refused": False}}
 
 
 def test_all_met():
-    assert verdicts(record(), GOOD) == ["met"] * 12
+    assert verdicts(record(), GOOD) == ["met"] * 13
     reached = [goal.reached for goal in goals(record(), GOOD)]
-    assert reached == pytest.approx([0.5, 0.5, 0.5, 0.1, 0.68, 0.72, 0.6, 0.8, 0.7, 0, 0, 1.1])
+    assert reached == pytest.approx([0.5, 0.5, 0.5, 0.1, 0.68, 0.72, 0.6, 0.8, 0.7, 0, 0, 0, 1.1])
     assert [goal.recipe for goal in goals(record(), GOOD)][:4] == pytest.approx([0.67, 0.75, None, 3.0])
     assert goals(record())[6].recipe == pytest.approx(90 / 5)
 
@@ -77,13 +77,13 @@ def test_all_met():
         ({"best_ms": 20.0}, [4, 5]),
         ({"best_ms": 22.0}, [4]),
         ({"best_ms": 17.0}, [4, 5, 8]),
-        ({"peak": 1.2}, [11]),
+        ({"peak": 1.2}, [12]),
     ],
 )
 def test_each_goal_can_be_missed(changed, missed):
     said = verdicts(record(**changed), GOOD)
     assert [i for i, verdict in enumerate(said) if verdict == "missed"] == missed
-    assert said.count("met") == 12 - len(missed)
+    assert said.count("met") == 13 - len(missed)
 
 
 def test_the_best_16_bit_way_is_the_yardstick():
@@ -97,7 +97,7 @@ def test_the_best_16_bit_way_is_the_yardstick():
 def test_what_is_missing_is_said(gone):
     rows = [r for r in record() if r["method"] != gone]
     assert verdicts(rows)[3] == "not measured"
-    assert verdicts([])[:11] == ["not measured"] * 11
+    assert verdicts([])[:12] == ["not measured"] * 12
     assert as_table(goals([]))["reached"].eq("–").all()
 
 
@@ -111,6 +111,12 @@ def test_quality_counts_where_it_is_not_refused():
     for refuses in (True, False):  # nothing refuses where the weights alone are in 8 bits
         lost = {"recipe": "1" * 100, "fast": "1" * 100, "weights": "1" * 98 + "00", "refused": refuses}
         assert goals([], GOOD | {"100": lost})[10].reached == 2
+
+
+def test_fp8_is_held_against_16_bits_and_not_against_the_recipe():
+    lost = {"bf16": "1" * 200, "recipe": "0" * 200, "fp8": "1" * 198 + "00", "refused": True}
+    assert goals([], {"1000": lost})[11].reached == 1 and verdicts([], {"1000": lost})[11] == "missed"
+    assert verdicts([], {"1000": lost | {"fp8": "1" * 199 + "0"}})[11] == "met"
 
 
 def test_the_faster_of_two_8_bit_steps_counts():

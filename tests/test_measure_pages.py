@@ -6,7 +6,7 @@ import pytest
 
 from sana_lab import evidence
 from sana_lab.measure import judged, pages, pictures
-from sana_lab.measure.goals import as_table, goals, table
+from sana_lab.measure.goals import as_table, faster, goals, table
 from sana_lab.measure.methods import METHODS
 
 GIB = 2**30
@@ -110,6 +110,26 @@ def test_the_stored_record_has_what_chapters_say():
     assert not pages.duel_table(lines).isna().any().any()
     assert (pages.loaded_table(lines)["measured − predicted (B)"] == 0).all()
     assert "int8 product" in pages.profile_table().index
+
+
+def test_the_newest_record_has_both_kinds_of_eight_bits_against_the_best_16():
+    lines = pages.measured(pages.FUSED)
+    duel = pages.duel_table(lines)
+    assert list(duel.columns) == [
+        *("best 16 bits (ms)", "8 bits, integers (ms)", "8 bits, floats (ms)", "best 8 ÷ best 16")
+    ]
+    assert len(duel) == 4 and not duel.isna().any().any()
+    assert not pages.making_table(lines).isna().any().any()
+    held = faster(lines)
+    assert [goal.verdict for goal in held] == ["met", "met", "missed", "missed", "missed"]
+    assert [goal.recipe for goal in held] == [None] * 5, "the recipe is not in this record"
+
+
+def test_pictures_without_guidance_are_in_the_record():
+    table = judged.unguided_table()
+    assert list(table.columns) == ["× 1, no guidance", "× 1000, no guidance"]
+    assert list(table.index) == list(judged.WAYS.values()) and not table.isna().any().any()
+    assert judged.worst("fp8", "bf16") <= 0.5 < judged.worst("fast-kv", "bf16")
 
 
 def test_every_goal_is_held_against_the_stored_records():
