@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+import accessibility
 from accessibility import violations
 from browse import TO_WIDGET
 from test_site import TOC
@@ -55,6 +56,31 @@ def test_axe_would_find_a_text_that_is_too_pale_in_one_scheme_alone(spoiled):
     }""")
     assert found["light"] == []
     assert any(line.startswith("color-contrast") for line in found["dark"])
+
+
+def test_axe_would_find_one_pale_word_of_a_piece_of_code(spoiled):
+    """Of words that look alike it is shown the first; what makes a word pale makes it look otherwise."""
+    for number, pale in ((31, "style.color = '#ddd'"), (59, "className = 'pale'")):
+        found = spoiled(f"""() => {{
+            document.head.insertAdjacentHTML('beforeend', '<style>.pale {{ color: #ddd }}</style>');
+            const code = document.createElement('pre');
+            code.innerHTML = '<span class="n">some</span> <span class="n">name</span> '.repeat(30);
+            code.querySelectorAll('span')[{number}].{pale};
+            document.querySelector('.bd-article').append(code);
+        }}""")
+        assert any(line.startswith("color-contrast") for line in found["light"]), pale
+
+
+def test_the_page_is_left_as_it_was(site, context, axe):
+    page = context.new_page()
+    page.goto(f"{site}/book/failures/own-messages.html", wait_until="load")
+    page.evaluate("() => window.MathJax?.startup?.promise")
+    before = page.evaluate("document.querySelector('.bd-article').innerHTML")
+    assert page.evaluate(accessibility.MAKE_ALIKE_PLAIN) > 10
+    assert page.evaluate("document.querySelector('.bd-article').innerHTML") != before
+    page.evaluate(accessibility.UNDO)
+    assert page.evaluate("document.querySelector('.bd-article').innerHTML") == before
+    page.close()
 
 
 def test_drawn_sliders_have_a_name_and_say_their_choice(site, context, axe):
