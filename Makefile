@@ -3,6 +3,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 export PYTHONUTF8 := 1
+# Compiled code is kept, whatever the shell says: a hundred processes import the package, and every run the tests.
+export PYTHONDONTWRITEBYTECODE :=
 # Threads that wait sleep: on a busy machine, spinning ones stall each other.
 export OMP_WAIT_POLICY := PASSIVE
 # A module stays in one process, the long ones go first (conftest.py), and the slowest tests are shown.

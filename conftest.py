@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from chapter_runs import Replay, cache_folder, replay
-from chapters import ROOT, SKIP_COMPARE, quiet_kernels, stored, table
+gc.disable()  # until all tests are collected: it would look again and again through the libraries' million objects
+# jsonschema, which nbformat imports, has it make 38 parsers at its import (5 s) for formats that no notebook has.
+sys.modules.setdefault("rfc3987_syntax", None)
+
+from chapter_runs import Replay, cache_folder, replay  # noqa: E402
+from chapters import ROOT, SKIP_COMPARE, quiet_kernels, stored, table  # noqa: E402
+
+pytest_plugins = ["nbval.plugin"]  # here and not by its entry point (pyproject.toml), since it imports nbformat
 
 quiet_kernels()  # also before any test imports a Hub library
 
@@ -86,6 +92,12 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: next((n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
     )
+
+
+def pytest_collection_finish():
+    """Let the garbage collector work again, on what comes from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 def seconds_by_module(reports):
