@@ -12,6 +12,7 @@ The reader is the judge of the Shapes model, so it is strict: what it cannot nam
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -312,27 +313,31 @@ def _fit_shapes(cover: np.ndarray) -> tuple[str | None, Pose, float, float]:
 
 def _overlap(seen: np.ndarray, area: float, template: _Template, radius: float) -> float:
     """Intersection over union of a shape of this radius with a cover, `seen` in the shape's grid; its sum is `area`."""
-    here = seen.sum()
+    here = np.add.reduce(seen, axis=None)  # `sum()` without its wrapper, which takes as long for so few numbers
     beyond = max(0.0, area / (radius * _CELL) ** 2 - here)  # what lies outside the grid counts against the fit
-    both = np.minimum(seen, template.cover).sum()
+    both = np.add.reduce(np.minimum(seen, template.cover), axis=None)
     return float(both / (here + template.total - both + beyond))
+
+
+_MOVES = [(axis, sign) for axis in range(3) for sign in (1, -1)]
+"""Across, down, and in size."""
 
 
 def _refine(lines: _Lines, area: float, fit: float, name: str, pose: Pose) -> tuple[float, str, Pose]:
     """Move and scale a shape while that makes it fit better: a bump on an object shifts its centroid and area."""
     template, rows = _templates()[name], _rows(lines, pose)
     for step in (0.05, 0.02):
-        before = -1.0
-        while fit > before:
-            before = fit
-            for axis in range(3):
-                for sign in (1, -1):
-                    tried = list(pose)
-                    tried[axis] += sign * step * pose[2]
-                    tried_rows = _rows(lines, tried) if axis else rows  # a move across leaves it in its rows
-                    tried_fit = _overlap(_columns(tried_rows, tried), area, template, tried[2])
-                    if tried_fit > fit:
-                        fit, pose, rows = tried_fit, tuple(tried), tried_rows
+        left = len(_MOVES)  # to try from here; when none of them is better, they would not be if tried again
+        for axis, sign in itertools.cycle(_MOVES):
+            tried = list(pose)
+            tried[axis] += sign * step * pose[2]
+            tried_rows = _rows(lines, tried) if axis else rows  # a move across leaves it in its rows
+            tried_fit = _overlap(_columns(tried_rows, tried), area, template, tried[2])
+            left -= 1
+            if tried_fit > fit:
+                fit, pose, rows, left = tried_fit, tuple(tried), tried_rows, len(_MOVES)
+            if not left:
+                break
     return fit, name, pose
 
 
@@ -344,7 +349,8 @@ class _Lines(NamedTuple):
 
     @classmethod
     def of(cls, cover: np.ndarray) -> _Lines:
-        return cls(cover.astype(float), np.subtract(cover[1:], cover[:-1]).astype(float))
+        cover = np.ascontiguousarray(cover)  # `take` would copy it each time
+        return cls(cover.astype(float, copy=False), np.subtract(cover[1:], cover[:-1]).astype(float, copy=False))
 
 
 def _sample(lines: _Lines, pose: Sequence[float]) -> np.ndarray:
