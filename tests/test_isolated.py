@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -296,6 +297,20 @@ def test_no_pool_computes_here():
         failed = here.submit(raise_it)
     with pytest.raises(KeyError, match="of a case"):
         failed.result()
+
+
+def test_the_garbage_collector_rests_while_libraries_are_imported_and_is_left_as_it_was():
+    seen = []
+    for collects in (True, False):
+        (gc.enable if collects else gc.disable)()
+        try:
+            assert isolated.preload(lambda: seen.append(gc.isenabled()), gpus=False)
+            with pytest.raises(ImportError), isolated.without_collecting():
+                raise ImportError("no such library")
+            assert gc.isenabled() == collects
+        finally:
+            gc.enable()
+    assert seen == [False, False]
 
 
 # ---- several at once ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from . import float8_folders, float8_layers
 from .checkpoints import PRECISIONS, Source, resolve, variant_of
+from .isolated import without_collecting
 from .layers import contiguous_inputs_
 from .libraries import DTYPES, dtype_argument, quiet
 from .weights import COMPONENTS, finite, fit, whole
@@ -98,7 +99,8 @@ def load_sana(
     with quiet():
         parts = _parts(slim)
         source.check()
-        pipeline_class = source.pipeline_class
+        with without_collecting():  # the first time it imports the libraries
+            pipeline_class = source.pipeline_class
     trained = source.trained
     if precision in DTYPES and trained and (precision == "fp16") != (trained == "fp16"):
         advice = (
