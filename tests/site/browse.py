@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, SoupStrainer
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -66,6 +66,7 @@ _SETTLED = """() => document.readyState === 'complete' && [...document.querySele
 _DRAWN = "() => document.querySelectorAll('.cell_output .jupyter-widgets').length"
 TO_WIDGET = """() => document.querySelector('script[type="application/vnd.jupyter.widget-view+json"]')
     .parentElement.scrollIntoView()"""
+_TWO_FRAMES = "() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
 _TOO_WIDE = """() => {
     const room = document.documentElement.clientWidth;
     if (document.documentElement.scrollWidth <= room) return [];
@@ -118,7 +119,7 @@ def look(context, url: str, patience: float = 30, audit=None) -> Visit:
             page.wait_for_function(f"n => ({_DRAWN})() >= n", arg=visit.widgets, timeout=1000 * patience)
         visit.drawn = page.evaluate(_DRAWN)
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(150)
+    page.evaluate(_TWO_FRAMES)
     visit.too_wide = page.evaluate(_TOO_WIDE)
     page.close()
     return visit
@@ -159,10 +160,16 @@ def bytes_before_reading(built: Path, name: str) -> int:
     """
     page = built / f"{name}.html"
     files = {page}
-    for tag in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all(["link", "script"]):
+    tags = SoupStrainer(["link", "script"])
+    for tag in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser", parse_only=tags).find_all():
         style = tag.name == "link" and "stylesheet" in tag.get("rel", [])
         waits = tag.get("type") == "module" or tag.has_attr("async") or tag.has_attr("defer")
         address = tag.get("href") if style else tag.get("src") if not waits else None
         if address and not urlsplit(address).netloc:
             files.add((page.parent / urlsplit(address).path).resolve())
-    return sum(len(gzip.compress(file.read_bytes())) for file in files)
+    return sum(_packed(file, file.stat().st_mtime_ns) for file in files)
+
+
+@functools.cache  # every page has the same styles and scripts
+def _packed(file: Path, written: int) -> int:
+    return len(gzip.compress(file.read_bytes()))

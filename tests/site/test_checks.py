@@ -12,16 +12,25 @@ GOOD = """<!doctype html><html><head><meta name="viewport" content="width=device
 {fault}</body></html>"""
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, context):
+    """A folder, its address, and the visit of a good page in it, which pages may link to."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "other.html").write_text(GOOD.format(fault=""), encoding="utf-8")
+    with served(folder) as address:
+        yield folder, address, look(context, f"{address}/other.html", patience=2)
+
+
 @pytest.fixture
-def visit(tmp_path, context):
+def visit(place, context):
     """Look at the good page with one fault put in."""
+    folder, address, other = place
 
     def visit(fault: str):
-        (tmp_path / "page.html").write_text(GOOD.format(fault=fault), encoding="utf-8")
-        (tmp_path / "other.html").write_text(GOOD.format(fault=""), encoding="utf-8")
-        with served(tmp_path) as address:
-            seen = look(context, f"{address}/page.html", patience=2)  # nothing on it is drawn by a script
-            return seen, dead_links([seen, look(context, f"{address}/other.html", patience=2)])
+        page = folder / f"page{len(list(folder.iterdir()))}.html"  # a new one: a browser may keep what it has seen
+        page.write_text(GOOD.format(fault=fault), encoding="utf-8")
+        seen = look(context, f"{address}/{page.name}", patience=2)  # nothing on it is drawn by a script
+        return seen, dead_links([seen, other])
 
     return visit
 
