@@ -16,20 +16,28 @@ import pytest
 from docutils import nodes
 from docutils.core import publish_doctree
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from sphinx.application import builtin_extensions
 
 import book_site
 from chapter_runs import execution_key
 from chapters import ROOT
 from sana_lab import isolated
+from sana_lab.failures.catalogue import catalogue
 
+EXTENSIONS = (
+    "myst_nb", "sphinx_book_theme", "sphinx_comments", "sphinx_copybutton", "sphinx_design", "sphinx_external_toc",
+    "sphinx_external_toc.events", "sphinx_jupyterbook_latex", "sphinx_multitoc_numbering", "sphinx_thebe",
+    "sphinx_togglebutton", "sphinxcontrib.bibtex",
+)  # fmt: skip
 OURS = str(ROOT / "tools")
 
 
 @pytest.fixture(scope="module")
 def jupyter_book():
     """The program `jupyter-book`; what it and `book_site` import takes 5 of the 7 s of a build of one chapter."""
-    for name in ("myst_nb", "sphinx.cmd.build", "sphinx_book_theme", "sphinx_external_toc", "sphinxcontrib.bibtex"):
+    for name in (*EXTENSIONS, *builtin_extensions, "sphinx.cmd.build", "sqlalchemy.dialects.sqlite"):
         importlib.import_module(name)
+    catalogue()  # each page has its messages to search in
     return importlib.import_module("jupyter_book.cli.main").main
 
 
