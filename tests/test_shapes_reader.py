@@ -1,5 +1,6 @@
 """The reader of pictures: right on every scene, strict with everything else, and steady under blur and noise."""
 
+import functools
 import io
 import math
 import random
@@ -189,10 +190,15 @@ def shift(a, seed=0):
 
 def wobble(a, sigma, seed=0):
     """Edges that waver by `sigma` pixels."""
-    rng = np.random.default_rng(seed)
-    move = [ndimage.zoom(rng.normal(0, sigma, (24, 24)), a.shape[0] / 24, order=3) for _ in "yx"]
-    at = np.indices(a.shape[:2]) + np.stack(move)
+    at = wavering(a.shape[0], sigma, seed)
     return np.stack([ndimage.map_coordinates(a[..., c], at, order=1, mode="nearest") for c in range(3)], -1)
+
+
+@functools.cache  # one for all pictures of a size
+def wavering(pixels, sigma, seed):
+    rng = np.random.default_rng(seed)
+    move = [ndimage.zoom(rng.normal(0, sigma, (24, 24)), pixels / 24, order=3) for _ in "yx"]
+    return np.indices((pixels, pixels)) + np.stack(move)
 
 
 def resize(a, pixels, method=Image.Resampling.BICUBIC):
