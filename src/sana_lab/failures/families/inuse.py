@@ -296,7 +296,8 @@ entry = FAMILY.failure(
     messages={"bitsandbytes 0.50.2": '8-bit codes after .to("cpu"): on cuda'},
     cause="After its first call an 8-bit layer computes from `layer.state.CB`, before it from `weight.CB`. `model.to` "
     "replaces the data of parameters and calls no layer's own `.to`, which would move the state. So the weight that "
-    "one sees is on the CPU, and the codes keep their memory on the GPU; model offload frees none of them either.",
+    "one sees is on the CPU, and the codes keep their memory on the GPU; model offload frees none of them either. "
+    "Before the first call not even the layer's own `.to` brings them: `layer.init_8bit_state()` makes it do so.",
     affects={"bitsandbytes": ">=0.48", "diffusers": ">=0.37"},
     references=[
         "bitsandbytes 0.50.2: nn/modules.py, Linear8bitLt.to",
