@@ -402,18 +402,26 @@ def test_each_next_way_needs_less_than_the_one_before(model):
 
 def test_no_plan_gives_a_way_that_ran_out_on_a_real_card_of_that_size():
     """Even where the count would fit, or what the way took on a larger card: free pieces may be too small."""
-    tried = evidence.load("small_cards")["results"]["rows"]
-    ran_out = [(row, draw) for row in tried for draw in row["draws"] if "out of memory" in draw]
-    assert len(ran_out) > 50
+    ran_out = [cell for cell in reading.cells() if cell.real != reading.RUNS]
+    assert len(ran_out) > 100 and {"load", "decode"} <= {cell.real for cell in ran_out}
     plans = {}
-    for row, draw in ran_out:
-        asked = row["checkpoint"], row["card (GiB)"], draw["pixels"], draw["pictures"]
+    for cell in ran_out:
+        asked = cell.checkpoint, cell.card, cell.pixels, cell.pictures
         if asked not in plans:
             plans[asked] = plan(asked[0], asked[1], pixels=asked[2], pictures=asked[3])
-        given = [(choice.way, choice.decode) for choice in plans[asked].fits]
-        assert (row["way"], draw["decode"]) not in given, asked
+        assert (cell.way, cell.decode) not in [(choice.way, choice.decode) for choice in plans[asked].fits], asked
     known = {choice.known for each in plans.values() for choice in each.choices}
-    assert any(words.startswith("ran out of ") and words.endswith(" GiB on NVIDIA H200") for words in known)
+    assert any(words.startswith("ran out of memory on an NVIDIA H200 held to ") for words in known)
+
+
+def test_a_way_that_was_not_tried_is_not_given_where_one_like_it_ran_out():
+    """Both offloads hold the decoder alone while they decode, so what was too much for one is for the other."""
+    found = {c.way: c for c in plan("1600M-1024", "8GiB", pixels=1024, pictures=4).choices}
+    offloads = found["model-offload"], found["model-offload-8bit"]
+    assert [choice.decode for choice in offloads if choice.fits] == ["slices"] * 2
+    assert found["sequential-offload"].decode == "whole" and found["sequential-offload"].fits
+    larger = {c.way: c for c in plan("1600M-1024", "12GiB", pixels=1024, pictures=4).choices}
+    assert larger["model-offload-8bit"].fits and larger["model-offload-8bit"].decode == "whole"
 
 
 def test_the_plan_tells_the_hosts_memory_and_each_stage_and_how_well_both_are_known():
@@ -436,15 +444,17 @@ def test_computed_fp8_is_what_a_real_gpu_took():
     held = 0
     for row in evidence.load("small_cards")["results"]["rows"]:
         if row["way"] == "fp8-slim":
+            seen: list[tuple[int, int]] = []
             for draw in row["draws"]:
                 if "peaks" in draw and "out of memory" not in draw and "failed" not in draw:
                     real = row["load"]["peaks"] | draw["peaks"]
                     wanted = (draw["pixels"], draw["pictures"], draw["decode"])
                     found = peaks.stages(peaks.known(row["checkpoint"]), ways.find("fp8-slim"), *wanted)
-                    # In the first step of this record Triton's do_bench emptied the L2 cache with a buffer of 256 MiB;
-                    # `kernel_times` takes as much as the cache has.
-                    over = real["steps"] - found["steps"]
-                    real["steps"] -= min(max(over, 0), 256 * 2**20)
+                    # On the first card each new number of rows had Triton choose a form of the kernel, for which its
+                    # do_bench took 256 MiB; later cards read the choice from the disk. `kernel_times` takes less.
+                    if row["card (GiB)"] == cards.CARDS[0] and wanted[:2] not in seen:
+                        real["steps"] -= 256 * 2**20
+                    seen += {(512, 4): [(512, 4), (1024, 1)]}.get(wanted[:2], [wanted[:2]])  # of as many rows
                     assert {s: real[s] for s in found} == pytest.approx(found, rel=0.025), (row["checkpoint"], wanted)
                     held += 1
     assert held > 10

@@ -113,6 +113,13 @@ def test_quality_counts_where_it_is_not_refused():
         assert goals([], GOOD | {"100": lost})[10].reached == 2
 
 
+def test_a_picture_that_was_not_drawn_alone_is_not_timed():
+    rows = [r | {"alone": r["method"] == "16-bit"} for r in record()]
+    assert [goal.verdict for goal in goals(rows)][7:9] == ["met", "not measured"]
+    clocked = row("600M-512", "fp8", 1, 1, {"fused": [size(clocks=[1320, 3201]), size(batch=4, clocks=None)]})
+    assert table([clocked]).clock_mhz.fillna(0).tolist() == [1320, 0]
+
+
 def test_fp8_is_held_against_16_bits_and_not_against_the_recipe():
     lost = {"bf16": "1" * 200, "recipe": "0" * 200, "fp8": "1" * 198 + "00", "refused": True}
     assert goals([], {"1000": lost})[11].reached == 1 and verdicts([], {"1000": lost})[11] == "missed"

@@ -1,9 +1,12 @@
 """One pass over the rows between two products: as diffusers' block does it, and our layers one by one."""
 
+import types
+
 import pytest
 import torch
 from torch import nn
 
+from sana_lab import kernel_times, use_accelerator
 from sana_lab.attention import rewrite_
 from sana_lab.blocks import Block, rewrite_blocks_
 from sana_lab.fast import FusedFeedForward, FusedLinear8bit, WeightOnly8bit
@@ -123,3 +126,46 @@ def test_blocks_that_were_not_rewritten_stay():
     model = nn.Module()
     model.transformer_blocks = nn.ModuleList([block])
     assert rewrite_blocks_(model).transformer_blocks[0] is block
+
+
+# ---- choosing between a kernel's forms ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("l2, most", [(2**20, kernel_times.LEAST), (3 * 2**24, 3 * 2**24)])
+def test_choosing_takes_no_more_than_the_l2_cache_has(l2, most, monkeypatch):
+    properties = types.SimpleNamespace(L2_cache_size=l2)
+    with use_accelerator(virtual=True):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        monkeypatch.setattr(kernel_times, "AHEAD", 2)
+        x, calls = torch.ones(8, device="cuda"), []
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        found = kernel_times.milliseconds(lambda: calls.append(x + 1))
+        calls.clear()
+        assert most <= torch.cuda.max_memory_allocated() - before < most + 2**17
+        assert torch.cuda.memory_allocated() == before
+    assert found[1] <= found[0] <= found[2]
+
+
+def test_the_median_comes_first_and_then_the_quintiles(monkeypatch):
+    class Mark:
+        made = 0
+
+        def __init__(self, enable_timing):
+            self.number = Mark.made = Mark.made + 1
+
+        def record(self):
+            pass
+
+        def elapsed_time(self, after):
+            assert after.number == self.number + 1
+            return float(after.number // 2)  # 1, 2, 3, ... milliseconds
+
+    with use_accelerator(virtual=True):
+        monkeypatch.setattr(torch.cuda, "Event", Mark)
+        monkeypatch.setattr(kernel_times, "AHEAD", 0)
+        median, low, high = kernel_times.milliseconds(lambda: None)
+    assert median == pytest.approx((kernel_times.CALLS + 1) / 2)
+    assert low == pytest.approx(0.2 * (kernel_times.CALLS + 1)) and high == pytest.approx(
+        0.8 * (kernel_times.CALLS + 1)
+    )

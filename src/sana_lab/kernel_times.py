@@ -11,15 +11,19 @@ from collections.abc import Callable, Sequence
 import torch
 
 WARM_UP = 3
-CALLS = 20
+CALLS = 50
+AHEAD = 200
+"""How often as many bytes as the L2 cache has, and at least `LEAST`, are written before: milliseconds on any GPU."""
+LEAST = 2**24
 
 
 def milliseconds(call: Callable[[], object], quantiles: Sequence[float] | None = None) -> list[float]:
     """Milliseconds of a call on the GPU: median, and the quintiles around it; what `triton.autotune` calls `do_bench`.
 
-    Before each call the processor's own cache is emptied, as in Triton's `do_bench`. That takes 256 MiB for it at the
-    first picture (triton 3.6.0, backends/nvidia/driver.py, `get_empty_cache_for_benchmark`), whatever the card; this
-    takes as many bytes as the cache has.
+    Before each call the GPU's L2 cache is emptied, as in Triton's `do_bench`. That takes 256 MiB for it at the first
+    picture (triton 3.6.0, backends/nvidia/driver.py, `get_empty_cache_for_benchmark`), whatever the card; this takes as
+    many bytes as the cache has. The GPU is kept busy before the first call, so that all of them are queued by the time
+    that it comes to them: between a call's two marks it then waits for nobody.
 
     Args:
         call: starts kernels on the current stream; nothing may be recorded as a graph meanwhile.
@@ -36,10 +40,13 @@ def milliseconds(call: Callable[[], object], quantiles: Sequence[float] | None =
     Chapter 8.
     """
     size = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "L2_cache_size", 0)
-    cache = torch.empty(size, dtype=torch.int8, device="cuda")
+    ahead = torch.empty(max(size, LEAST), dtype=torch.int8, device="cuda")
+    cache = ahead[:size]
     marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(CALLS)]
     for _ in range(WARM_UP):
         call()
+    for _ in range(AHEAD):
+        ahead.zero_()
     for before, after in marks:
         cache.zero_()
         before.record()

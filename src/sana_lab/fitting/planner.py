@@ -70,7 +70,7 @@ class Choice:
         title: in words.
         decode: a key of `ways.DECODES`.
         stages: peak bytes of each stage.
-        known: "computed", or "measured on" and the name of a GPU, or of how many GiB one ran out.
+        known: "computed", or "measured on" and the name of a GPU, or what ran out of memory there.
         host: bytes of the host's memory that loading takes at most, pages of the files with it: computed.
         own: bytes of it that the process had for itself, measured where `host_known` says; None elsewhere.
         host_known: "computed", and where `own` was measured.
@@ -282,11 +282,17 @@ def on_a_card(source: Source, room: int, card: str, pixels: int, pictures: int =
         on_host = memory is None or needed <= memory
         for decode in _decodes(pixels, pictures):
             stages, how = _stages(look, source, way, pixels, pictures, decode)
-            key = source.checkpoint.name if source.checkpoint else None, way.name, pixels, pictures, decode
-            short = measured.too_small.get(key, 0)
+            draw = pixels, pictures, decode
+            short = measured.too_small.get((source.checkpoint.name if source.checkpoint else None, way.name, *draw), 0)
+            alike = [
+                (card, name) for peak, card, name in measured.decodes.get((way.keeps, *draw), ())
+                if how == "computed" and room <= card and peak <= stages["decode"]
+            ]  # fmt: skip
             if room <= short:
-                how = f"ran out of {short / GIB:g} GiB on {measured.on}"
-            fits = on_host and max(stages.values()) * SLACK <= room and room > short
+                how = f"ran out of memory on an {measured.on} held to {short / GIB:g} GiB"
+            elif alike:
+                how = f"computed; {alike[0][1]} ran out there, decoding as much"
+            fits = on_host and max(stages.values()) * SLACK <= room and room > short and not alike
             if fits:
                 break
         program = code(way, values, decode, pixels=pixels, steps=20)
@@ -407,6 +413,8 @@ class _Measured:
     Attributes:
         stages: (checkpoint, way, pixels, pictures, decode) -> peaks by stage.
         too_small: likewise -> bytes of the largest card that ran out.
+        decodes: (what is kept, pixels, pictures, decode) -> of each that ran out decoding: the peak that was computed
+            for it, bytes of the card, the way.
         hosts: (checkpoint, way) -> the most that the process had of the host's memory for itself while it loaded.
         seconds: way -> of a picture.
         on: the GPU.
@@ -415,6 +423,7 @@ class _Measured:
 
     stages: Mapping[tuple, dict[str, int]]
     too_small: Mapping[tuple, int]
+    decodes: Mapping[tuple, list[tuple[int, int, str]]]
     hosts: Mapping[tuple, int]
     seconds: Mapping[str, float]
     on: str
@@ -424,17 +433,29 @@ class _Measured:
 @cache
 def _measured() -> _Measured:
     if RECORD not in evidence.names():
-        return _Measured({}, {}, {}, {}, "", "")
-    record = evidence.load(RECORD)
-    device, found, too_small, hosts, seconds, timed = record["machine"]["device"], {}, {}, {}, {}, ""
+        return _Measured({}, {}, {}, {}, {}, "", "")
+    from .cards import alone, jobs
+
+    record, asked = evidence.load(RECORD), {(checkpoint, way, alone(draws)): draws for checkpoint, way, draws in jobs()}
+    device, found, too_small, decodes, hosts, seconds, timed = record["machine"]["device"], {}, {}, {}, {}, {}, ""
     for row in record["results"]["rows"]:
         if "host" in row["load"]:
             key = row["checkpoint"], row["way"]
             hosts[key] = max(hosts.get(key, 0), row["load"]["host"])
+        card = int(row["card (GiB)"] * GIB)
+        if "out of memory" in row["load"]:
+            for draw in asked[row["checkpoint"], row["way"], row["pictures"]]:
+                key = row["checkpoint"], row["way"], *draw
+                too_small[key] = max(too_small.get(key, 0), card)
         for draw in row["draws"]:
-            key = row["checkpoint"], row["way"], draw["pixels"], draw["pictures"], draw["decode"]
+            size = draw["pixels"], draw["pictures"], draw["decode"]
+            key = row["checkpoint"], row["way"], *size
             if "out of memory" in draw:
-                too_small[key] = max(too_small.get(key, 0), int(row["card (GiB)"] * GIB))
+                too_small[key] = max(too_small.get(key, 0), card)
+                if draw["out of memory"] == "decode":
+                    way = WAYS[row["way"]]
+                    peak = peaks.stages(peaks.known(row["checkpoint"]), way, *size)["decode"]
+                    decodes.setdefault((way.keeps, *size), []).append((peak, card, way.name))
             elif "failed" not in draw:
                 stages = dict.fromkeys(peaks.STAGES, 0) | row["load"]["peaks"] | draw["peaks"]
                 if WAYS[row["way"]].keeps == "drop":  # what it encodes before the rest is loaded
@@ -444,4 +465,4 @@ def _measured() -> _Measured:
         if row["draws"] and "seconds" in (draw := row["draws"][-1]):
             seconds[row["way"]] = round(draw["seconds"], 2)
             timed = f"{row['checkpoint']}, {draw['pictures']} of {draw['pixels']} pixels, 20 steps, on {device}"
-    return _Measured(found, too_small, hosts, seconds, device, timed)
+    return _Measured(found, too_small, decodes, hosts, seconds, device, timed)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 COMPONENTS = ("text_encoder", "transformer", "vae")
 COLUMNS = (
     *("checkpoint", "method", "way", "pixels", "batch", *COMPONENTS, "resident", "load_s", "load_peak", "peak"),
-    *("step_ms", "step_q1", "step_q3", "picture_s", "first_s", "encode_ms", "decode_ms", "started", "busy_ms", "error"),
+    *("step_ms", "step_q1", "step_q3", "picture_s", "first_s", "encode_ms", "decode_ms", "started", "busy_ms"),
+    *("clock_mhz", "error"),
 )
 
 
@@ -29,7 +30,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Returns:
         Columns `COLUMNS`: bytes (`resident` is all that the allocator had given out after loading, `peak` the most
         while drawing), milliseconds (medians; `encode_ms` and `decode_ms` for the whole batch), seconds (`picture_s`
-        is the median of whole calls), kernels. `error` is what a way or a whole method failed with.
+        is the median of whole calls, and missing where other methods kept the processor busy meanwhile), kernels,
+        `clock_mhz` (of the GPU's processors, the lowest seen during the steps). `error` is what a way or a whole
+        method failed with.
 
     Chapter 8.
     """
@@ -46,7 +49,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             if "error" in sizes:
                 found.append(line | {"way": way, "error": _error(sizes)})
             else:
-                found += [line | {"way": way} | _size(size) for size in sizes]
+                found += [line | {"way": way} | _size(size, row.get("alone", True)) for size in sizes]
         lines += found or [line]
     numbers = [name for name in COLUMNS if name not in ("checkpoint", "method", "way", "error")]
     return pd.DataFrame(lines, columns=list(COLUMNS)).astype(dict.fromkeys(numbers, float))
@@ -56,14 +59,15 @@ def _error(found: Mapping[str, Any]) -> str | None:
     return f"{found['error']}: {found.get('text', '')}" if "error" in found else None
 
 
-def _size(size: Mapping[str, Any]) -> dict[str, Any]:
+def _size(size: Mapping[str, Any], alone: bool) -> dict[str, Any]:
     step, kernels, whole = size.get("step_ms", {}), size.get("kernels", {}), sorted(size.get("picture_s", []))
     return {
         **{name: size.get(name) for name in ("pixels", "batch", "peak", "first_s")},
         **{"step_ms": step.get("median"), "step_q1": step.get("q1"), "step_q3": step.get("q3")},
         **{name: size.get(name, {}).get("median") for name in ("encode_ms", "decode_ms")},
         **{name: kernels.get(name) for name in ("started", "busy_ms")},
-        "picture_s": whole[len(whole) // 2] if whole else None,
+        "clock_mhz": (size.get("clocks") or [None])[0],
+        "picture_s": whole[len(whole) // 2] if whole and alone else None,
     }
 
 

@@ -113,11 +113,13 @@ FAULTS = (
         "bitsandbytes",
         'After the first call, `model.to("cpu")` frees too little memory, and a call on the CPU fails.',
         "`Linear8bitLt.to` moves the layer's `state`, but `nn.Module.to` of a model goes down by `_apply` and calls no "
-        "layer's `to`. The weight is then another tensor than the codes in `state.CB`.",
+        "layer's `to`. The weight is then another tensor than the codes in `state.CB`. Before the first call they are "
+        "`weight.CB`, which not even `Linear8bitLt.to` moves.",
         "nn/modules.py, `Linear8bitLt.to`",
         r"AssertionError: moving the model moved half of the layer",
         "Codes and scales go where the layer goes.",
-        "Move `state.CB` and `state.SCB` in `Linear8bitLt._apply`, which is called for a layer inside a model as well.",
+        "Move `state.CB` and `state.SCB` in `Linear8bitLt._apply`, which is called for a layer inside a model as well, "
+        "and have `init_8bit_state` put them there before.",
         "Known: bitsandbytes#1332 (open), #1793 (closed), diffusers#11329 (closed). The change of 0.48 (#1769) helps "
         "where the layer itself is moved.",
     ),
