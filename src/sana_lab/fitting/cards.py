@@ -51,6 +51,9 @@ DRAWS = (
 STEPS = 2
 TIMED_STEPS = 20
 PROMPT = "a small red star above a large blue ring on a white background"
+RUNS = "runs"
+"""What a draw does that did not run out of memory."""
+
 LIMIT = 180
 """Seconds for one way on one card."""
 
@@ -273,6 +276,22 @@ def alone(draws: list[tuple[int, int, str]]) -> int:
     """How many pictures at once, if all draws agree about it, else 0."""
     found = {pictures for _, pictures, _ in draws}
     return found.pop() if len(found) == 1 else 0
+
+
+def outcomes(row: Found) -> Iterator[tuple[int, int, str, str]]:
+    """What became of each draw that a row of the record was asked for: as in `DRAWS`, and `RUNS` or where it ran out.
+
+    What failed for another reason than memory is left out.
+    """
+    if "failed" in row["load"]:
+        return
+    if stage := row["load"].get("out of memory"):
+        asked = {(checkpoint, way, alone(draws)): draws for checkpoint, way, draws in jobs()}
+        for pixels, pictures, decode in asked[row["checkpoint"], row["way"], row["pictures"]]:
+            yield pixels, pictures, decode, stage
+    for draw in row["draws"]:
+        if "failed" not in draw:
+            yield draw["pixels"], draw["pictures"], draw["decode"], draw.get("out of memory", RUNS)
 
 
 def _libraries() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import evidence, machine
 from ..checkpoints import Source, resolve
 from . import peaks
+from .cards import RUNS, outcomes
 from .ways import DECODES, WAYS, Way, code, find
 
 if TYPE_CHECKING:
@@ -434,29 +435,23 @@ class _Measured:
 def _measured() -> _Measured:
     if RECORD not in evidence.names():
         return _Measured({}, {}, {}, {}, {}, "", "")
-    from .cards import alone, jobs
-
-    record, asked = evidence.load(RECORD), {(checkpoint, way, alone(draws)): draws for checkpoint, way, draws in jobs()}
+    record = evidence.load(RECORD)
     device, found, too_small, decodes, hosts, seconds, timed = record["machine"]["device"], {}, {}, {}, {}, {}, ""
     for row in record["results"]["rows"]:
         if "host" in row["load"]:
             key = row["checkpoint"], row["way"]
             hosts[key] = max(hosts.get(key, 0), row["load"]["host"])
-        card = int(row["card (GiB)"] * GIB)
-        if "out of memory" in row["load"]:
-            for draw in asked[row["checkpoint"], row["way"], row["pictures"]]:
-                key = row["checkpoint"], row["way"], *draw
+        for *size, outcome in outcomes(row):
+            key, card = (row["checkpoint"], row["way"], *size), int(row["card (GiB)"] * GIB)
+            if outcome != RUNS:
                 too_small[key] = max(too_small.get(key, 0), card)
+            if outcome == "decode":
+                way = WAYS[row["way"]]
+                peak = peaks.stages(peaks.known(row["checkpoint"]), way, *size)["decode"]
+                decodes.setdefault((way.keeps, *size), []).append((peak, card, way.name))
         for draw in row["draws"]:
-            size = draw["pixels"], draw["pictures"], draw["decode"]
-            key = row["checkpoint"], row["way"], *size
-            if "out of memory" in draw:
-                too_small[key] = max(too_small.get(key, 0), card)
-                if draw["out of memory"] == "decode":
-                    way = WAYS[row["way"]]
-                    peak = peaks.stages(peaks.known(row["checkpoint"]), way, *size)["decode"]
-                    decodes.setdefault((way.keeps, *size), []).append((peak, card, way.name))
-            elif "failed" not in draw:
+            if "out of memory" not in draw and "failed" not in draw:
+                key = row["checkpoint"], row["way"], draw["pixels"], draw["pictures"], draw["decode"]
                 stages = dict.fromkeys(peaks.STAGES, 0) | row["load"]["peaks"] | draw["peaks"]
                 if WAYS[row["way"]].keeps == "drop":  # what it encodes before the rest is loaded
                     stages["encode"] = row["load"]["peaks"].get("encode", 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
 from . import peaks, planner
+from .cards import RUNS, outcomes
 from .ways import WAYS
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RECORD = "small_cards"
-RUNS = "runs"
 GIB = 2**30
 
 
@@ -80,29 +80,15 @@ def cells(tried: Sequence[Mapping[str, Any]] | None = None) -> list[Cell]:
     Raises:
         ValueError: the record is missing or damaged.
     """
-    from .cards import alone, jobs
-
-    asked = {(checkpoint, way, alone(draws)): draws for checkpoint, way, draws in jobs()}
     found = []
     for row in rows() if tried is None else tried:
-        for pixels, pictures, decode, real in _real(row, asked):
+        for pixels, pictures, decode, real in outcomes(row):
             look = peaks.known(row["checkpoint"])
             stages = peaks.stages(look, WAYS[row["way"]], pixels, pictures, decode)
             card = row["card (GiB)"]
             place = row["checkpoint"], row["way"], card, pixels, pictures, decode
             found.append(Cell(*place, real, verdict(stages, card), max(stages.values()) / (card * GIB)))
     return found
-
-
-def _real(row: Mapping[str, Any], asked: Mapping[Any, Any]) -> Iterator[tuple[int, int, str, str]]:
-    if "failed" in row["load"]:
-        return
-    if stage := row["load"].get("out of memory"):
-        for pixels, pictures, decode in asked[row["checkpoint"], row["way"], row["pictures"]]:
-            yield pixels, pictures, decode, stage
-    for draw in row["draws"]:
-        if "failed" not in draw:
-            yield draw["pixels"], draw["pictures"], draw["decode"], draw.get("out of memory", RUNS)
 
 
 def agreement(found: Sequence[Cell]) -> float:
