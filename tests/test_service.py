@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sana_lab import commandline, evidence, load_sana, use_accelerator
+from sana_lab import commandline, evidence, guard, load_sana, use_accelerator
 from sana_lab.cli import app
 from sana_lab.evidence import journal
 from sana_lab.failures import explain
@@ -86,6 +87,31 @@ def test_weights_that_are_no_numbers_are_refused(model):
     with torch.no_grad():
         pipe.vae.decoder.conv_in.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(NotReady, match="vae: decoder.conv_in.weight is not finite"):
+        checked(pipe, types=True)
+
+
+class _Added(TorchDispatchMode):
+    """Notes the most numbers that are added at once in another type than theirs."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.sum.default and (kwargs or {}).get("dtype") not in (None, args[0].dtype):
+            self.most = max(self.most, args[0].numel())
+        return function(*args, **(kwargs or {}))
+
+
+def test_looking_for_numbers_takes_no_room(model, monkeypatch):
+    pipe = load_sana(model, "bf16", "cpu")
+    monkeypatch.setattr(guard, "PIECE", 2**10)
+    widest = max(weight[:1].numel() for part in ("text_encoder", "transformer", "vae")
+                 for weight in getattr(pipe, part).parameters())  # fmt: skip
+    with _Added() as added:
+        checked(pipe, types=True)
+    assert 0 < added.most <= max(2**10, widest) < pipe.text_encoder.get_input_embeddings().weight.numel()
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight[-1, -1] = float("inf")
+    with pytest.raises(NotReady, match="embed_tokens.weight is not finite"):
         checked(pipe, types=True)
 
 
