@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 from sana_lab import fast, load_sana, use_accelerator
-from sana_lab.attention import CrossAttention, PromptOnce, SelfAttention, joined, prompt_once_, rewrite_
-from sana_lab.fast import Captured, FusedLinear8bit, WeightOnly8bit, capture_, fuse_
+from sana_lab.attention import (
+    CrossAttention,
+    PromptOnce,
+    SelfAttention,
+    cast_once_,
+    joined,
+    prompt_once_,
+    rewrite_,
+)
+from sana_lab.fast import Captured, FusedLinear8bit, WeightOnly8bit, capture_, fuse_, speed_up_
 from sana_lab.kernels import linear_attention
 from sana_lab.shapes import SHAPES_FOLDER
 
@@ -284,18 +292,50 @@ def test_what_cannot_keep_is_refused_in_one_line():
         prompt_once_(offloaded)
 
 
-def test_a_whole_picture_makes_them_once_and_is_the_same():
+def _picture(pipe, **more):
+    call = {"height": 64, "width": 64, "use_resolution_binning": False, "num_inference_steps": 3} | more
+    pipe.set_progress_bar_config(disable=True)
+    return pipe("a small red star", **call, generator=torch.Generator().manual_seed(0), output_type="np").images
+
+
+@pytest.mark.parametrize("encoder", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("guidance", [4.5, 1.0])
+def test_a_whole_picture_makes_them_once_and_is_the_same(encoder, guidance):
     pictures = []
     for once in (False, True):
         pipe = load_sana("shapes", "bf16")
-        pipe.set_progress_bar_config(disable=True)
+        pipe.text_encoder.to(encoder)
         if once:
-            prompt_once_(pipe.transformer)
-        call = {"height": 64, "width": 64, "use_resolution_binning": False, "num_inference_steps": 3}
-        generator = torch.Generator().manual_seed(0)
-        pictures.append(pipe("a small red star", **call, generator=generator, output_type="np").images)
+            prompt_once_(cast_once_(cast_once_(pipe)).transformer)
+        pictures.append(_picture(pipe, guidance_scale=guidance))
     assert (pictures[0] == pictures[1]).all()
     assert pipe.transformer.forward.made == 1
+
+
+def test_types_as_released_make_them_once():
+    """A transformer in float16 beside a text encoder in bfloat16; and the fast mode by itself."""
+    pipe = load_sana("shapes", "fp16")
+    assert (pipe.text_encoder.dtype, pipe.transformer.dtype) == (torch.bfloat16, torch.float16)
+    before = _picture(pipe)
+    prompt_once_(pipe.transformer)
+    _picture(pipe)
+    assert pipe.transformer.forward.made == 3, "the pipeline casts at each step"
+    after = _picture(cast_once_(pipe))
+    assert pipe.transformer.forward.made == 4 and (before == after).all()
+
+    pipe = load_sana("shapes", "int8")
+    pipe.text_encoder = load_sana("shapes", "fp32").text_encoder
+    _picture(speed_up_(pipe, activations=16, graphs=False))
+    assert pipe.transformer.forward.made == 1
+
+
+def test_a_prompt_without_a_negative_one_and_sprint():
+    pipe = cast_once_(load_sana("shapes", "fp16"))
+    embeds, mask, negative, negative_mask = pipe.encode_prompt("a red star", do_classifier_free_guidance=False)
+    assert embeds.dtype == torch.float16 and not mask.is_floating_point() and negative is negative_mask is None
+    pipe = load_sana("shapes", "fp16")
+    pipe.transformer.register_to_config(guidance_embeds=True)
+    assert "encode_prompt" not in cast_once_(pipe).__dict__
 
 
 def test_the_decoder_is_captured_once():

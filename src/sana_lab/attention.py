@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from .layers import OnCodes
 from .row_kernels import LIMIT
 
 if TYPE_CHECKING:
-    from diffusers import SanaTransformer2DModel
+    from diffusers import SanaPipeline, SanaTransformer2DModel
     from diffusers.models.attention_processor import Attention
 
 
@@ -330,3 +331,30 @@ def prompt_once_(transformer: SanaTransformer2DModel) -> SanaTransformer2DModel:
     _crossing_(transformer)
     transformer.forward = PromptOnce(transformer, transformer.forward)
     return transformer
+
+
+def cast_once_(pipe: SanaPipeline) -> SanaPipeline:
+    """Let a pipeline cast its prompt to the transformer's type where it encodes it, in place; results stay the same.
+
+    By itself it casts at each step (diffusers 0.42.1, pipelines/sana/pipeline_sana.py, `__call__`:
+    ``prompt_embeds.to(dtype=transformer_dtype)``). With a text encoder in bfloat16 and a transformer in float16, as
+    Sana 600M and 1.6B were released, every step then has a new tensor, and `prompt_once_` makes keys and values of it
+    every time: a picture of 600M in FP8 took 0.38 s so on an H200, and 0.14 s with encoder and transformer in one type.
+
+    Sprint's pipeline is left alone: it gives its guidance the prompt's type, and was released in one type.
+
+    Chapter 8.
+    """
+    encode = pipe.encode_prompt
+    if hasattr(encode, "casts") or pipe.transformer.config.get("guidance_embeds"):
+        return pipe
+
+    @wraps(encode)
+    def cast(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        dtype = pipe.transformer.dtype
+        embeds, mask, negative, negative_mask = encode(*args, **kwargs)
+        return embeds.to(dtype), mask, None if negative is None else negative.to(dtype), negative_mask
+
+    cast.__dict__["casts"] = True
+    pipe.__dict__["encode_prompt"] = cast
+    return pipe

@@ -82,12 +82,12 @@ def beside_plain(model: str, times: int, steps: int = 10) -> dict[str, list[floa
 def _drawing(model: str, precision: str, device: str | None = None) -> Callable[[int], object]:
     """A pipeline that has drawn once, as a function of the number of steps."""
     from . import load_sana
-    from .attention import prompt_once_
+    from .attention import cast_once_, prompt_once_
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line at every 8-bit product (0.50.2)
     pipe = load_sana(model, precision, device)
     pipe.set_progress_bar_config(disable=True)
-    prompt_once_(pipe.transformer)  # in every precision
+    prompt_once_(cast_once_(pipe).transformer)  # in every precision
     pipe(PROMPT, num_inference_steps=2)  # warm-up
     return lambda steps: pipe(PROMPT, num_inference_steps=steps)
 

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from . import float8_layers
 from .accelerator import on_real_gpu
-from .attention import PromptOnce, prompt_once_, rewrite_
+from .attention import PromptOnce, cast_once_, prompt_once_, rewrite_
 from .blocks import rewrite_blocks_
 from .kernels import dequantize, gated_depthwise, int8_linear
 from .layers import OnCodes, holding, is_linear_8bit
@@ -454,6 +454,7 @@ def speed_up_(
     elif activations == 8 and check:
         _check(pipe, prompts, enough_db)
     prompt_once_(fuse_(pipe.transformer, activations))
+    cast_once_(pipe)
     if pipe.text_encoder is not None:
         weights_only_(pipe.text_encoder)
     if on_real_gpu() if graphs is None else graphs:

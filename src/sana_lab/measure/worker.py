@@ -171,7 +171,7 @@ def measure(
 
 def prepare_(pipe: SanaPipeline, way: str, activations: int = 8) -> None:
     """Make all parts of the pipeline run in a way, whatever way they ran before."""
-    from ..attention import PromptOnce, prompt_once_
+    from ..attention import PromptOnce, cast_once_, prompt_once_
     from ..fast import (
         Captured,
         FusedFeedForward,
@@ -199,6 +199,7 @@ def prepare_(pipe: SanaPipeline, way: str, activations: int = 8) -> None:
         compile_(pipe.transformer, **({"mode": TUNED[way]} if way in TUNED else {}))
     if way not in ("eager", "compiled-eager"):
         capture_(prompt_once_(pipe.transformer))
+        cast_once_(pipe)
         capture_(pipe.text_encoder)
         capture_decoder_(pipe.vae)
 
