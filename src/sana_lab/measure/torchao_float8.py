@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,10 @@ ROUTES = {
 }
 OLDEST = "0.15"
 """The first torchao that diffusers 0.42.1 takes (quantizers/torchao/torchao_quantizer.py, `validate_environment`)."""
+
+
+NOT_DONE = {"error": "Unfinished", "text": "it was stopped before all was measured"}
+"""Of what is compiled, until it is."""
 
 
 def configuration() -> Any:
@@ -82,8 +87,16 @@ def transformer(folder: Path, route: str, dtype: Any = None) -> nn.Module:
     return model
 
 
-def measure(folder: Path, route: str, compiled: bool = True) -> dict[str, Any]:
+def measure(
+    folder: Path, route: str, compiled: bool = True, keep: Callable[[dict[str, Any]], object] = lambda found: None
+) -> dict[str, Any]:
     """What became of the layers, what a step keeps of the signal, and how long it takes on a real GPU.
+
+    Args:
+        folder: of a pipeline.
+        route: key of `ROUTES`.
+        compiled: whether to compile as well, on a real GPU.
+        keep: called with what is known before that.
 
     Returns:
         `layers`: class and class of the weight, with their number; `db`: a step against bfloat16; `first_s` and
@@ -104,6 +117,7 @@ def measure(folder: Path, route: str, compiled: bool = True) -> dict[str, Any]:
         found: dict[str, Any] = {"layers": dict(kinds.most_common())}
         found |= _timed(lambda: model(**given)[0], before)
         if compiled and on_real_gpu():
+            keep(found | {"compiled": NOT_DONE})
             try:
                 for block in model.transformer_blocks:
                     block.compile(fullgraph=True, dynamic=False)
@@ -197,18 +211,24 @@ def _of_a_process(folder: Path, route: str, limit: float) -> dict[str, Any]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    ended: dict[str, Any] = {}
     try:
         said, wrong = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"error": "TimeoutExpired", "text": f"no result within {limit:g} seconds"}
+        ended = {"error": "TimeoutExpired", "text": f"no result within {limit:g} seconds"}
     finally:
         isolated.end(process)
+    if ended:
+        said, wrong = process.communicate()  # what it had said
     notes = sorted({" ".join(line.split())[:200] for line in wrong.splitlines() if "torchao" in line.lower()})
+    if not ended:
+        last = (wrong.strip().splitlines() or ["no word"])[-1]
+        ended = {"error": last.partition(":")[0][:60], "text": last[:400], "notes": notes[:5]}
     for line in reversed(said.splitlines()):
         if line.startswith("{"):
-            return json.loads(line) | {"notes": notes[:5]}
-    last = (wrong.strip().splitlines() or ["no word"])[-1]
-    return {"error": last.partition(":")[0][:60], "text": last[:400], "notes": notes[:5]}
+            found = json.loads(line) | {"notes": notes[:5]}
+            return found | ({"compiled": ended} if found.get("compiled") == NOT_DONE else {})
+    return ended
 
 
 def record_command(
@@ -221,7 +241,10 @@ def record_command(
     if route is not None:
         from ..checkpoints import resolve
 
-        print(json.dumps(measure(resolve(model).folder, route)))
+        def say(found: dict[str, Any]) -> None:
+            print(json.dumps(found), flush=True)
+
+        say(measure(resolve(model).folder, route, keep=say))
     else:
         print(record(model, limit=limit, folder=out))
 
