@@ -132,9 +132,10 @@ class Plan:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each way."""
+        """A row for each way; "–" where nothing is on record, and no column of times where no way has one."""
         import pandas as pd
 
+        timed = any(choice.seconds is not None for choice in self.choices)
         rows = [
             {
                 "way": choice.title,
@@ -143,7 +144,7 @@ class Plan:
                 "peak (GiB)": round(choice.peak / GIB, 2),
                 "in": choice.where,
                 "host (GiB)": round(choice.host / GIB, 1),
-                "a picture (s)": choice.seconds,
+                **({"a picture (s)": "–" if choice.seconds is None else choice.seconds} if timed else {}),
                 "known": choice.known,
             }
             for choice in self.choices
@@ -160,7 +161,7 @@ class Plan:
             | {
                 "known": choice.known,
                 "host, at most (GiB)": round(choice.host / GIB, 1),
-                "host, its own (GiB)": None if choice.own is None else round(choice.own / GIB, 2),
+                "host, its own (GiB)": "–" if choice.own is None else round(choice.own / GIB, 2),
                 "host known": choice.host_known,
             }
             for choice in self.choices
