@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gzip
 import http.server
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -13,10 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
-from bs4 import BeautifulSoup, SoupStrainer
+from bs4 import BeautifulSoup
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # a browser asks for all files of a page on a few connections
+
+    def end_headers(self):
+        if "/_static/" in self.path:  # every page has them
+            self.send_header("Cache-Control", "max-age=3600")
+        super().end_headers()
+
     def log_message(self, *arguments):
         pass
 
@@ -77,42 +85,65 @@ _TOO_WIDE = """() => {
 }"""
 
 
-def look(context, url: str, patience: float = 30, audit=None) -> Visit:
-    """Open a page, wait until it has settled, and note what there is and what is wrong.
+def look(page, url: str, patience: float = 30, audit=None) -> Visit:
+    """Go to a page, wait until it has settled, and note what there is and what is wrong.
 
+    `page`: a tab, left on an empty page: in the next one's place, the browser need not compile all scripts anew.
     `patience`: seconds to wait for formulas and widgets; those that are not drawn by then count as not drawn.
     `audit`: is given the page as it has settled, before widgets are drawn and before it becomes as narrow as a phone.
     """
-    from playwright.sync_api import TimeoutError as TooLong
-
-    page = context.new_page()
     visit = Visit(url)
-    home = urlsplit(url).netloc
+    with _noting_complaints(page, visit):
+        _look(page, visit, patience, audit)
+        page.goto("about:blank")
+    return visit
+
+
+@contextlib.contextmanager
+def _noting_complaints(page, visit: Visit):
+    home, asked = urlsplit(visit.url).netloc, set()
 
     def note_request(request):
+        asked.add(request)
         address = urlsplit(request.url)
-        if address.scheme not in ("data", "blob") and address.netloc != home:
+        if address.scheme not in ("data", "blob", "about") and address.netloc != home:
             visit.complaints.append(f"asks the internet for {request.url}")
 
     def note_response(response):
         if response.status >= 400:
             visit.complaints.append(f"{response.status} for {response.url}")
 
-    page.on("request", note_request)
-    page.on("response", note_response)
-    page.on("requestfailed", lambda request: visit.complaints.append(f"failed to load {request.url}"))
-    page.on("console", lambda m: m.type == "error" and visit.complaints.append(f"console: {m.text}"))
-    page.on("pageerror", lambda error: visit.complaints.append(f"exception: {error}"))
+    def note_failure(request):
+        if request in asked:
+            visit.complaints.append(f"failed to load {request.url}")
+
+    notes = {
+        "request": note_request,
+        "response": note_response,
+        "requestfailed": note_failure,
+        "console": lambda m: m.type == "error" and visit.complaints.append(f"console: {m.text}"),
+        "pageerror": lambda error: visit.complaints.append(f"exception: {error}"),
+    }
+    for event, note in notes.items():
+        page.on(event, note)
+    yield
+    for event, note in notes.items():
+        page.remove_listener(event, note)
+
+
+def _look(page, visit: Visit, patience: float, audit) -> None:
+    from playwright.sync_api import TimeoutError as TooLong
+
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(url, wait_until="load", timeout=60_000)
-    page.wait_for_load_state("networkidle", timeout=60_000)
+    page.goto(visit.url, wait_until="load", timeout=60_000)
     page.evaluate("() => window.MathJax?.startup?.promise")
-    with contextlib.suppress(TooLong):  # on a busy machine the network rests before the page is whole
+    with contextlib.suppress(TooLong):
         page.wait_for_function(_SETTLED, timeout=1000 * patience)
+    visit.audit = audit(page) if audit else None
+    page.wait_for_load_state("networkidle", timeout=60_000)  # it rests since long where there was an audit
     seen = page.evaluate(_LOOK)
     for name, value in seen.items():
         setattr(visit, name, set(value) if name == "ids" else value)
-    visit.audit = audit(page) if audit else None
     if visit.widgets:
         page.evaluate(TO_WIDGET)  # their script is loaded when they come near
         with contextlib.suppress(TooLong):
@@ -121,8 +152,6 @@ def look(context, url: str, patience: float = 30, audit=None) -> Visit:
     page.set_viewport_size({"width": 390, "height": 844})
     page.evaluate(_TWO_FRAMES)
     visit.too_wide = page.evaluate(_TOO_WIDE)
-    page.close()
-    return visit
 
 
 def dead_links(visits: list[Visit]) -> list[str]:
@@ -160,8 +189,8 @@ def bytes_before_reading(built: Path, name: str) -> int:
     """
     page = built / f"{name}.html"
     files = {page}
-    tags = SoupStrainer(["link", "script"])
-    for tag in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser", parse_only=tags).find_all():
+    for text in re.findall(r"<(?:link|script)\b[^>]*>", page.read_text(encoding="utf-8")):
+        tag = BeautifulSoup(text, "html.parser").find()
         style = tag.name == "link" and "stylesheet" in tag.get("rel", [])
         waits = tag.get("type") == "module" or tag.has_attr("async") or tag.has_attr("defer")
         address = tag.get("href") if style else tag.get("src") if not waits else None

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +14,8 @@ from book_site import CACHE, fetch
 from browse import served
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+"""Chromium finds this machine and no other. (A route in Playwright would have it forget what it has loaded.)"""
 
 
 def _unavailable(reason: str):
@@ -26,7 +27,7 @@ def _unavailable(reason: str):
 
 @pytest.fixture(scope="session")
 def browser():
-    """Headless Chromium."""
+    """Headless Chromium that reaches this machine and nothing else."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     program = next((found for name in names if (found := shutil.which(name))), None)
     if program is None:
@@ -34,18 +35,33 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", ALONE])
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
 def context(browser):
-    """A browser context that reaches this machine and nothing else."""
+    """A browser context."""
     context = browser.new_context(color_scheme="light")
-    context.route(lambda url: urlsplit(url).hostname != "127.0.0.1", lambda route: route.abort())
     yield context
     context.close()
+
+
+@pytest.fixture(scope="module")
+def tab(context):
+    """A page to go from address to address with: what its scripts were compiled to stays."""
+    page = context.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(tab):
+    """The tab, as wide as on a desk; it is left empty."""
+    tab.set_viewport_size({"width": 1280, "height": 720})
+    yield tab
+    tab.goto("about:blank")
 
 
 @pytest.fixture(scope="session")

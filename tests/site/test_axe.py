@@ -15,28 +15,29 @@ from test_site import TOC
 _CHANGED = "before => document.querySelector('.cell_output [role=slider]').ariaValueText !== before"
 
 
-@pytest.fixture
-def spoiled(site, context, axe):
-    """Violations of the first page with a fault put in, by scheme."""
+@pytest.fixture(scope="module")
+def spoiled(site, tab, axe_or_why):
+    """Violations of the first page with a fault put in, by scheme, when all looks without it have been judged."""
 
     def spoiled(spoil: str):
-        page = context.new_page()
-        page.goto(f"{site}/{TOC['root']}.html", wait_until="load", timeout=60_000)
-        page.evaluate("() => window.MathJax?.startup?.promise")
-        page.evaluate(spoil)
-        found = violations(page, axe)
-        page.close()
-        return found
+        tab.goto(f"{site}/{TOC['root']}.html", wait_until="load", timeout=60_000)
+        tab.evaluate("() => window.MathJax?.startup?.promise")
+        tab.evaluate(spoil)
+        return violations(tab, axe_or_why[0], judged={scheme: set(looks) for scheme, looks in judged.items()})
 
+    judged = {}
+    if axe_or_why[0]:
+        tab.goto(f"{site}/{TOC['root']}.html", wait_until="load", timeout=60_000)
+        violations(tab, axe_or_why[0], judged=judged)
     return spoiled
 
 
-def test_axe_would_find_a_picture_without_a_text(spoiled):
+def test_axe_would_find_a_picture_without_a_text(spoiled, axe):
     found = spoiled("() => document.querySelector('.bd-article').append(new Image())")
     assert any(line.startswith("image-alt") for line in found["light"])
 
 
-def test_axe_would_find_a_text_that_is_too_pale_in_the_dark(spoiled):
+def test_axe_would_find_a_text_that_is_too_pale_in_the_dark(spoiled, axe):
     found = spoiled("""() => {
         const p = document.createElement('p');
         p.textContent = 'pale';
@@ -46,7 +47,7 @@ def test_axe_would_find_a_text_that_is_too_pale_in_the_dark(spoiled):
     assert any(line.startswith("color-contrast") for line in found["dark"])
 
 
-def test_axe_would_find_a_text_that_is_too_pale_in_one_scheme_alone(spoiled):
+def test_axe_would_find_a_text_that_is_too_pale_in_one_scheme_alone(spoiled, axe):
     found = spoiled("""() => {
         const style = document.createElement('style');
         style.textContent = 'html[data-theme=dark] .pale { color: #333; background: #222 } .pale { color: #333 }';
@@ -58,7 +59,32 @@ def test_axe_would_find_a_text_that_is_too_pale_in_one_scheme_alone(spoiled):
     assert any(line.startswith("color-contrast") for line in found["dark"])
 
 
-def test_axe_would_find_one_pale_word_of_a_piece_of_code(spoiled):
+def test_what_was_judged_on_another_page_is_not_judged_again(site, page, axe):
+    """So this is how little `judged` may hold: a look, and not what is like it in one color alone."""
+    page.goto(f"{site}/{TOC['root']}.html", wait_until="load")
+    page.evaluate("() => document.querySelector('.bd-article p').style.color = '#ddd'")
+    judged = {}
+    assert any(line.startswith("color-contrast") for line in violations(page, axe, judged=judged)["light"])
+    assert violations(page, axe, judged=judged)["light"] == []
+    page.evaluate("() => document.querySelector('.bd-article p').style.color = '#dde'")
+    assert any(line.startswith("color-contrast") for line in violations(page, axe, judged=judged)["light"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "p.style.background = '#777'",  # behind it
+        "p.parentElement.style.background = '#777'",
+        "p.style.opacity = 0.4",
+        'p.innerHTML = \'words around <a href="#x" style="color: #345; text-decoration: none">a link</a>\'',
+    ],
+)
+def test_axe_would_find_what_only_the_surroundings_make_too_pale(spoiled, axe, spoil):
+    found = spoiled(f"() => {{ const p = document.querySelector('.bd-article p'); {spoil}; }}")
+    assert [line.partition(":")[0] for line in found["light"]] in (["color-contrast"], ["link-in-text-block"]), spoil
+
+
+def test_axe_would_find_one_pale_word_of_a_piece_of_code(spoiled, axe):
     """Of words that look alike it is shown the first; what makes a word pale makes it look otherwise."""
     for number, pale in ((31, "style.color = '#ddd'"), (59, "className = 'pale'")):
         found = spoiled(f"""() => {{
@@ -71,8 +97,7 @@ def test_axe_would_find_one_pale_word_of_a_piece_of_code(spoiled):
         assert any(line.startswith("color-contrast") for line in found["light"]), pale
 
 
-def test_the_page_is_left_as_it_was(site, context, axe):
-    page = context.new_page()
+def test_the_page_is_left_as_it_was(site, page, axe):
     page.goto(f"{site}/book/failures/own-messages.html", wait_until="load")
     page.evaluate("() => window.MathJax?.startup?.promise")
     before = page.evaluate("document.querySelector('.bd-article').innerHTML")
@@ -80,11 +105,9 @@ def test_the_page_is_left_as_it_was(site, context, axe):
     assert page.evaluate("document.querySelector('.bd-article').innerHTML") != before
     page.evaluate(accessibility.UNDO)
     assert page.evaluate("document.querySelector('.bd-article').innerHTML") == before
-    page.close()
 
 
-def test_drawn_sliders_have_a_name_and_say_their_choice(site, context, axe):
-    page = context.new_page()
+def test_drawn_sliders_have_a_name_and_say_their_choice(site, page, axe):
     page.goto(f"{site}/notebooks/03_one_outlier.html", wait_until="load", timeout=60_000)
     page.evaluate(TO_WIDGET)
     sliders = page.locator(".cell_output [role=slider]")
@@ -100,4 +123,3 @@ def test_drawn_sliders_have_a_name_and_say_their_choice(site, context, axe):
     page.evaluate("() => document.querySelector('.cell_output [role=slider]').removeAttribute('aria-label')")
     found = violations(page, axe, ".cell_output:has([role=slider])")
     assert any(line.startswith("aria-input-field-name") for line in found["light"])
-    page.close()

@@ -13,23 +13,23 @@ GOOD = """<!doctype html><html><head><meta name="viewport" content="width=device
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, context):
+def place(tmp_path_factory, tab):
     """A folder, its address, and the visit of a good page in it, which pages may link to."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "other.html").write_text(GOOD.format(fault=""), encoding="utf-8")
     with served(folder) as address:
-        yield folder, address, look(context, f"{address}/other.html", patience=2)
+        yield folder, address, look(tab, f"{address}/other.html", patience=2)
 
 
 @pytest.fixture
-def visit(place, context):
+def visit(place, tab):
     """Look at the good page with one fault put in."""
     folder, address, other = place
 
     def visit(fault: str):
         page = folder / f"page{len(list(folder.iterdir()))}.html"  # a new one: a browser may keep what it has seen
         page.write_text(GOOD.format(fault=fault), encoding="utf-8")
-        seen = look(context, f"{address}/{page.name}", patience=2)  # nothing on it is drawn by a script
+        seen = look(tab, f"{address}/{page.name}", patience=2)  # nothing on it is drawn by a script
         return seen, dead_links([seen, other])
 
     return visit

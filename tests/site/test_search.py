@@ -88,18 +88,15 @@ def test_words_that_many_programs_raise_are_not_called_known(find):
     assert none == []
 
 
-def test_the_search_page_shows_them_and_leads_there(site, context):
-    page = context.new_page()
+def test_the_search_page_shows_them_and_leads_there(site, page):
     page.goto(f"{site}/search.html?q=CUDA+out+of+memory", wait_until="load")
     assert page.locator(".explained p").inner_text() == "In the failure index:"
     page.locator(".explained a").first.click()
     page.wait_for_url("**/book/failures/memory.html#failure-cuda-out-of-memory")
     assert abs(page.locator("#failure-cuda-out-of-memory").bounding_box()["y"]) < 900
-    page.close()
 
 
-def test_a_link_from_when_all_entries_stood_on_one_page_still_leads_there(site, context):
-    page = context.new_page()
+def test_a_link_from_when_all_entries_stood_on_one_page_still_leads_there(site, page):
     page.goto(f"{site}/book/failures.html#failure-pipeline-to-with-device-map", wait_until="load")
     page.wait_for_url("**/book/failures/device-maps.html#failure-pipeline-to-with-device-map")
     heading = page.locator("section#failure-pipeline-to-with-device-map > h2")
@@ -108,11 +105,9 @@ def test_a_link_from_when_all_entries_stood_on_one_page_still_leads_there(site, 
     page.goto(f"{site}/book/failures.html#failure-that-is-none", wait_until="load")
     page.wait_for_timeout(200)
     assert page.url.endswith("failures.html#failure-that-is-none")
-    page.close()
 
 
-def test_the_index_answers_while_one_pastes(site, context):
-    page = context.new_page()
+def test_the_index_answers_while_one_pastes(site, page):
     page.goto(f"{site}/book/failures.html", wait_until="load")
     field = page.locator("#explain-here textarea")
     field.fill("<img src=x onerror=alert(1)> " + TRACEBACK)
@@ -123,4 +118,3 @@ def test_the_index_answers_while_one_pastes(site, context):
     page.wait_for_function("document.querySelector('.explained p').textContent.startsWith('No entry')")
     field.fill("")
     page.wait_for_function("document.querySelector('.explained').childElementCount === 0")
-    page.close()

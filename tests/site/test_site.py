@@ -20,11 +20,11 @@ PAGES = [name for name, _ in prose.listed()]
 
 
 @pytest.fixture(scope="module")
-def visits(site, context, axe_or_why):
+def visits(site, tab, axe_or_why):
     """Each page, opened once: what a browser notices on it, and axe-core, if it can be had."""
     axe, _ = axe_or_why
-    audit = functools.partial(violations, axe=axe) if axe else None
-    return [look(context, f"{site}/{page}.html", audit=audit) for page in (*PAGES, "genindex", "search")]
+    audit = functools.partial(violations, axe=axe, judged={}) if axe else None
+    return [look(tab, f"{site}/{page}.html", audit=audit) for page in (*PAGES, "genindex", "search")]
 
 
 def test_pages_load_without_internet_and_without_complaints(visits):
@@ -79,41 +79,34 @@ def test_a_phone_need_not_scroll_sideways(visits):
     assert {visit.url: visit.too_wide for visit in visits if visit.too_wide} == {}
 
 
-def test_sidebar_shows_the_parts(site, context):
-    page = context.new_page()
+def test_sidebar_shows_the_parts(site, page):
     page.goto(f"{site}/{TOC['root']}.html")
     shown = page.locator(".bd-sidebar-primary .caption-text").all_inner_texts()
-    page.close()
     assert shown == [part["caption"] for part in TOC["parts"]]
 
 
 @pytest.mark.parametrize(("word", "page_found"), [("absmax", "book/glossary.html"), ("qqxzzy", None)])
-def test_search_finds_what_is_there(site, context, word, page_found):
-    page = context.new_page()
+def test_search_finds_what_is_there(site, page, word, page_found):
     page.goto(f"{site}/search.html?q={word}")
     summary = "document.querySelector('#search-results .search-summary')?.innerText"
     page.wait_for_function(f"() => {summary}?.match(/found|did not/)")
     found = page.locator("#search-results ul.search li > a").evaluate_all("all => all.map(a => a.href)")
-    page.close()
     assert any(f"/{page_found}" in url for url in found) if page_found else found == []
 
 
-def test_dark_mode_toggles_and_changes_the_ground(site, context):
-    page = context.new_page()
+def test_dark_mode_toggles_and_changes_the_ground(site, page):
     page.goto(f"{site}/{TOC['root']}.html", wait_until="load")
     seen = {}
     for _ in range(3):  # the button goes round light, dark and "as the system says"
         page.locator(".theme-switch-button:visible").first.click()
         theme = page.evaluate("() => document.documentElement.dataset.theme")
         seen[theme] = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    page.close()
     assert set(seen) == {"light", "dark"}
     assert seen["light"] != seen["dark"]
 
 
 @pytest.mark.parametrize("width", [390, 768, 1100, 1440])
-def test_every_button_of_the_frame_does_something(site, context, width):
-    page = context.new_page()
+def test_every_button_of_the_frame_does_something(site, page, width):
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{site}/{CHAPTER}.html", wait_until="load")
     menu, contents = (page.locator(f".bd-header-article .{which}-toggle:visible") for which in ("primary", "secondary"))
@@ -143,7 +136,6 @@ def test_every_button_of_the_frame_does_something(site, context, width):
         target = link.get_attribute("href")
         link.click()
         page.wait_for_function("target => location.hash === target", arg=target)
-    page.close()
 
 
 def test_no_name_of_a_file_became_a_link_to_a_stranger(visits):
@@ -162,8 +154,7 @@ def test_pages_have_the_numbers_that_stand_in_the_notebooks(built):
         assert figures == [(name, number) for number, name in re.findall(r"\[(Fig\. \d+)\]\(#(fig-[\w-]+)\)", text)]
 
 
-def test_the_version_matrix_reads_on_a_phone_and_by_keyboard(site, context):
-    page = context.new_page()
+def test_the_version_matrix_reads_on_a_phone_and_by_keyboard(site, page):
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{site}/book/version_matrix.html", wait_until="load")
     line = page.locator(".versions summary").nth(5)
@@ -175,4 +166,3 @@ def test_the_version_matrix_reads_on_a_phone_and_by_keyboard(site, context):
     assert words.count() == 1 and words.locator("li").count() > 0
     box = words.locator("ul").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    page.close()
