@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
+from processes import start_by_fork
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sana_lab import commandline, evidence, guard, load_sana, use_accelerator
@@ -340,8 +341,9 @@ def test_the_next_way_is_the_plans():
 # ---- processes -----------------------------------------------------------------------------------------------------
 
 
-def test_processes_that_die_and_hang_lose_nothing(model, tmp_path):
+def test_processes_that_die_and_hang_lose_nothing(model, tmp_path, monkeypatch):
     """The thousand with all faults are the record `service_faults`; this is as much as every run can afford."""
+    start_by_fork(monkeypatch, fresh=1)
     planned = {"1": "killed when done", "3": "hangs"}
     spoiled(model, tmp_path, planned)
     source = "from sana_lab.service.faults import ways\n"
@@ -423,7 +425,8 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("source", list(SCRIPTS)[::3])
-def test_scripts_that_make_no_pipeline(tmp_path, source):
+def test_scripts_that_make_no_pipeline(tmp_path, monkeypatch, source):
+    start_by_fork(monkeypatch)
     (tmp_path / "p.py").write_text(source)
     said = refused(tmp_path / "p.py")
     assert SCRIPTS[source] in said and "p.py" in said
@@ -446,7 +449,8 @@ def test_a_script_that_hangs(tmp_path):
     assert "is no file" in refused(tmp_path / "no.py") and "is unknown" in refused("no-such-model")
 
 
-def test_a_good_script_from_the_command_line(model, tmp_path, capsys):
+def test_a_good_script_from_the_command_line(model, tmp_path, capsys, monkeypatch):
+    start_by_fork(monkeypatch)
     (tmp_path / "p.py").write_text(f"from sana_lab import load_sana\npipe = load_sana({str(model)!r}, 'fp32')\n")
     line = ["check", str(tmp_path / "p.py"), "--virtual", "--size", "32"]
     assert commandline.run_command(app, "sana-lab", line) == 1
