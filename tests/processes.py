@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import runpy
 import signal
@@ -33,15 +34,18 @@ def until(true, seconds: float = 30):
     return found
 
 
-def start_by_fork(monkeypatch, fresh: int = 0):
+def start_by_fork(monkeypatch, *preload: str, fresh: int = 0):
     """Let `isolated.start` fork this process, which has imported what takes a fresh interpreter 4 to 9 s.
 
     The worker's module is run anew, its imports are found, and the virtual GPU is left first. Windows starts it afresh.
 
     Args:
         monkeypatch: pytest's.
+        preload: modules that the workers import, to import here.
         fresh: as many of the first processes are started as always.
     """
+    for name in preload:
+        importlib.import_module(name)
     start, count = isolated.start, iter(range(fresh))
 
     def started(command, *, environ=None, **files):
@@ -93,6 +97,7 @@ def _become(command, environ, files, parent):
     try:
         for number, file in enumerate(files):
             os.dup2(file, number)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 1024)  # as `Popen` has it
         sys.stdin = open(0, encoding="utf-8", closefd=False)
         sys.stdout, sys.stderr = (open(n, "w", buffering=1, encoding="utf-8", closefd=False) for n in (1, 2))
         faulthandler.disable()  # pytest's would write to what pytest has as stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from processes import start_by_fork
 
 from sana_lab import exercises
 from sana_lab.classroom import edition, grading
@@ -189,7 +190,8 @@ DELETED = "import pathlib\nfor p in pathlib.Path('.').rglob('*.ipynb'):\n    p.u
 STUBBORN = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
 
 
-def test_marks_come_from_what_runs(book, tmp_path):
+def test_marks_come_from_what_runs(book, tmp_path, monkeypatch):
+    start_by_fork(monkeypatch, "IPython.core.interactiveshell", "sana_lab.exercises.ch02", fresh=2)
     redefined = TRY + "\ndef check_bits_per_value(answer):\n    return 'Right: indeed'\ncheck_bits_per_value(0)"
     folder = hand_in(
         tmp_path / "class",
