@@ -1,9 +1,11 @@
 """One table of checkpoints: each of its names in every command, and what `resolve` makes of names and folders."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,6 +252,40 @@ def test_a_digest_follows_every_weight_and_configuration_and_nothing_else(model,
         after = digests.weights_digest(folder, folder / "out")
         assert after != before, name
         before = after
+
+
+def test_a_file_is_read_again_when_it_may_be_another(tmp_path, monkeypatch):
+    file, reads = tmp_path / "file", []
+
+    @digests.once_a_file
+    def text(path):
+        reads.append(path)
+        return path.read_text()
+
+    def now(content):
+        before = len(reads)
+        assert text(file) == text(file) == content
+        return len(reads) - before
+
+    file.write_text("one")
+    assert now("one") == 2  # it is so young that a change now would not show in its times
+    monkeypatch.setattr(digests, "SETTLED", -60.0)
+    assert [now("one"), now("one")] == [1, 0]
+    file.write_text("three")
+    assert [now("three"), now("three")] == [1, 0]
+    times = file.stat()
+    file.write_text("seven")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert [now("seven"), now("seven")] == [1, 0]
+    (tmp_path / "other").write_text("eight")  # as long, and with the very times, but another file
+    os.utime(tmp_path / "other", ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    os.replace(tmp_path / "other", file)
+    assert [now("eight"), now("eight")] == [1, 0]
+    monkeypatch.chdir(tmp_path)
+    assert text(Path("file")) == "eight" and len(reads) == 6
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        text(file)
 
 
 def test_of_a_large_file_its_ends_blocks_and_size_count(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import math
 import random
 from dataclasses import FrozenInstanceError, replace
@@ -36,6 +37,32 @@ def wrongly_read(pictures, scenes):
     return [f"{scene} -> {r.scene or r.why}" for r, scene in read if r.scene != scene.canonical]
 
 
+KINDS = [(size, shape) for size in SIZES for shape in SHAPES]
+
+
+def kinds_everywhere():
+    """Every kind of object at every place. Each color stands on each background more than ten times in them."""
+    pairs = list(itertools.permutations(COLORS, 2))
+    return [
+        Scene((Thing(size, color, shape),), where, background)
+        for k, (size, shape) in enumerate(KINDS)
+        for p, where in enumerate(PLACES)
+        for color, background in pairs[(k + p) % 4 :: 4]
+    ]
+
+
+def kinds_beside_kinds(part):
+    """Every kind of object beside and above every kind; the colors are every other three that there are, by `part`."""
+    colors = [c for c in itertools.product(COLORS, repeat=3) if c[2] not in c[:2]]
+    random.Random(0).shuffle(colors)
+    colors = itertools.cycle(colors[part::2])
+    scenes = []
+    for (a, b), where in itertools.product(itertools.product(KINDS, repeat=2), ("left of", "above")):
+        one, other, background = next(c for c in colors if a != b or c[0] != c[1])
+        scenes.append(Scene((Thing(a[0], one, a[1]), Thing(b[0], other, b[1])), where, background))
+    return scenes
+
+
 def some_of_all(n, seed):
     return sample_scenes(n, objects=1, seed=seed) + sample_scenes(n, objects=2, seed=seed)
 
@@ -43,19 +70,20 @@ def some_of_all(n, seed):
 # ---- every scene is read right -----------------------------------------------------------------------------------
 
 
-def test_every_scene_of_one_object():
-    scenes = all_scenes(1)
+def test_scenes_of_one_object():
+    scenes = kinds_everywhere()
+    assert len(scenes) == 840 == len(set(scenes)) and {scene.canonical for scene in scenes} <= set(all_scenes(1))
     assert wrongly_read(draw(scenes, pixels=128), scenes) == []
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.05])
 def test_scenes_of_two_objects(jitter):
-    scenes = random.Random(jitter).sample(all_scenes(2), 1500)
+    scenes = kinds_beside_kinds(int(jitter > 0))
     assert wrongly_read(draw(scenes, jitter, pixels=128), scenes) == []
 
 
 def test_scenes_at_full_size_off_their_places():
-    scenes = some_of_all(40, seed=6)
+    scenes = some_of_all(16, seed=6)
     assert wrongly_read(draw(scenes, jitter=0.05), scenes) == []
 
 
@@ -129,7 +157,7 @@ def changes(scene):
 @pytest.mark.parametrize("objects", [1, 2])
 def test_every_change_of_one_attribute_is_noticed_and_nothing_else(objects):
     asked, drawn, changed = [], [], []
-    for scene in sample_scenes(10, objects=objects, seed=11):
+    for scene in sample_scenes(5, objects=objects, seed=11):
         for name, make in changes(scene.canonical):
             try:
                 drawn.append(make())
@@ -224,7 +252,7 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def clean():
-    scenes = some_of_all(20, seed=21)
+    scenes = some_of_all(12, seed=21)
     return scenes, list(draw(scenes, jitter=0.05))
 
 
@@ -237,7 +265,11 @@ def test_survives(damage, clean):
 def test_blurred_edges_are_no_third_color():
     """Between red and yellow a blur passes through orange, between black and white through purple."""
     pairs = [("red", "yellow"), ("yellow", "red"), ("black", "white"), ("white", "black"), ("blue", "red")]
-    scenes = [Scene((Thing(size, a, shape),), "center", b) for a, b in pairs for shape in SHAPES for size in SIZES]
+    scenes = [
+        Scene((Thing(SIZES[(p + k) % 2], a, shape),), "center", b)
+        for p, (a, b) in enumerate(pairs)
+        for k, shape in enumerate(SHAPES)
+    ]
     assert wrongly_read([blur(a, 5) for a in draw(scenes)], scenes) == []
 
 
@@ -317,9 +349,10 @@ def test_the_painter_of_these_tests_paints_readable_scenes():
 
 @pytest.mark.parametrize("coarseness", [0, 1, 4, 16, 64])
 def test_random_pictures(coarseness):
+    scale = 4 if coarseness > 4 else 1  # what is so smooth looks the same in a quarter of the pixels
     for seed in range(5):
-        a = np.random.default_rng(seed).normal(0, 1, (PIXELS, PIXELS, 3))
-        a = ndimage.gaussian_filter(a, (coarseness, coarseness, 0), mode="wrap")
+        a = np.random.default_rng(seed).normal(0, 1, (PIXELS // scale, PIXELS // scale, 3))
+        a = ndimage.gaussian_filter(a, (coarseness / scale, coarseness / scale, 0), mode="wrap")
         assert read_scene((128 + 80 * a / a.std()).clip(0, 255).astype(np.uint8)) is None
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Found = TypeVar("Found")
 
 WHOLE = 2**28
 """Bytes up to which a file is read from end to end for `weights_digest`. A hash takes seconds a gigabyte."""
@@ -11,6 +18,36 @@ BLOCKS, BLOCK = 64, 2**20
 """How many blocks of a larger file are read, evenly spaced, and of how many bytes each."""
 
 
+SETTLED = 2.0
+"""Seconds since the last change of a file from which on another one must show in its times. Clocks of file systems tick
+in milliseconds, FAT's in two seconds."""
+
+
+def once_a_file(look: Callable[[Path], Found]) -> Callable[[Path], Found]:
+    """`look`, which reads a file, called again only when the file may be another than the last time.
+
+    A pipeline's files are read whole at each loading, and few processes load once. A file is taken for the same if it
+    has the same number on its disk, size, and times of change. Files that have changed a moment ago are always read.
+    """
+    known: dict[str, tuple[tuple[int, ...], Found]] = {}
+
+    @functools.wraps(look)
+    def looked(path: Path) -> Found:
+        state, now = os.stat(path), time.time()
+        same = state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+        name = os.path.abspath(path)
+        before = known.get(name)
+        if before is not None and before[0] == same:
+            return before[1]
+        found = look(path)
+        if now - max(state.st_mtime, state.st_ctime) > SETTLED:
+            known[name] = same, found
+        return found
+
+    return looked
+
+
+@once_a_file
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:

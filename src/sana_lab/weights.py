@@ -22,6 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .digests import once_a_file
+
 COMPONENTS = {
     "transformer": "diffusion_pytorch_model",
     "text_encoder": "model",
@@ -130,22 +132,29 @@ def finite(component: str, files: Collection[Path], limit: float = float("inf"))
     """
     wrong, beyond = [], []
     for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  (it is no mapping)
-                tensor = opened.get_tensor(name)
-                if not tensor.is_floating_point() or not tensor.numel():
-                    continue
-                ends = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)
-                low, high = (end.item() for end in ends)
-                if not (math.isfinite(low) and math.isfinite(high)):  # both are NaN where one number is
-                    wrong.append(name)
-                elif max(-low, high) > limit:
-                    beyond.append(name)
+        for name, (low, high) in _extremes(file).items():
+            if not (math.isfinite(low) and math.isfinite(high)):  # both are NaN where one number is
+                wrong.append(name)
+            elif max(-low, high) > limit:
+                beyond.append(name)
     if wrong:
         raise OSError(f"{component}: NaN or infinity in {_some(wrong, verb=False)}")
     if beyond:
         names = _some(beyond, verb=False)
         raise OSError(f"{component}: numbers beyond {limit:.5g}, the largest of the type, in {names}")
+
+
+@once_a_file
+def _extremes(file: Path) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest number of each tensor of floating-point numbers that has any."""
+    found = {}
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118  (it is no mapping)
+            tensor = opened.get_tensor(name)
+            if tensor.is_floating_point() and tensor.numel():
+                low, high = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)
+                found[name] = low.item(), high.item()
+    return found
 
 
 def whole(component: str, loaded: tuple[nn.Module, Mapping[str, Any]]) -> nn.Module:
