@@ -141,7 +141,8 @@ def all_scenes(objects: int) -> tuple[Scene, ...]:
 
 
 @lru_cache(maxsize=4)
-def _pool(objects: int, held_out: bool) -> tuple[Scene, ...]:
+def pool(objects: int, held_out: bool) -> tuple[Scene, ...]:
+    """Every canonical scene that training never sees, or every one that it does."""
     return tuple(s for s in all_scenes(objects) if s.held_out == held_out)
 
 
@@ -159,11 +160,11 @@ def sample_scenes(n: int, objects: int, seed: int, held_out: bool = True) -> lis
     Raises:
         ValueError: if `objects` is neither 1 nor 2, or `n` is out of range. Chapter 1.
     """
-    pool = _pool(objects, bool(held_out)) if objects in (1, 2) else all_scenes(objects)
-    if not 1 <= n <= len(pool):
-        raise ValueError(f"n must be 1 to {len(pool)} for {objects} object(s) with held_out={held_out}, not {n}")
+    known = pool(objects, bool(held_out)) if objects in (1, 2) else all_scenes(objects)
+    if not 1 <= n <= len(known):
+        raise ValueError(f"n must be 1 to {len(known)} for {objects} object(s) with held_out={held_out}, not {n}")
     rng = random.Random(f"{seed}-{objects}-{held_out}")
-    scenes = rng.sample(pool, n)
+    scenes = rng.sample(known, n)
     return [
         Scene(s.things[::-1], OPPOSITE[s.where], s.background) if len(s.things) == 2 and rng.random() < 0.5 else s
         for s in scenes

@@ -32,7 +32,7 @@ from .cli import command
 from .model import assemble, build_autoencoder, build_text_encoder, build_tokenizer, build_transformer
 from .plan import Plan
 from .rendering import JITTER, encode_scenes, render_codes
-from .scenes import Scene, all_scenes, paraphrase
+from .scenes import Scene, paraphrase, pool
 from .tokenizer import instruction
 
 
@@ -411,7 +411,7 @@ def train(
     if fleet.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    pools = [[s for s in all_scenes(k) if not s.held_out] for k in (1, 2)]
+    pools = [[*pool(k, held_out=False)] for k in (1, 2)]
     # Repeat the few scenes with one object until they have their share.
     repeat = max(1, round(len(pools[1]) * (1 - plan.two_objects) / plan.two_objects / len(pools[0])))
     scenes = pools[0] * repeat + pools[1]
