@@ -16,7 +16,6 @@ from ..int8 import fake_quantize_, quantize, sqnr_db
 from ..layers import contiguous_inputs_
 from ..libraries import DTYPES, dtype_argument, quiet
 from ..sana import load_sana
-from ..slim import quantize_embedding_, quantize_pointwise_
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -123,10 +122,13 @@ def _partly_int8(model: str | Path | Source, condition: Condition, device: str) 
                 **{dtype_argument(library): dtype},
             )
             setattr(pipe, component, contiguous_inputs_(quantized.eval()))
-        if condition.slim and "transformer" in condition.components:
-            quantize_pointwise_(pipe.transformer, "int8", condition.threshold)
-        if condition.slim and "text_encoder" in condition.components:
-            quantize_embedding_(pipe.text_encoder)
+        if condition.slim:
+            from ..slim import quantize_embedding_, quantize_pointwise_  # imports bitsandbytes, which takes seconds
+
+            if "transformer" in condition.components:
+                quantize_pointwise_(pipe.transformer, "int8", condition.threshold)
+            if "text_encoder" in condition.components:
+                quantize_embedding_(pipe.text_encoder)
     return pipe
 
 

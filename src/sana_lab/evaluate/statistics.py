@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import stats
 
 from .. import evidence
 from ..checkpoints import Source, resolve
@@ -72,6 +71,8 @@ class Paired:
         If neither condition is better, a scene right under one alone is as likely the first's as the second's: a coin
         is thrown `only_first + only_second` times. McNemar 1947 (doi 10.1007/BF02295996).
         """
+        from scipy import stats  # takes a second, and few ask
+
         discordant = self.only_first + self.only_second
         return stats.binomtest(self.only_second, discordant).pvalue if discordant else 1.0
 
