@@ -1,5 +1,6 @@
 """The fast mode: the same products on the same codes, and a check that refuses where they are not enough."""
 
+import copy
 import logging
 
 import bitsandbytes
@@ -195,7 +196,8 @@ def test_fused_is_as_near_to_16_bits_as_threshold_0(slimmed):
 def test_with_weights_alone_in_8_bits_a_step_is_no_worse_than_the_recipe_outliers_or_not(factor, tmp_path):
     folder = SHAPES_FOLDER if factor == 1 else planted.copy_with_outliers(SHAPES_FOLDER, tmp_path / "x", factor)
     exact = step(load_sana(folder, "fp32", "cpu").transformer)
-    recipe, weights, plain = (load_sana(folder, "int8", slim=True).transformer for _ in range(3))
+    recipe = load_sana(folder, "int8", slim=True).transformer
+    weights, plain = copy.deepcopy(recipe), copy.deepcopy(recipe)
     held = {n: p.data.clone() for n, p in weights.named_parameters() if p.dtype == torch.int8}
     places = {p.data_ptr() for p in weights.parameters() if p.dtype == torch.int8}
     fuse_(weights, activations=16)

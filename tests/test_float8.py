@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import shutil
 import sys
 from collections import Counter
 
@@ -25,6 +26,8 @@ from sana_lab.layers import holding, quantized
 from sana_lab.measure import torchao_float8
 
 PARTS = ("text_encoder", "transformer")
+SMALL = {"height": 256, "width": 256, "use_resolution_binning": False}
+"""A picture of a quarter of the model's own tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,15 @@ def gpu():
 @pytest.fixture(scope="module")
 def pipe(gpu):
     return load_sana("shapes", "fp8", slim=True)
+
+
+@pytest.fixture(scope="module")
+def plain(gpu, tmp_path_factory):
+    """A pipeline in FP8 that is not slim, and the folder where it was saved."""
+    folder = tmp_path_factory.mktemp("plain")
+    pipe = load_sana("shapes", "fp8")
+    pipe.save_pretrained(folder)
+    return pipe, folder
 
 
 def rows(count=24, columns=64, seed=0, scale=1.0):
@@ -52,7 +64,7 @@ def decibels(exact, found):
 def draw(pipe, **options):
     pipe.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(0)
-    given = {"num_inference_steps": 2, "generator": noise, "output_type": "latent"} | options
+    given = {"num_inference_steps": 1, "generator": noise, "output_type": "latent", **SMALL} | options
     return pipe("a small red star above a large blue ring on a white background", **given).images.float().cpu()
 
 
@@ -276,13 +288,13 @@ def test_nothing_to_quantize_and_nothing_to_change():
 # ---- pipelines --------------------------------------------------------------------------------------------------
 
 
-def test_a_pipeline_in_fp8_is_known_everywhere(pipe):
+def test_a_pipeline_in_fp8_is_known_everywhere(pipe, plain):
     checked(pipe, eight_bit=PARTS, device="cuda")
     assert not placement(pipe).problems
     formats = {held.format for part in PARTS for _, _, held in quantized(getattr(pipe, part))}
     assert formats == {"float8"}
     assert accounting.components(pipe) == slim.predict("shapes", "fp8")
-    assert accounting.components(load_sana("shapes", "fp8")) == accounting.predict("shapes", "fp8")
+    assert accounting.components(plain[0]) == accounting.predict("shapes", "fp8")
     kinds = {type(layer) for layer in pipe.transformer.modules()}
     assert {Float8Linear, Float8Pointwise} < kinds and nn.Linear not in kinds
 
@@ -324,28 +336,27 @@ def test_keys_and_values_may_be_left_out(gpu):
 
 
 @pytest.mark.parametrize("slimmed", [False, True])
-def test_saved_and_loaded_it_draws_the_very_same(gpu, tmp_path, slimmed):
-    pipe = load_sana("shapes", "fp8", slim=slimmed)
-    pipe.save_pretrained(tmp_path)
-    again = load_sana(tmp_path, "fp8")
+def test_saved_and_loaded_it_draws_the_very_same(plain, tmp_path, slimmed):
+    pipe, folder = (load_sana("shapes", "fp8", slim=True), tmp_path) if slimmed else plain
+    pipe.save_pretrained(folder)
+    again = load_sana(folder, "fp8")
     assert torch.equal(draw(pipe), draw(again))
     assert accounting.components(pipe) == accounting.components(again)
     checked(again, eight_bit=PARTS)
-    weights = load_sana(tmp_path, "fp8", activations=16)
+    weights = load_sana(folder, "fp8", activations=16)
     assert {type(m) for m in weights.transformer.modules()}.isdisjoint({Float8Linear, Float8Pointwise})
     for given in ({"precision": "int8"}, {"precision": "bf16"}):
         with pytest.raises(ValueError, match="is in FP8: give precision 'fp8'"):
-            load_sana(tmp_path, **given)
+            load_sana(folder, **given)
     with pytest.raises(ValueError, match="leave slim out"):
-        load_sana(tmp_path, "fp8", slim=True)
+        load_sana(folder, "fp8", slim=True)
 
 
-def test_diffusers_refuses_what_it_cannot_read(gpu, tmp_path):
+def test_diffusers_refuses_what_it_cannot_read(plain):
     from diffusers import SanaTransformer2DModel
 
-    load_sana("shapes", "fp8").transformer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Unknown quantization type, got sana_lab_float8"):
-        SanaTransformer2DModel.from_pretrained(tmp_path)
+        SanaTransformer2DModel.from_pretrained(plain[1], subfolder="transformer")
 
 
 def drop(tensors):
@@ -365,10 +376,10 @@ def add(tensors):
 
 
 @pytest.mark.parametrize("damage", [drop, spoil, cut, add])
-def test_damaged_folders_are_refused_in_a_line(gpu, tmp_path, damage):
+def test_damaged_folders_are_refused_in_a_line(plain, tmp_path, damage):
     from safetensors.torch import load_file, save_file
 
-    load_sana("shapes", "fp8").save_pretrained(tmp_path)
+    shutil.copytree(plain[1], tmp_path, dirs_exist_ok=True)
     file = next((tmp_path / "transformer").glob("*.safetensors"))
     tensors = load_file(file)
     damage(tensors)
