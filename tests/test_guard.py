@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_sana import build_folder
 from torch import nn
 
 from sana_lab import checked, contiguous_inputs_, use_accelerator
 from sana_lab.guard import NotReady
+from sana_lab.shapes.untrained import untrained_shapes
 
 PARTS = ("text_encoder", "transformer")
 CALL = {
@@ -22,11 +24,9 @@ CALL = {
 
 
 @pytest.fixture(scope="module")
-def folder():
-    from sana_lab.shapes.untrained import untrained_shapes
-
+def folder(tmp_path_factory):
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    return untrained_shapes()
+    return build_folder(tmp_path_factory.mktemp("small") / "pipeline")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ BROKEN = {  # what was done → how, the component that is named
         lambda f: after(load(f, *PARTS, device_map="balanced"), lambda p: p.reset_device_map()), "text_encoder"
     ),
     "a component missing from the map": (
-        lambda f: load(f, device_map="balanced", max_memory={0: "4MiB", "cpu": "1GiB"}), "transformer"
+        lambda f: load(untrained_shapes(), device_map="balanced", max_memory={0: "4MiB", "cpu": "1GiB"}), "transformer"
     ),
 }  # fmt: skip
 
@@ -109,8 +109,8 @@ def test_what_would_raise_in_a_component_is_refused_with_its_name(folder, two_gp
     assert not isinstance(happened.value, NotReady)
 
 
-def test_a_forgotten_buffer_is_refused(folder, two_gpus):
-    pipe = load(folder).to("cuda")
+def test_a_forgotten_buffer_is_refused(two_gpus):
+    pipe = load(untrained_shapes()).to("cuda")
     pipe.transformer.patch_embed.pos_embed = pipe.transformer.patch_embed.pos_embed.to("cpu")
     with pytest.raises(NotReady, match=r"patch_embed\.pos_embed"):
         checked(pipe)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -16,7 +15,7 @@ from processes import runs, until
 from sana_lab import evidence, use_accelerator
 from sana_lab.evaluate import guidance_off as g
 from sana_lab.evaluate import statistics as s
-from sana_lab.shapes import render
+from sana_lab.shapes.rendering import encode_scenes, render_codes
 from sana_lab.shapes.scoring import ALL_RIGHT
 
 
@@ -41,8 +40,8 @@ def quick(monkeypatch):
     def pictures(pipe, way, scenes, seeds, steps):
         name = next(name for name, other in g.WAYS.items() if other is way)
         calls.append((name, seeds.start))
-        shown = [render(scene).reduce(4) for scene in scenes]
-        drawn = torch.stack([torch.from_numpy(np.asarray(picture).copy()) for picture in shown])
+        codes = encode_scenes([scene.canonical for scene in scenes])
+        drawn = ((render_codes(codes, pixels=128).permute(0, 2, 3, 1) + 1) * 127.5).round().byte()
         return 255 - drawn if name == "recipe" else drawn
 
     ways = {
