@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_sana import build_folder
 from torch import nn
 
 from sana_lab import use_accelerator
 from sana_lab.accounting import components
 from sana_lab.placements import Placement, placement, placement_figure
+from sana_lab.shapes.untrained import untrained_shapes
 
 NAMES = ("text_encoder", "transformer", "vae")
 CALL = {
@@ -25,11 +27,9 @@ CALL = {
 
 
 @pytest.fixture(scope="module")
-def folder():
-    from sana_lab.shapes.untrained import untrained_shapes
-
+def folder(tmp_path_factory):
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    return untrained_shapes()
+    return build_folder(tmp_path_factory.mktemp("small") / "pipeline")
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def moved(folder, how):
     elif how == "8 bits to the CPU and back":
         pipe = load(folder, eight_bits=True).to("cpu").to("cuda")
     elif how == "buffer":
-        pipe = load(folder).to("cuda")
+        pipe = load(untrained_shapes()).to("cuda")  # the small one has none
         pipe.transformer.patch_embed.pos_embed = pipe.transformer.patch_embed.pos_embed.to("cpu")
     elif how == "one parameter":
         pipe = load(folder).to("cuda")
-        layer = pipe.text_encoder.layers[1].mlp.up_proj
+        layer = pipe.text_encoder.layers[0].mlp.up_proj
         layer.weight.data = layer.weight.data.to("cpu")
     elif how == "cuda":
         pipe = load(folder, eight_bits=True, device_map="cuda")
