@@ -2,10 +2,12 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,32 +112,31 @@ def test_jobs_are_begun_in_their_order_on_gpus_that_are_there(fake, tmp_path):
     assert {gpu for _, gpu in started} <= {0, 1}
 
 
-ALONE = """
-import json, pathlib, sys, time
-from sana_lab.measure.worker import Quiet
-
-folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-quiet, times = Quiet(folder / "quiet"), []
-with quiet.working():
-    for _ in range(3):
-        began = time.monotonic()
-        time.sleep(0.05)
-        times.append(["working", began, time.monotonic()])
-        with quiet.alone():
+def alone(folder, name):
+    """A worker that loads and times in turns, and says when it did."""
+    quiet, times = worker.Quiet(folder / "quiet"), []
+    with quiet.working():
+        for _ in range(3):
             began = time.monotonic()
-            time.sleep(0.1)
-            times.append(["timing", began, time.monotonic()])
-(folder / f"{name}.json").write_text(json.dumps(times))
-"""
+            time.sleep(0.05)
+            times.append(["working", began, time.monotonic()])
+            with quiet.alone():
+                began = time.monotonic()
+                time.sleep(0.1)
+                times.append(["timing", began, time.monotonic()])
+    (folder / f"{name}.json").write_text(json.dumps(times))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="locks of another kind")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system, and locks of another kind")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_nothing_runs_beside_a_timing(tmp_path):
     """Three workers that load and time in turns: no timing overlaps another's, or another's work."""
-    command = [sys.executable, "-c", ALONE, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(runner.__file__).parents[2])}
-    processes = [subprocess.Popen([*command, name], env=environment) for name in "abc"]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    processes = [multiprocessing.get_context("fork").Process(target=alone, args=(tmp_path, name)) for name in "abc"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     spans = [(n, *span) for n in "abc" for span in json.loads((tmp_path / f"{n}.json").read_text())]
     timings = [span for span in spans if span[1] == "timing"]
     assert len(timings) == 9
@@ -385,8 +386,25 @@ def test_what_is_not_installed_is_left_out_and_named_where_it_is_asked_for(monke
         worker.load(SHAPES_FOLDER, METHODS["torchao"])
 
 
-def test_a_checkpoint_that_cannot_be_loaded_is_a_result(tmp_path):
+class Forked:
+    """A worker that has the libraries already."""
+
+    def __init__(self, command, **_):
+        arguments = command[command.index(runner.WORKER) + 1 :]
+        self.process = multiprocessing.get_context("fork").Process(target=worker.main, args=(arguments,))
+        self.process.start()
+        self.kill = self.process.kill
+
+    def wait(self, seconds=None):
+        self.process.join(seconds)
+        return self.process.exitcode
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_checkpoint_that_cannot_be_loaded_is_a_result(tmp_path, monkeypatch):
     """A folder with a model_index.json and nothing else: reported, kept, and the exit status says so."""
+    if hasattr(os, "fork"):
+        monkeypatch.setattr(isolated, "start", Forked)
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / "model_index.json").write_text((SHAPES_FOLDER / "model_index.json").read_text())
