@@ -267,32 +267,42 @@ def test_sprint_is_a_sprint_pipeline(tmp_path, gpu, hub):
     assert np.isfinite(draw(pipe)).all()
 
 
-def test_a_real_cache_without_network(folder, gpu, tmp_path, monkeypatch):
-    """The cache laid out as huggingface_hub lays it out, in a process of its own: constants are read at import."""
-    repo = tmp_path / "hub" / "models--Efficient-Large-Model--SANA1.5_1.6B_1024px_diffusers"
+@pytest.fixture(scope="module")
+def fresh(folder, tmp_path_factory):
+    """What a process of its own says, with warnings on: a first load, two from a cache without network, its own logs.
+
+    The cache is laid out as huggingface_hub lays it out; it reads its constants at import.
+    """
+    cache = tmp_path_factory.mktemp("hub")
+    repo = cache / "models--Efficient-Large-Model--SANA1.5_1.6B_1024px_diffusers"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text("0" * 40)
     shutil.copytree(folder, repo / "snapshots" / ("0" * 40))
     program = (
-        "from sana_lab import load_sana\n"
+        "from sana_lab import load_sana, use_accelerator\n"
+        "use_accelerator(virtual=True)\n"
+        f"load_sana({str(folder)!r}, 'int8')\n"
         "print(type(load_sana('1.5-1.6B-1024', 'bf16')).__name__)\n"
         "try: load_sana('600M-512', 'bf16')\n"
         "except OSError as error: print(error)\n"
+        "import logging, diffusers\n"
+        "logging.getLogger('bitsandbytes').warning('heard')\n"
+        "diffusers.utils.logging.get_logger('diffusers.x').warning('heard too')\n"
     )
-    environment = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run = python("-c", program, environment=environment)
-    found, missing = run.stdout.splitlines()
+    environment = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "0"}
+    run = subprocess.run(
+        [sys.executable, "-W", "always", "-c", program],
+        capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run
+
+
+def test_a_real_cache_without_network(fresh):
+    found, missing = fresh.stdout.splitlines()
     assert found == "SanaPipeline"
     for words in ("Sana_600M_512px_diffusers", "HF_HUB_OFFLINE", "hf download", 'model="shapes"'):
         assert words in missing
-    assert run.stderr == ""
-
-
-def python(*arguments, environment):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False,
-    )  # fmt: skip
 
 
 def test_hub_names_are_whole():
@@ -439,20 +449,8 @@ def test_loading_says_nothing_and_leaves_logging_alone(folder, capfd):
         assert logging.getLogger(name).level == level, name
 
 
-def test_first_load_of_a_process_says_nothing(folder):
-    program = (
-        "import sys\n"
-        "from sana_lab import load_sana, use_accelerator\n"
-        "use_accelerator(virtual=True)\n"
-        f"load_sana({str(folder)!r}, 'int8')\n"
-        "import logging, diffusers\n"
-        "logging.getLogger('bitsandbytes').warning('heard')\n"
-        "diffusers.utils.logging.get_logger('diffusers.x').warning('heard too')\n"
-    )
-    run = python("-W", "always", "-c", program, environment={"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "0"})
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == ""
-    assert run.stderr.splitlines() == ["heard", "heard too"]
+def test_first_load_of_a_process_says_nothing(fresh):
+    assert fresh.stderr.splitlines() == ["heard", "heard too"]
 
 
 @pytest.mark.parametrize(

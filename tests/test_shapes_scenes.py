@@ -98,7 +98,10 @@ def test_sample_has_no_duplicates_and_comes_from_its_half(objects, held_out):
 
 
 def test_sample_is_the_same_in_another_process_and_changes_with_the_seed():
-    code = "from sana_lab.shapes import *; print(*map(caption, sample_scenes(20, objects=2, seed=7)), sep='\\n')"
+    code = (
+        "from sana_lab.shapes.scenes import caption, sample_scenes\n"
+        "print(*map(caption, sample_scenes(20, objects=2, seed=7)), sep='\\n')"
+    )
     elsewhere = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "123"}, capture_output=True, text=True
     )
