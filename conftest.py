@@ -68,20 +68,32 @@ LONGEST = (
     "tests/test_failures_live.py",
     "tests/site/test_site.py",
     "tests/test_shapes_reader.py",
-    "tests/test_layers.py",
-    "tests/test_evaluate.py",
     "tests/site/",
-    "tests/test_left_behind.py",
-    "tests/test_guidance_off.py",
+    "tests/test_service.py",
     "tests/test_slim.py",
-    "tests/test_cli.py",
-    "tests/test_notebooks.py",
+    "tests/test_layers.py",
+    "tests/test_compared_pictures.py",
+    "tests/test_guidance_off.py",
+    "tests/test_fitting.py",
     "tests/test_shapes_training.py",
     "tests/conformance/",
+    "tests/test_classroom.py",
+    "tests/test_measure.py",
+    "tests/test_advice.py",
+    "tests/test_confirm.py",
+    "tests/test_evaluate.py",
+    "tests/test_cli.py",
+    "tests/test_cli_borders.py",
+    "tests/test_checkpoints.py",
+    "tests/test_fast.py",
+    "tests/test_sana.py",
+    "tests/test_notebooks.py",
+    "tests/test_operators.py",
+    "tests/test_left_behind.py",
     "tests/test_versions.py",
 )
-"""How the names of modules begin that take a minute and more, see the table at the end of a run: they go first, so that
-no core waits at the end for another one's long module. Wants `--no-loadscope-reorder`, as the Makefile has it."""
+"""How the names of modules begin that take long, see the table at the end of a run: they go first, so that no core
+waits at the end for another one's long module. Wants `--no-loadscope-reorder`, as the Makefile has it."""
 
 SLOW = 25
 """Lines of the table of slow modules."""
