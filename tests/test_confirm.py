@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import start_by_fork
 from safetensors.torch import load_file, save_file
 
 from sana_lab import cli, commandline, evidence, use_accelerator
@@ -442,9 +443,10 @@ def test_failures_of_part_three_are_reproduced_on_the_readers_own_folder(here, t
     assert "ran to its end" in found[some[1]]["words"]
 
 
-def test_a_reproduction_takes_the_folder_that_it_is_given(tiny):
+def test_a_reproduction_takes_the_folder_that_it_is_given(tiny, monkeypatch):
     from sana_lab.failures.runner import run_many
 
+    start_by_fork(monkeypatch)
     (outcome,) = run_many([("pipeline-device-map-auto", None)], virtual=True, folder=tiny)
     assert runner.came_of(outcome)["state"] == kept.HAPPENS
 
