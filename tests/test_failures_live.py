@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import subprocess
 import sys
 
 import pytest
+import typer
+from processes import start_by_fork
 
-from sana_lab import evidence
-from sana_lab.failures import catalogue, find, get, installed_versions, run, run_many
+from sana_lab import commandline, evidence
+from sana_lab.failures import catalogue, entry, find, get, installed_versions, run, run_many
+from sana_lab.failures.cli import mount
 from sana_lab.failures.comparison import VIRTUAL, comparable, words_of
 from sana_lab.failures.record import _result
 from sana_lab.failures.worker import devices_of
@@ -89,12 +93,10 @@ def test_it_is_what_the_stored_record_says(id, outcomes):
 
 def test_garbage_from_stdin():
     for garbage in (bytes(range(256)) * 5000, b"x" * 10_000_000, b""):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, "explain", "-"], input=garbage, capture_output=True, timeout=120
-        )
-        assert done.returncode == 1
-        assert b"Traceback" not in done.stderr
-        assert b"No entry" in done.stdout or b"Nothing was given" in done.stdout
+        status, out, err = command("explain", "-", stdin=garbage)
+        assert status == 1
+        assert "Traceback" not in err
+        assert "No entry" in out or "Nothing was given" in out
 
 
 def test_devices_count_each_model_once():
@@ -132,7 +134,7 @@ def test_time_limit_and_death(fork, monkeypatch, tmp_path):
     """A reproduction that hangs is ended, one that kills its process is reported, and the others still run."""
     if fork and not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")
-    (tmp_path / "sitecustomize.py").write_text(
+    changed = (
         "import sana_lab.failures.entry as entry\n"
         "original = entry.code_of\n"
         "def code_of(function):\n"
@@ -142,7 +144,13 @@ def test_time_limit_and_death(fork, monkeypatch, tmp_path):
         "    return text\n"
         "entry.code_of = code_of\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if fork:  # from a worker that has imported the libraries, as this process has
+        start_by_fork(monkeypatch)
+        monkeypatch.setattr(entry, "code_of", entry.code_of)
+        exec(changed, {})
+    else:
+        (tmp_path / "sitecustomize.py").write_text(changed)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     cases = [("gpu-tensor-to-numpy", None), ("index-on-gpu", None), ("linear-two-dtypes", None)]
     hung, died, well = run_many(cases[: 3 if fork else 2] + cases[2:], virtual=True, time_limit=2, fork=fork)[:3]
     assert (hung.error, hung.message) == ("TimeLimit", "not done after 2 seconds")
@@ -152,14 +160,20 @@ def test_time_limit_and_death(fork, monkeypatch, tmp_path):
 
 # ---- the command line -------------------------------------------------------------------------------------------
 
-PROGRAM = "import typer; from sana_lab.failures.cli import mount; app = typer.Typer(); mount(app); app()"
+APP = typer.Typer()
+mount(APP)
 
 
 def command(*arguments, stdin=None):
-    run_it = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], input=stdin, capture_output=True, text=True, timeout=120
-    )
-    return run_it.returncode, run_it.stdout, run_it.stderr
+    """Status, stdout and stderr of a command, which a terminal or, with `stdin`, a pipe of bytes or text is before."""
+    given, out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(3))
+    given.isatty = lambda: stdin is None
+    given.buffer.write(stdin.encode() if isinstance(stdin, str) else stdin or b"")
+    given.buffer.seek(0)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "stdin", given)
+        status = commandline.run_command(APP, "sana-lab", arguments)
+    return status, *(stream.buffer.getvalue().decode() for stream in (out, err))
 
 
 def test_list_and_show():
@@ -174,7 +188,8 @@ def test_list_and_show():
     assert "Reproduction (needs one GPU, real or virtual)" in out
 
 
-def test_run_and_fix():
+def test_run_and_fix(monkeypatch):
+    start_by_fork(monkeypatch)
     status, out, _ = command("failures", "run", "gpu-tensor-to-numpy", "--virtual", "--json")
     assert status == 0
     assert json.loads(out)["error"] == "TypeError"

@@ -76,6 +76,11 @@ def _prepare(ids: list[str], virtual: bool | None) -> None:
         get_checkpoint_conversion_mapping("gemma2")
     with contextlib.suppress(ImportError):  # diffusers imports it when it loads its first pipeline
         import diffusers.guiders  # noqa: F401
+    with contextlib.suppress(ImportError, AttributeError):  # and the schedulers that could take this one's place
+        for name in diffusers.DPMSolverMultistepScheduler._compatibles:
+            getattr(diffusers, name)
+    from .. import accounting  # noqa: F401  (for `devices_of`)
+
     if virtual:  # otherwise no part of it may be there
         from ..accelerator import schemas, session  # noqa: F401
 
