@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import bitsandbytes  # noqa: F401  its kernels are looked up by name
 import pytest
 import torch
 import torch.nn.functional as F
 
 from sana_lab import use_accelerator
-from sana_lab.accelerator import precision
+from sana_lab.accelerator import int8_products, raw_memory
 
 G = torch.Generator().manual_seed(0)
 
@@ -139,12 +141,14 @@ def test_int8_sums_are_exact_integers():
 
 def test_codes_of_a_weight_are_unpacked_once_and_again_when_they_change():
     codes = torch.randint(-127, 128, (8, 16), dtype=torch.int8)
-    first = precision._unpacked(codes)
-    assert torch.equal(first, codes.float()) and precision._unpacked(codes) is first
+    first = int8_products.unpacked(codes)
+    assert torch.equal(first, codes.float()) and int8_products.unpacked(codes) is first
     codes[0, 0] = 5 if codes[0, 0] != 5 else 6
-    assert torch.equal(precision._unpacked(codes), codes.float())
-    wide = torch.ones(precision.MOST + 1, dtype=torch.int8)
-    assert precision._unpacked(wide) is not precision._unpacked(wide), "a large weight would cost a laptop its memory"
+    assert torch.equal(int8_products.unpacked(codes), codes.float())
+    wide = torch.ones(int8_products.MOST + 1, dtype=torch.int8)
+    assert int8_products.unpacked(wide) is not int8_products.unpacked(wide), (
+        "a large weight would cost a laptop its memory"
+    )
 
 
 @pytest.mark.parametrize("k", [16, 1024, 1040])
@@ -154,15 +158,144 @@ def test_the_shorter_way_of_a_product_has_the_bits_of_bitsandbytes(k, bias):
     weight = torch.randint(-127, 128, (24, k), generator=generator, dtype=torch.int8)
     hidden = torch.randn(5, k, generator=generator).half()
     hidden[3] = 0
-    codes, largest, _ = precision._vectorwise_quant(hidden, 6.0)
+    codes, largest, _ = int8_products.of_activations(hidden, 6.0)
     theirs = torch.ops.bitsandbytes.int8_vectorwise_quant.default(hidden.float(), 6.0)
     assert torch.equal(codes, theirs[0]) and torch.equal(largest, theirs[1])
     added = torch.randn(24, generator=generator).half() if bias else None
     scales = torch.rand(24, generator=generator)
-    ours, _ = precision._mixed_scaled_mm(
+    ours, _ = int8_products.split_product(
         hidden, codes, weight, largest, scales, torch.empty(0, dtype=torch.long), added
     )
     exact = torch.ops.bitsandbytes.int8_scaled_mm.default(
         codes, weight, largest, scales, bias=added, dtype=torch.float16
     )
     assert torch.equal(ours, exact)
+
+
+# ---- one operator at a time, beside bitsandbytes' own
+
+
+def same_bits(a, b):
+    """Equal to the last bit, the sign of a zero too; NaN is NaN."""
+    if a.is_floating_point():
+        same = (a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())
+        return a.shape == b.shape and a.dtype == b.dtype and bool(same.all())
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def by_their_operators(hidden, weight, scales, bias, threshold):
+    """What bitsandbytes' operators for processors give, but for the product of outlier columns, as in `precision`."""
+    ops = torch.ops.bitsandbytes
+    codes, absmax, columns = ops.int8_vectorwise_quant.default(hidden.half(), threshold)
+    product = ops.int8_scaled_mm.default(codes, weight, absmax, scales, bias=bias, dtype=hidden.dtype)
+    return codes, absmax, columns, *raw_memory.with_outliers(product, hidden, weight, scales, columns)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("threshold", [6.0, 2.0, 0.5, 1e-3, 1e-9, 6.01, 70000.0, float("inf")])
+def test_operators_have_the_bits_of_bitsandbytes(dtype, threshold):
+    split = 0
+    for draw in range(60):
+        hidden = activations(draw, dtype)
+        if draw % 4 == 0:
+            hidden.view(-1)[draw % hidden.numel()] = (float("inf"), float("nan"), 3e4, -float("inf"))[draw // 4 % 4]
+        features = 1 + draw % 7
+        weight = torch.randint(-127, 128, (features, hidden.shape[1]), generator=G, dtype=torch.int8)
+        scales, bias = numbers(features).abs(), numbers(features).to(dtype) if draw % 2 else None
+        right = by_their_operators(hidden, weight, scales, bias, threshold)
+        with use_accelerator(virtual=True), torch.no_grad():
+            ops, there = torch.ops.bitsandbytes, [hidden.cuda(), weight.cuda(), scales.cuda()]
+            codes, absmax, columns = ops.int8_vectorwise_quant.default(there[0].to(torch.float16), threshold)
+            bias = None if bias is None else bias.cuda()
+            found = (codes, absmax, columns)
+            for _ in range(2):  # once with the codes as they were kept, once with the codes alone
+                products = ops.int8_mixed_scaled_mm(there[0], codes, there[1], absmax, there[2], columns, bias)
+                for a, b in zip((*found, *products), right, strict=True):
+                    assert a.device.type == "cuda" and same_bits(a.cpu(), b)
+        split += columns.numel() > 0
+    assert (split > 8) == (threshold < 70000)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-7, 1e-6, 7.6e-6, 1e-4, 2e-3, 1.0, 300.0, 3e4, 1e6, 1e38])
+def test_numbers_that_float16_cannot_hold_are_those_of_the_recipe(scale):
+    values = (numbers(24, 40) * scale).bfloat16()
+    values[3] = values[3] * 2.0**-16  # beside numbers of the usual size
+    values[5, ::2] *= 2.0**-14
+    with use_accelerator(virtual=True), torch.no_grad():
+        layer = bitsandbytes.nn.Linear8bitLt(40, 8, has_fp16_weights=False, threshold=6.0).bfloat16().cuda().eval()
+        found = layer(values.cuda()).cpu()
+        given = layer.state.CB.cpu(), layer.state.SCB.cpu(), layer.bias.detach().cpu()
+    assert same_bits(found, by_their_operators(values, *given, 6.0)[3])
+
+
+def test_outlier_columns_are_read_back_once_and_again_when_codes_or_scales_change():
+    held, scales = [torch.randint(-127, 128, (8, 16), dtype=torch.int8)], torch.rand(8)
+
+    def right():
+        return torch.ops.bitsandbytes.int8_vectorwise_dequant.default(held[0], scales).bfloat16().float()
+
+    first = int8_products._read_back(held[0], scales, torch.bfloat16)
+    assert torch.equal(first, right()) and int8_products._read_back(held[0], scales, torch.bfloat16) is first
+    scales.mul_(2)
+    assert torch.equal(int8_products._read_back(held[0], scales, torch.bfloat16), right())
+    scales = torch.rand(8)
+    assert torch.equal(int8_products._read_back(held[0], scales, torch.bfloat16), right())
+    held[0][0, 0] = 5 if held[0][0, 0] != 5 else 6
+    assert torch.equal(int8_products._read_back(held[0], scales, torch.bfloat16), right())
+    before = len(int8_products._kept)
+    held.clear()
+    assert len(int8_products._kept) == before - 1, "nothing is kept of a weight that is gone"
+    wide = torch.ones(2, int8_products.MOST, dtype=torch.int8)
+    assert int8_products._read_back(wide, torch.ones(2), torch.bfloat16) is None
+
+
+def test_codes_of_activations_are_kept_for_one_product_and_not_when_they_change():
+    codes, absmax, columns = int8_products.of_activations(numbers(6, 16).half(), 6.0)
+    floats = weakref.ref(int8_products._last.codes.floats)
+    assert torch.equal(floats(), codes.float())
+    codes[0, 0] = 5 if codes[0, 0] != 5 else 6
+    assert torch.equal(int8_products._remembered(codes), codes.float()), "written to in between"
+    assert int8_products._remembered(torch.ones(2, 2, dtype=torch.int8)).equal(torch.ones(2, 2)), "of another tensor"
+    del codes
+    assert floats() is None, "nothing is kept of codes that are gone"
+    codes, absmax, columns = int8_products.of_activations(numbers(6, 16).half(), 6.0)
+    kept = int8_products._last.codes.floats
+    assert int8_products._remembered(codes) is kept, "for the product, which may write to it"
+    assert int8_products._remembered(codes) is not kept
+    int8_products.of_activations(torch.ones(2, int8_products.MOST).half(), 6.0)
+    assert int8_products._last.codes is None, "a large one would cost a laptop its memory"
+    with use_accelerator(virtual=True):
+        codes, *_ = torch.ops.bitsandbytes.int8_vectorwise_quant.default(numbers(6, 16).half().cuda(), 6.0)
+        assert int8_products._last.codes() is codes, "the operator hands on the very tensor"
+
+
+# ---- casts
+
+
+EVERY = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+"""All numbers of bfloat16."""
+
+
+@pytest.mark.parametrize("cast", [lambda t: t.to(torch.float16), torch.Tensor.half, lambda t: t.type(torch.float16)])
+def test_every_bfloat16_is_the_same_float16_on_a_gpu(cast):
+    for values in (EVERY, EVERY.view(256, 256).t(), EVERY.view(256, 256)[::3, 1::2], EVERY[5:12], EVERY[:1], EVERY[:0]):
+        right = values.to(torch.float16)
+        with use_accelerator(virtual=True):
+            there = EVERY.cuda().as_strided(values.shape, values.stride(), values.storage_offset())
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            found = cast(there)
+            assert found.device.type == "cuda" and found.stride() == right.stride()
+            room = (2 * values.numel() + 511) // 512 * 512
+            assert torch.cuda.max_memory_allocated() - before == room, "nothing is counted for the way there"
+            assert same_bits(found.cpu(), right)
+
+
+def test_a_cast_that_wants_a_gradient_is_one_cast():
+    with use_accelerator(virtual=True):
+        leaf = torch.ones(4, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        half = leaf.to(torch.float16)
+        assert half.grad_fn.next_functions[0][0].name() == "torch::autograd::AccumulateGrad"
+        half.sum().backward()
+        assert leaf.grad.dtype == torch.bfloat16
+        assert leaf.detach().to(dtype=torch.float16).equal(half.detach())

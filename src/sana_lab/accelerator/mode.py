@@ -55,6 +55,8 @@ class VirtualGPUMode(TorchFunctionMode):
             handler = self._common.compute  # `unfold`: a view as a method, a copy there
         if name in precision.PRODUCTS:
             handler = precision.wrap(self.ledger, handler)
+        elif name in precision.CASTS:
+            handler = precision.wrap_cast(self.ledger, name, handler)
         elif str(func).startswith("bitsandbytes."):
             handler = precision.wrap_kernel(self.ledger, name, handler)
         elif name == "_scaled_mm":

@@ -6,24 +6,27 @@ places. Factors of 16 bits are exact in float32, sums of float32 are what a GPU 
 bits: the same numbers, up to the order of the sums, on every processor.
 
 bitsandbytes' 8-bit kernels are written in PyTorch on a processor (0.50.2, backends/default/ops.py) and slow there for
-the same reason. Two places in them where 16-bit arithmetic hides are done in float32: see `wrap_kernel`.
+the same reason. Two places in them where 16-bit arithmetic hides are done in float32: see `wrap_kernel`. Before them
+they cast bfloat16 to float16, for which a processor has no instruction either: see `wrap_cast`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
-from . import raw_memory
+from . import int8_products, raw_memory
 from .autocast import LOWER
 from .ledger import Ledger, rebuilt
 
 PRODUCTS = frozenset(LOWER) - {"prelu"}
 """Names of the functions that sum products: matrix products, convolutions, attention."""
+
+CASTS = ("to", "half")
+"""Names of the casts of `wrap_cast`."""
 
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -54,108 +57,40 @@ def wrap_kernel(ledger: Ledger, name: str, handler: Callable) -> Callable:
     return kernel
 
 
+def wrap_cast(ledger: Ledger, name: str, handler: Callable) -> Callable:
+    """`handler` of `to` or `half`, with bfloat16 on a GPU cast to float16 by way of float32, which holds both types.
+
+    The numbers are the same, all 65,536 of them, and it takes a processor half the time (torch 2.13). A call that says
+    more than the type is left alone, and one of which a gradient is wanted: that would pass through two casts.
+    """
+
+    def cast(func: Callable, args: tuple, kwargs: dict) -> Any:
+        tensor = args[0] if args else None
+        if (
+            type(tensor) is torch.Tensor
+            and tensor.dtype is torch.bfloat16
+            and not kwargs
+            and (len(args) == 1 if name == "half" else len(args) == 2 and args[1] is torch.float16)
+            and tensor.layout is torch.strided
+            and not (tensor.requires_grad and torch.is_grad_enabled())
+            and ledger.index_of(tensor) >= 0
+        ):
+            func = _to_float16
+        return handler(func, args, kwargs)
+
+    return cast
+
+
+def _to_float16(tensor: torch.Tensor, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    return tensor.float().to(dtype)
+
+
 def _kernel(name: str, func: Callable, args: tuple) -> Callable:
     if name == "int8_vectorwise_quant":
-        return _vectorwise_quant
+        return int8_products.of_activations
     if name == "int8_mixed_scaled_mm" and args and args[0].dtype in NARROW:
-        return _mixed_scaled_mm
+        return int8_products.split_product
     return func
-
-
-def _vectorwise_quant(
-    A: torch.Tensor, threshold: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Codes and scales as bitsandbytes' own kernel makes them, of a float32 copy from which outliers are taken out.
-
-    It takes them out of the tensor itself, keeps them, and writes them back, which costs as much as all the rest.
-
-    Args:
-        A: activations, (rows, k).
-        threshold: magnitude from which an entry is an outlier, 0 for none.
-
-    Returns:
-        Codes, int8, (rows, k); the largest magnitude in each row, float32; numbers of the outlier columns, None if
-        the threshold is 0.
-    """
-    values = A.float()
-    if threshold <= 0:
-        return *_codes(values, values.abs()), None
-    magnitudes = values.abs()
-    if magnitudes.numel() and magnitudes.amax() < threshold:  # a NaN is no less
-        return *_codes(values, magnitudes), torch.empty(0, dtype=torch.int64)
-    outliers = magnitudes >= threshold
-    columns = outliers.any(dim=0).nonzero().view(-1)
-    if not columns.numel():
-        return *_codes(values, magnitudes), columns
-    codes, absmax = _codes(values.masked_fill(outliers, 0), magnitudes.masked_fill_(outliers, 0))
-    if A.numel() > A.shape[-1]:  # of a single row bitsandbytes keeps the codes (0.50.2, backends/default/ops.py)
-        codes[:, columns] = 0
-    return codes, absmax, columns
-
-
-def _codes(values: torch.Tensor, magnitudes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes and the largest magnitude of each row, by bitsandbytes' own arithmetic (0.50.2, backends/default/ops.py).
-
-    It takes the magnitudes anew and asks where the largest is, which costs twice as much.
-    """
-    absmax = magnitudes.amax(dim=1)
-    return (values * (127.0 / absmax.unsqueeze(-1))).round_().to(torch.int8), absmax
-
-
-def _mixed_scaled_mm(
-    A: torch.Tensor,
-    CA: torch.Tensor,
-    CB: torch.Tensor,
-    SCA: torch.Tensor,
-    SCB: torch.Tensor,
-    outlier_cols: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The steps of bitsandbytes (0.50.2, backends/default/ops.py), but for the outlier columns' product in float32.
-
-    Args:
-        A: activations, 16-bit, (rows, k).
-        CA: their codes, int8.
-        CB: codes of the weight, int8, (n, k).
-        SCA: largest magnitude of each row of `A`, float32.
-        SCB: the same of the weight.
-        outlier_cols: columns of `A` to be multiplied in 16 bits.
-        bias: (n).
-
-    Returns:
-        The product, (rows, n), and the outlier columns of `A`.
-    """
-    if CB.shape[-1] > EXACT or not CA.numel():
-        product = torch.ops.bitsandbytes.int8_scaled_mm.default(CA, CB, SCA, SCB, bias=bias, dtype=A.dtype)
-        return raw_memory.with_outliers(product, A, CB, SCB, outlier_cols)
-    # the same numbers: in float32 the sums are integers without a rounding, so nothing is changed on the way to int32
-    product = CA.float() @ _unpacked(CB).t()
-    product *= SCA.reshape(-1, 1) * SCB.reshape(1, -1)
-    product *= 6.200124e-05
-    if bias is not None:
-        product += bias
-    product = product.to(A.dtype)
-    return raw_memory.with_outliers(product, A, CB, SCB, outlier_cols)
-
-
-EXACT = 1024
-"""So many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
-
-MOST = 2**20
-"""Codes of a weight that are kept as float32 as well; more would cost a laptop its memory."""
-
-_floats: MutableMapping[torch.Tensor, tuple[int, int, torch.Tensor]] = WeakIdKeyDictionary()
-
-
-def _unpacked(codes: torch.Tensor) -> torch.Tensor:
-    """Codes of a weight as float32, unpacked once: again after they were written to or moved."""
-    if codes.numel() > MOST or codes.is_inference():
-        return codes.float()
-    state = codes.data_ptr(), codes._version
-    known = _floats.get(codes)
-    if known is None or known[:2] != state or known[2].shape != codes.shape:
-        known = _floats[codes] = (*state, codes.float())
-    return known[2]
 
 
 def _narrow(ledger: Ledger, values: Any) -> torch.dtype | None:

@@ -15,6 +15,7 @@ the record of a real GPU. (bitsandbytes' Triton kernels, backends/triton, are fo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -236,7 +237,13 @@ def as_on_cuda(name: str, func: Callable, kernel: Kernel, args: tuple, kwargs: d
 def _named(func: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
     if not hasattr(func, "_schema"):  # `torch.ops.bitsandbytes.name`, all its overloads at once
         func = func.out if "out" in kwargs else func.default
-    return {**{argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}, **kwargs}
+    return {**dict(zip(_parameters(func), args, strict=False)), **kwargs}
+
+
+@functools.cache
+def _parameters(func: Callable) -> tuple[str, ...]:
+    """Names of an operator's arguments; asked of its schema, each time they are made anew."""
+    return tuple(argument.name for argument in func._schema.arguments)
 
 
 def _only_on_cuda(name: str, given: dict[str, Any]) -> bool:
