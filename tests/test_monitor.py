@@ -12,15 +12,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from sana_lab import evidence, load_sana, memory, use_accelerator
 from sana_lab.monitor import cost, live, panel, scrape, watch
 from sana_lab.monitor.stages import in_words
+from sana_lab.shapes.tiny import tiny_sana
 from sana_lab.shapes.untrained import untrained_shapes
 
 SMALL = {"num_inference_steps": 2, "height": 64, "width": 64, "use_resolution_binning": False}
 
 
 @pytest.fixture(scope="module")
-def pipe():
+def tiny(tmp_path_factory):
+    """A pipeline of some 200,000 weights, for what does not ask for sizes."""
+    return tiny_sana(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny):
     with use_accelerator(virtual=True, vram="2GiB"):
-        made = load_sana(untrained_shapes(), "bf16")
+        made = load_sana(tiny, "bf16")
         made.set_progress_bar_config(disable=True)
         made("x", **SMALL)  # what the scheduler keeps from a call is there from now on
         yield made
@@ -73,9 +80,9 @@ def test_a_peak_inside_of_one_stage_is_that_stages(pipe):
         assert m.peak.rest >= 100 * 2**20 > 2 * max(others)
 
 
-def test_loading_inside_of_the_block():
+def test_loading_inside_of_the_block(tiny):
     with use_accelerator(virtual=True), memory() as m:
-        pipe = m.watch(load_sana(untrained_shapes(), "bf16"))
+        pipe = m.watch(load_sana(tiny, "bf16"))
         pipe.set_progress_bar_config(disable=True)
         for _ in range(2):
             pipe("x", **SMALL)
@@ -93,7 +100,7 @@ def test_nothing_is_left_behind_after_an_exception(pipe, error, deep):
     def fail(*_):
         raise error("in the middle")
 
-    handle = pipe.transformer.transformer_blocks[1].register_forward_pre_hook(fail)
+    handle = pipe.transformer.transformer_blocks[0].register_forward_pre_hook(fail)
     with pytest.raises(error), memory(pipe, deep=deep) as m:
         pipe("x", **SMALL)
     handle.remove()
@@ -150,8 +157,8 @@ def test_offloaded_pipelines_are_watched_too():
     assert 0 < peaks["encode"] - others < sum(p.nbytes for p in pipe.transformer.parameters()) and len(peaks) == 4
 
 
-def test_without_a_gpu_the_process_is_watched():
-    pipe = load_sana(untrained_shapes(), "bf16", "cpu")
+def test_without_a_gpu_the_process_is_watched(tiny):
+    pipe = load_sana(tiny, "bf16", "cpu")
     pipe.set_progress_bar_config(disable=True)
     with memory(pipe) as m:
         pipe("x", **SMALL)
@@ -231,9 +238,9 @@ def shown(monkeypatch):
 
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("stage", ["before", "encode", "steps"])
-def test_the_button_stops_before_the_next_call_and_the_pipeline_draws_again(shown, stage, offload):
+def test_the_button_stops_before_the_next_call_and_the_pipeline_draws_again(shown, tiny, stage, offload):
     with use_accelerator(virtual=True, vram="2GiB"):
-        pipe = load_sana(untrained_shapes(), "bf16", "cpu" if offload else None)
+        pipe = load_sana(tiny, "bf16", "cpu" if offload else None)
         pipe.set_progress_bar_config(disable=True)
         if offload:
             pipe.enable_model_cpu_offload()
