@@ -321,7 +321,7 @@ def compared(tmp_path_factory, file):
     """A whole run on the Shapes model: folder, what was printed, what was said."""
     out = tmp_path_factory.mktemp("compared") / "out"
     status, printed, said = compare(
-        "bf16", "fast-weights", "--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"
+        "bf16", "fast-weights", "--prompts", file, "--out", out, "--steps", 1, "--pixels", 64, "--virtual"
     )
     assert status == 0, said
     return out, printed, said
@@ -338,12 +338,12 @@ def test_compare_draws_both_ways_and_writes_record_sheet_and_page(compared):
         and results["names"] == names
         and results["settings"]["ways"] == ["bf16", "fast-weights"]
     )
-    assert record["command"] == "sana-lab compare bf16 fast-weights --prompts p.txt --steps 2 --pixels 128"
+    assert record["command"] == "sana-lab compare bf16 fast-weights --prompts p.txt --steps 1 --pixels 64"
     pictures = [[Image.open(out / way / name) for name in names] for way in ("bf16", "fast-weights")]
     assert results["metrics"]["psnr"] == scores(*pictures, metrics=["psnr"])["psnr"]
     assert 5 < results["metrics"]["psnr"]["mean"] < EQUAL_DB, "the same noise, another precision"
     assert pictures[0][0].info["prompt"] == TWO[0] and pictures[0][1].info["seed"] == "1"
-    assert Image.open(out / "contact_sheet.png").size[0] > 2 * 128
+    assert Image.open(out / "contact_sheet.png").size[0] > 2 * 64
     page = (out / "compared.html").read_text()
     assert page.count("data:image/webp") == 4 and TWO[1] in page
     assert not re.search(r'(?:src|href)="(?!data:)', page), "one page, nothing beside it"
@@ -366,7 +366,7 @@ class Stop(Exception):
 def test_a_finished_run_is_not_drawn_again_and_the_ways_may_change_places(compared, file, monkeypatch):
     out, printed, _ = compared
     monkeypatch.setattr(ways, "load", lambda *_: pytest.fail("loaded"))
-    settings = ["--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"]
+    settings = ["--prompts", file, "--out", out, "--steps", 1, "--pixels", 64, "--virtual"]
     assert compare("bf16", "fast-weights", *settings)[1] == printed
     status, swapped, _ = compare("fast-weights", "bf16", *settings)
     assert status == 0 and swapped.splitlines()[1] == printed.splitlines()[1], "PSNR knows no direction"
@@ -382,12 +382,12 @@ def test_a_stopped_run_goes_on_with_what_is_missing(compared, file, tmp_path, mo
     drawn = []
     real = ways.load
     monkeypatch.setattr(ways, "load", lambda name, *rest: drawn.append(name) or real(name, *rest))
-    settings = ["--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"]
+    settings = ["--prompts", file, "--out", out, "--steps", 1, "--pixels", 64, "--virtual"]
     assert compare("bf16", "fast-weights", *settings)[0] == 0
     assert drawn == ["bf16"] and first.stat().st_mtime_ns == before
     assert (np.asarray(Image.open(second)) == was).all(), "the same picture, drawn alone"
     status, _, said = compare("bf16", "fast-weights", *settings[:5], 3, *settings[6:])
-    assert status == 2 and "steps 2, not 3" in said[-1], said
+    assert status == 2 and "steps 1, not 3" in said[-1], said
     (out / "settings.json").unlink()
     assert "tells how it was made" in compare("bf16", "fast-weights", *settings)[2][-1]
 
@@ -395,7 +395,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(compared, file, tmp_path, mo
 def test_ways_that_encode_first_or_keep_weights_on_the_disk(file, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
-    settings = ["--prompts", file, "--steps", 2, "--pixels", 64, "--virtual", "--metrics", "psnr"]
+    settings = ["--prompts", file, "--steps", 1, "--pixels", 64, "--virtual", "--metrics", "psnr"]
     out = tmp_path / "out"
     status, _, said = compare("group-offload-disk", "16-bit-drop", *settings, "--out", out)
     assert status == 0, said
@@ -412,6 +412,21 @@ def test_two_folders_are_compared_as_they_are(compared, tmp_path):
     assert status == 0, said
     assert again.splitlines()[1:3] == printed.splitlines()[1:3]
     assert evidence.load("compared_pictures", folder=place)["results"]["prompts"] == TWO, "the pictures tell"
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """Folders of pictures and files of prompts that commands are tried on; none may change them."""
+    place = tmp_path_factory.mktemp("refused")
+    for name, n in (("a", 3), ("b", 2), ("c", 3), ("d", 3), ("junk", 3), ("cut", 3), ("empty", 0)):
+        (place / name).mkdir()
+        for i in range(n):
+            wave(i, width=48 if (name, i) == ("c", 1) else 64).save(place / name / f"{i}.png")
+    (place / "junk" / "1.png").write_text("no picture")
+    (place / "cut" / "1.png").write_bytes((place / "a" / "1.png").read_bytes()[:300])
+    (place / "none.txt").write_text("# nothing\n\n")
+    (place / "one.txt").write_text("a red star\n")
+    return place
 
 
 @pytest.mark.parametrize(
@@ -444,20 +459,12 @@ def test_two_folders_are_compared_as_they_are(compared, tmp_path):
         (["int8", "bf16", "--prompts", "one.txt", "--out", "one.txt"], "is a file"),
     ],
 )
-def test_compare_refuses_in_one_line_and_writes_nothing(tmp_path, monkeypatch, words, says):
-    monkeypatch.chdir(tmp_path)
-    for name, n in (("a", 3), ("b", 2), ("c", 3), ("d", 3), ("junk", 3), ("cut", 3), ("empty", 0)):
-        (tmp_path / name).mkdir()
-        for i in range(n):
-            wave(i, width=48 if (name, i) == ("c", 1) else 64).save(tmp_path / name / f"{i}.png")
-    (tmp_path / "junk" / "1.png").write_text("no picture")
-    (tmp_path / "cut" / "1.png").write_bytes((tmp_path / "a" / "1.png").read_bytes()[:300])
-    (tmp_path / "none.txt").write_text("# nothing\n\n")
-    (tmp_path / "one.txt").write_text("a red star\n")
-    before = sorted(tmp_path.rglob("*"))
+def test_compare_refuses_in_one_line_and_writes_nothing(refused, monkeypatch, words, says):
+    monkeypatch.chdir(refused)
+    before = sorted(refused.rglob("*"))
     status, _, said = compare(*words)
     assert status == 2 and says in said[-1], said
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(refused.rglob("*")) == before
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(compared, file, tmp_path, monkeypatch):
@@ -469,7 +476,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(compared, file, tmp_p
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    settings = ["--prompts", file, "--out", out, "--steps", 2, "--pixels", 128, "--virtual"]
+    settings = ["--prompts", file, "--out", out, "--steps", 1, "--pixels", 64, "--virtual"]
     for place, function in ((journal, "write_text"), (Image.Image, "save")):
         with monkeypatch.context() as patch:
             patch.setattr(place, function, full)
