@@ -45,8 +45,19 @@ def file(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def versions():
+    """Those of the libraries, whose files take 40 ms to ask at each run."""
+    return evidence.installed_versions()
+
+
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, tokenizer, versions):
     """Pictures that depend on prompt, seed and everything else in the batch, as real ones do, and take no time."""
     drawn = []
 
@@ -56,14 +67,10 @@ def quick(monkeypatch):
         rng = [np.random.default_rng([s, together, *p.encode()]) for p, s in zip(texts, seeds, strict=True)]
         return [Image.fromarray(r.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for r in rng]
 
-    class Pipe:
-        tokenizer = staticmethod(build_tokenizer())
-
-        def set_progress_bar_config(self, **_):
-            pass
-
+    pipe = SimpleNamespace(tokenizer=tokenizer, set_progress_bar_config=lambda **_: None)
     monkeypatch.setattr(drawing, "draw", draw)
-    monkeypatch.setattr(drawing, "load", lambda *_: Pipe())
+    monkeypatch.setattr(drawing, "load", lambda *_: pipe)
+    monkeypatch.setattr(evidence, "installed_versions", lambda: dict(versions))
     return drawn
 
 
@@ -205,15 +212,15 @@ def test_the_comparison_above_shows_slips(gpu, quick, model, file, tmp_path, mon
 def test_real_pictures_by_one_process_two_and_the_library(gpu, model, tmp_path):
     file = tmp_path / "p.txt"
     file.write_text("\n".join(PROMPTS[:3]))
-    done = go(file, tmp_path / "one", model, seed=3, size=256)
+    done = go(file, tmp_path / "one", model, seed=3, size=64)
     for rank in (1, 0):
-        go(file, tmp_path / "two", model, rank, 2, seed=3, size=256)
+        go(file, tmp_path / "two", model, rank, 2, seed=3, size=64)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     pipe = drawing.load(str(model), "int8", print)
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator("cpu").manual_seed(3 + i) for i in range(3)]
     expected = [
-        pipe(PROMPTS[part], num_inference_steps=1, height=256, width=256, generator=generators[part]).images
+        pipe(PROMPTS[part], num_inference_steps=1, height=64, width=64, generator=generators[part]).images
         for part in (slice(0, 2), slice(2, 3))
     ]
     drawn = [np.asarray(Image.open(tmp_path / "one" / w.name)) for w in prompts.read(file)[0]]
@@ -468,8 +475,7 @@ def test_another_machine_is_a_warning(gpu, quick, model, file, tmp_path, monkeyp
     assert len(said) == 1 and "not 9.0" in said[0] and "last digits" in said[0]
 
 
-def test_long_prompts_are_named(gpu, quick, model, tmp_path):
-    tokenizer = build_tokenizer()
+def test_long_prompts_are_named(gpu, quick, model, tokenizer, tmp_path):
     words = "red " * 298
     assert len(tokenizer(words.strip(), add_special_tokens=False).input_ids) == 298
     said = []
