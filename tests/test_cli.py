@@ -102,7 +102,7 @@ def test_defaults_are_those_of_the_pipeline(shapes, run, monkeypatch):
 
 
 def test_the_same_seed_is_the_same_picture_in_any_batch(shapes, run):
-    common = ["--steps", 2, "--precision", "bf16"]
+    common = ["--steps", 2, "--precision", "bf16", "--size", 128]
     run("generate", "a red star", "a blue ring", "--seed", 4, "--out", "batch", *common)
     run("generate", "a blue ring", "--seed", 5, "--out", "alone.png", *common)
     run("generate", "a blue ring", "--seed", 6, "--out", "other.png", *common)
@@ -125,19 +125,19 @@ KINDS = [("p.png", "PNG"), ("p.jpg", "JPEG"), ("P.JPEG", "JPEG"), ("p.webp", "WE
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_kinds_of_file(shapes, run, name, kind):
-    assert run("generate", "a red star", "--steps", 1, "--out", name) == (0, f"{name}\n", [])
+    assert run("generate", "a red star", "--steps", 1, "--size", 64, "--out", name) == (0, f"{name}\n", [])
     assert Image.open(name).format == kind
 
 
 def test_unknown_words_are_named_and_drawn(shapes, run):
-    status, out, said = run("generate", "a Red teapot", "a teapot and a star on Bremen", "--steps", 1)
+    status, out, said = run("generate", "a Red teapot", "a teapot and a star on Bremen", "--steps", 1, "--size", 64)
     assert status == 0 and len(files()) == 2 and len(out.splitlines()) == 2
     (line,) = said
     assert line.startswith("sana-lab: warning: ") and line.endswith(": teapot, bremen"), line
 
 
 def test_known_words_say_nothing(shapes, run):
-    assert run("generate", "a small red star above a large blue ring", "--steps", 1)[2] == []
+    assert run("generate", "a small red star above a large blue ring", "--steps", 1, "--size", 64)[2] == []
 
 
 def test_a_type_that_does_not_fit_is_one_warning_line(shapes, run, monkeypatch):
@@ -234,7 +234,7 @@ def test_a_picture_that_cannot_be_saved_leaves_nothing(shapes, run, monkeypatch)
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", save)
-    status, out, said = run("generate", "a", "b", "--steps", 1)
+    status, out, said = run("generate", "a", "b", "--steps", 1, "--size", 64)
     assert status == 2 and out == "" and "No space left" in said[-1]
     assert files() == ["1-b.png"] and Path("1-b.png").read_text() == "mine"
 
@@ -348,18 +348,18 @@ def test_a_picture_from_a_shell(folder, tmp_path):  # noqa: F811
 
 
 def test_help_is_quick_and_imports_no_torch():
-    program = "import sys; sys.argv = ['sana-lab', '--help']\nimport sana_lab.cli\ntry: sana_lab.cli.main()\n"
-    program += "except SystemExit: pass\nprint('torch' in sys.modules, 'diffusers' in sys.modules)"
+    program = "import runpy, sys; sys.argv = ['sana-lab', '--help']\n"
+    program += "try: runpy.run_module('sana_lab.cli', run_name='__main__')\nexcept SystemExit: pass\n"
+    program += "print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    start = os.times()
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
-    assert "generate" in run.stdout and run.stdout.splitlines()[-1] == "False False"
-    start = time.process_time(), os.times()
-    sana_lab("--help")
     used = os.times()
-    assert used.children_user + used.children_system - start[1].children_user - start[1].children_system < 1
+    assert "generate" in run.stdout and run.stdout.splitlines()[-1] == "False False"
+    assert used.children_user + used.children_system - start.children_user - start.children_system < 1
 
 
-def test_train_help_from_a_shell():
-    run = sana_lab("train", "--help")
-    assert run.returncode == 0 and "Usage: sana-lab train" in run.stdout and "--transformer-steps" in run.stdout
-    run = sana_lab("train", "--no-such-option", "1")
-    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "--no-such-option" in run.stderr
+def test_help_of_train_and_a_word_that_it_does_not_know(run):
+    status, out, said = run("train", "--help")
+    assert status == 0 and "Usage: sana-lab train" in out and "--transformer-steps" in out and said == []
+    status, _, said = run("train", "--no-such-option", "1")
+    assert status == 2 and len(said) == 1 and "--no-such-option" in said[0]
