@@ -13,6 +13,7 @@ import time
 import traceback
 
 import psutil
+import torch
 
 from sana_lab import isolated
 
@@ -37,7 +38,8 @@ def until(true, seconds: float = 30):
 def start_by_fork(monkeypatch, *preload: str, fresh: int = 0):
     """Let `isolated.start` fork this process, which has imported what takes a fresh interpreter 4 to 9 s.
 
-    The worker's module is run anew, its imports are found, and the virtual GPU is left first. Windows starts it afresh.
+    The worker's module is run anew, its imports are found, and the virtual GPU is left first. On Windows, and where
+    PyTorch has several threads (`make test` gives it one), it is started afresh.
 
     Args:
         monkeypatch: pytest's.
@@ -49,7 +51,8 @@ def start_by_fork(monkeypatch, *preload: str, fresh: int = 0):
     start, count = isolated.start, iter(range(fresh))
 
     def started(command, *, environ=None, **files):
-        forks = hasattr(os, "fork") and command[:3] == isolated.module("x")[:3] and next(count, None) is None
+        able = hasattr(os, "fork") and torch.get_num_threads() == 1  # OpenMP's threads do not survive a fork
+        forks = able and command[:3] == isolated.module("x")[:3] and next(count, None) is None
         return (Fork if forks else start)(command, environ=environ, **files)
 
     monkeypatch.setattr(isolated, "start", started)
@@ -79,7 +82,7 @@ class Fork:
 
     def wait(self, timeout=None):
         """Wait for its end."""
-        end = time.monotonic() + (timeout or float("inf"))
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
         while self.poll() is None:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired(self._command, timeout)

@@ -24,12 +24,16 @@ def run(code):
 def run_each(first, *rest):
     """The output of each of some programs, in forks of one interpreter that has run the first part of all."""
     forks = f"""
-import os, sys
+import os, sys, traceback
 for n, code in enumerate({rest!r}):
     if not os.fork():
-        exec(code)
-        sys.stdout.flush()
-        os._exit(0)
+        try:
+            exec(code)
+            sys.stdout.flush()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
     assert os.wait()[1] == 0
     print("----", flush=True)
 """

@@ -1,6 +1,10 @@
 """One product for queries, keys and values; keys and values of the prompt once: the same results, to the last bit."""
 
+import copy
+import gc
+import inspect
 import logging
+import weakref
 
 import pytest
 import torch
@@ -327,6 +331,23 @@ def test_types_as_released_make_them_once():
     pipe.text_encoder = load_sana("shapes", "fp32").text_encoder
     _picture(speed_up_(pipe, activations=16, graphs=False))
     assert pipe.transformer.forward.made == 1
+
+
+def test_a_pipeline_that_casts_once_goes_when_it_is_let_go_and_can_be_copied():
+    pipe = cast_once_(load_sana("shapes", "fp16", "cpu"))
+    gone = weakref.ref(pipe.text_encoder)
+    other = copy.deepcopy(pipe)
+    torch.nn.Module.to(other.transformer, torch.float32)
+    kinds = [p.encode_prompt("a red star", device="cpu")[0].dtype for p in (pipe, other)]
+    assert kinds == [torch.float16, torch.float32]
+    assert list(inspect.signature(pipe.encode_prompt).parameters)[0] == "prompt"
+    gc.collect()
+    gc.disable()
+    try:
+        del pipe
+        assert gone() is None, "it keeps itself"
+    finally:
+        gc.enable()
 
 
 def test_a_prompt_without_a_negative_one_and_sprint():

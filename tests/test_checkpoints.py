@@ -275,10 +275,10 @@ def test_a_file_is_read_again_when_it_may_be_another(tmp_path, monkeypatch):
     assert [now("three"), now("three")] == [1, 0]
     times = file.stat()
     file.write_text("seven")
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1000))
     assert [now("seven"), now("seven")] == [1, 0]
     (tmp_path / "other").write_text("eight")  # as long, and with the very times, but another file
-    os.utime(tmp_path / "other", ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    os.utime(tmp_path / "other", ns=(times.st_atime_ns, times.st_mtime_ns + 1000))
     os.replace(tmp_path / "other", file)
     assert [now("eight"), now("eight")] == [1, 0]
     monkeypatch.chdir(tmp_path)

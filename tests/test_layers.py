@@ -372,7 +372,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_without_guidance_our_ways_draw_what_16_bits_draw(exact, way):
+def test_without_guidance_our_ways_stay_near_16_bits(exact, way):
     assert decibels(exact, drawn(WAYS[way]())).min() > 18
 
 

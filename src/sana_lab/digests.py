@@ -27,7 +27,8 @@ def once_a_file(look: Callable[[Path], Found]) -> Callable[[Path], Found]:
     """`look`, which reads a file, called again only when the file may be another than the last time.
 
     A pipeline's files are read whole at each loading, and few processes load once. A file is taken for the same if it
-    has the same number on its disk, size, and times of change. Files that have changed a moment ago are always read.
+    has the same number on its disk, size, and times of change (on Windows: time of change, which a program may set).
+    Files that have changed a moment ago are always read.
     """
     known: dict[str, tuple[tuple[int, ...], Found]] = {}
 

@@ -84,9 +84,9 @@ LOOKS = """where => {
 """How words look on a page: all that their contrast hangs on, which is color, size (large from 14 pt in bold, 18 pt
 else), what is behind them, and for a link the text that it is in. Formulas are drawn otherwise, and not looked at.
 
-What looks alike has the same contrast, here and on any page, and axe-core takes half its time to find what is behind
-each word, in each scheme. So it is shown a few of each look, where it comes first: those with the most letters, since
-it does not judge a single one.
+What looks alike has the same contrast, here and on any page (unless something lies behind it that is not around it),
+and axe-core takes half its time to find what is behind each word, in each scheme. So it is shown a few of each look,
+where it comes first: those with the most letters, since it does not judge a single one.
 """
 _MARK = """looks => {
     document.querySelectorAll('[data-judge]').forEach(element => element.removeAttribute('data-judge'));

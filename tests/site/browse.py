@@ -126,9 +126,11 @@ def _noting_complaints(page, visit: Visit):
     }
     for event, note in notes.items():
         page.on(event, note)
-    yield
-    for event, note in notes.items():
-        page.remove_listener(event, note)
+    try:
+        yield
+    finally:
+        for event, note in notes.items():
+            page.remove_listener(event, note)
 
 
 def _look(page, visit: Visit, patience: float, audit) -> None:

@@ -15,7 +15,7 @@ from browse import served
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-"""Chromium finds this machine and no other. (A route in Playwright would have it forget what it has loaded.)"""
+"""Chromium finds no other machine by its name. (A route in Playwright would have it forget what it has loaded.)"""
 
 
 def _unavailable(reason: str):

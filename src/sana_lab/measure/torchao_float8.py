@@ -204,22 +204,22 @@ def record(model: str = "shapes", *, limit: float = 120, folder: Path = evidence
 
 def _of_a_process(folder: Path, route: str, limit: float) -> dict[str, Any]:
     import subprocess
+    from tempfile import TemporaryFile
 
-    process = isolated.start(
-        isolated.module(MODULE, "--route", route, "--model", str(folder)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     ended: dict[str, Any] = {}
-    try:
-        said, wrong = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        ended = {"error": "TimeoutExpired", "text": f"no result within {limit:g} seconds"}
-    finally:
-        isolated.end(process)
-    if ended:
-        said, wrong = process.communicate()  # what it had said
+    # Files and no pipes: a compiler's own processes would keep a pipe open when this one is ended.
+    with TemporaryFile("w+", encoding="utf-8") as out, TemporaryFile("w+", encoding="utf-8") as err:
+        command = isolated.module(MODULE, "--route", route, "--model", str(folder))
+        process = isolated.start(command, stdout=out, stderr=err)
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            ended = {"error": "TimeoutExpired", "text": f"no result within {limit:g} seconds"}
+        finally:
+            isolated.end(process)
+        out.seek(0)
+        err.seek(0)
+        said, wrong = out.read(), err.read()
     notes = sorted({" ".join(line.split())[:200] for line in wrong.splitlines() if "torchao" in line.lower()})
     if not ended:
         last = (wrong.strip().splitlines() or ["no word"])[-1]
