@@ -41,7 +41,7 @@ def measured(record: str = RECORD) -> pd.DataFrame:
     """The lines of a record (`goals.table`).
 
     Args:
-        record: `RECORD` has all ways; `FUSED`, of another card, those that are rewritten, FP8 among them.
+        record: `RECORD` has all ways but FP8; `FUSED`, of another card, FP8 and what it is held against.
 
     Raises:
         ValueError: the record is missing or damaged.
