@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import threading
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,3 +210,24 @@ def test_seconds_of_a_module_are_those_of_its_tests_and_fixtures():
     reports = [("a.py::x", 1.0), ("b.py::y[1::2]", 5.0), ("a.py::x", 3.0), ("b.py", 0.0)]
     found = shared().seconds_by_module(SimpleNamespace(nodeid=id, duration=seconds) for id, seconds in reports)
     assert found == {"b.py": 5.0, "a.py": 4.0} and list(found) == ["b.py", "a.py"]
+
+
+# ---- what modules leave behind -----------------------------------------------------------------------------------
+
+
+def test_a_thread_that_never_waits_is_found_and_named():
+    module, stop = shared(), threading.Event()
+
+    def work():
+        while not stop.is_set():
+            pass
+
+    waits, works = threading.Thread(target=stop.wait, name="waits"), threading.Thread(target=work, name="works")
+    waits.start()
+    try:
+        assert module.busy_threads() == []
+        works.start()
+        found = module.busy_threads(0.3)
+    finally:
+        stop.set()
+    assert [line for line in found if line.startswith("works: ")]

@@ -127,8 +127,10 @@ def _served(folder: Path) -> Iterator[str]:
     handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()  # or its thread would ask the closed socket for ever, at full speed
 
 
 def font_faces(folder: Path) -> str:
@@ -159,9 +161,8 @@ def _chromium() -> Iterator[Browser]:
     if program is None:
         raise Unfit(f"no browser was found (looked for {', '.join(BROWSERS)}): install Chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+        with playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"]) as browser:
+            yield browser
 
 
 @contextlib.contextmanager
@@ -192,8 +193,11 @@ def document(site: Path, pages: list[dict[str, str]], browser: Browser | None = 
         else:
             route.fulfill(path=local / path)
 
-    with _served(site) as address, contextlib.nullcontext(browser) if browser else _chromium() as program:
-        page = program.new_page(viewport={"width": SHEET, "height": 1000}, color_scheme="light")
+    with (
+        _served(site) as address,
+        contextlib.nullcontext(browser) if browser else _chromium() as program,
+        program.new_page(viewport={"width": SHEET, "height": 1000}, color_scheme="light") as page,
+    ):
         page.route(lambda url: not url.startswith(address), lambda route: route.abort())
         page.route("**/_paper_/**", answer)
         page.goto(f"{address}/_paper_/book.html")
@@ -210,7 +214,6 @@ def document(site: Path, pages: list[dict[str, str]], browser: Browser | None = 
         )
         _refuse(page)
         yield page
-        page.close()
 
 
 def _refuse(page: Page) -> None:

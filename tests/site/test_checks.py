@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from browse import dead_links, look, served
@@ -70,3 +72,13 @@ def test_missing_descriptions_and_raw_formulas_are_noticed(visit):
     seen, _ = visit('<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><span class="math">\\(x^2\\)</span>')
     assert [image["alt"] for image in seen.images] == ["a dot", ""]
     assert (seen.formulas, seen.typeset) == (1, 0)
+
+
+def test_a_server_ends_with_a_block_that_fails(tmp_path):
+    before = threading.enumerate()
+    with pytest.raises(AssertionError), served(tmp_path):
+        assert set(threading.enumerate()) - set(before)
+        raise AssertionError
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(10)
+        assert not thread.is_alive()

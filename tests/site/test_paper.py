@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import zipfile
 from pathlib import PurePosixPath
 from urllib.parse import urldefrag
@@ -106,9 +107,18 @@ def test_what_is_not_fit_for_paper_is_refused_and_nothing_written(browser, tmp_p
     if said is None:
         assert paper.write_pdf(site, pages, tmp_path / "a.pdf", "", browser) == 3
         return
+    servers, tabs = _servers(), len(browser.contexts)
     with pytest.raises(paper.Unfit, match=re.escape(said)):
         paper.write_pdf(site, pages, tmp_path / "a.pdf", "", browser)
     assert not list(tmp_path.glob("a.*"))
+    assert len(browser.contexts) == tabs
+    for thread in _servers() - servers:  # one that goes on takes the interpreter from all that this process does later
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def _servers():
+    return {thread for thread in threading.enumerate() if "serve_forever" in thread.name}
 
 
 def test_a_page_that_the_book_does_not_have_and_a_site_that_is_not_built(tmp_path, capsys):
