@@ -61,13 +61,13 @@ def start_by_fork(monkeypatch, *preload: str, fresh: int = 0):
 class Fork:
     """As much of `subprocess.Popen` as workers are watched by: a fork that runs a module as a program."""
 
-    def __init__(self, command, *, environ=None, stdin, stdout, stderr):
+    def __init__(self, command, *, environ=None, stdin=None, stdout, stderr):
         """`command` is of `isolated.module`; the others as for `isolated.start`."""
         said, parent = os.pipe() if stdout == subprocess.PIPE else (None, stdout.fileno()), os.getpid()
         self.returncode, self._command = None, command
         self.pid = os.fork()
         if not self.pid:
-            _become(command[3:], environ or {}, (stdin.fileno(), said[1], stderr.fileno()), parent)
+            _become(command[3:], environ or {}, (stdin.fileno() if stdin else 0, said[1], stderr.fileno()), parent)
         self.stdout = None
         if said[0] is not None:
             os.close(said[1])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sana_lab import evidence
+from sana_lab import evidence, isolated
 from sana_lab.evidence import journal
 from sana_lab.evidence.journal import Journal, complaint, differences, hold, read, replacing, write_json, write_text
 from sana_lab.shapes import manifest
@@ -51,12 +51,14 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
 def test_a_killed_write_leaves_the_old_file_and_what_lies_beside_it_is_cleared(tmp_path):
     file = tmp_path / "a.txt"
     write_text(file, "old")
-    child = os.fork()
-    if child == 0:
+
+    def write():
         with replacing(file) as partial:
             partial.write_text("half")
             os.kill(os.getpid(), 9)
-    os.waitpid(child, 0)
+
+    ((_, ended),) = isolated.run_each([("write", write)], limit=60)
+    assert ended.status == -9
     other = tmp_path / ".b.txt.1.partial"
     other.write_text("of another process")
     assert file.read_text() == "old" and len(list(tmp_path.iterdir())) == 3

@@ -2,19 +2,18 @@
 
 import json
 import logging
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 import typer
-from processes import runs, until
+from processes import runs, start_by_fork, until
 from typer.testing import CliRunner
 
 from sana_lab import cli, evidence, isolated, use_accelerator
@@ -114,33 +113,27 @@ def test_jobs_are_begun_in_their_order_on_gpus_that_are_there(fake, tmp_path):
 
 
 def alone(folder, name):
-    """A worker that loads and times in turns, and says when it did."""
+    """A worker that loads and times in turns, and gives whose, what, and when it began and ended."""
     quiet, times = worker.Quiet(folder / "quiet"), []
     with quiet.working():
         for _ in range(3):
             began = time.monotonic()
             time.sleep(0.05)
-            times.append(["working", began, time.monotonic()])
+            times.append((name, "working", began, time.monotonic()))
             with quiet.alone():
                 began = time.monotonic()
                 time.sleep(0.1)
-                times.append(["timing", began, time.monotonic()])
-    (folder / f"{name}.json").write_text(json.dumps(times))
+                times.append((name, "timing", began, time.monotonic()))
+    return times
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system, and locks of another kind")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_nothing_runs_beside_a_timing(tmp_path):
     """Three workers that load and time in turns: no timing overlaps another's, or another's work."""
-    processes = [
-        multiprocessing.get_context("fork").Process(target=alone, args=(tmp_path, name), daemon=True) for name in "abc"
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    spans = [(n, *span) for n in "abc" for span in json.loads((tmp_path / f"{n}.json").read_text())]
+    workers = [(name, partial(alone, tmp_path, name)) for name in "abc"]
+    ended = [ended for _, ended in isolated.run_each(workers, limit=60, jobs=3)]
+    assert [it.how for it in ended] == [isolated.DONE] * 3
+    spans = [span for it in ended for span in it.value]
     timings = [span for span in spans if span[1] == "timing"]
     assert len(timings) == 9
     for mine, _, began, ended in timings:
@@ -391,25 +384,9 @@ def test_what_is_not_installed_is_left_out_and_named_where_it_is_asked_for(monke
         worker.load(SHAPES_FOLDER, METHODS["torchao"])
 
 
-class Forked:
-    """A worker that has the libraries already."""
-
-    def __init__(self, command, **_):
-        arguments = command[command.index(runner.WORKER) + 1 :]
-        self.process = multiprocessing.get_context("fork").Process(target=worker.main, args=(arguments,), daemon=True)
-        self.process.start()
-        self.kill = self.process.kill
-
-    def wait(self, seconds=None):
-        self.process.join(seconds)
-        return self.process.exitcode
-
-
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_checkpoint_that_cannot_be_loaded_is_a_result(tmp_path, monkeypatch):
     """A folder with a model_index.json and nothing else: reported, kept, and the exit status says so."""
-    if hasattr(os, "fork") and torch.get_num_threads() == 1:
-        monkeypatch.setattr(isolated, "start", Forked)
+    start_by_fork(monkeypatch)
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / "model_index.json").write_text((SHAPES_FOLDER / "model_index.json").read_text())

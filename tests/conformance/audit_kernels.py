@@ -21,6 +21,7 @@ import re
 import sys
 import tempfile
 import time
+from functools import partial
 from typing import Any
 
 COMMAND = "python -m tests.conformance.audit_kernels --out FILE"
@@ -85,51 +86,39 @@ def virtual(names: list[str]) -> dict[str, dict[str, Outcome]]:
 def real(names: list[str], options: argparse.Namespace) -> dict[str, dict[str, Outcome]]:
     """Each probe in a process of its own, a few at a time; what is finished is written as it comes."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a fork must not find CUDA started
-    import torch
+    import torch  # noqa: F401  once for all forks
 
-    torch.set_num_threads(2)
+    from sana_lab import isolated
+
     found: dict[str, dict[str, Outcome]] = {}
+    waiting = names
     with tempfile.TemporaryDirectory() as folder:
-        waiting, running = list(reversed(names)), {}
-        while waiting or running:
-            while waiting and len(running) < options.jobs:
-                name = waiting.pop()
-                place = pathlib.Path(folder) / f"{len(found)}-{len(waiting)}-{time.time_ns()}.jsonl"
-                running[_start(name, sorted(found.get(name, {})), place)] = (name, place, time.time())
-            for pid, (name, place, since) in list(running.items()):
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if not done and time.time() - since > TIME_LIMIT:
-                    os.kill(pid, 9)
-                    done, status = os.waitpid(pid, 0)
-                if not done:
-                    continue
-                del running[pid]
-                if _collect(name, place, status, found):
+        while waiting:
+            places = {name: pathlib.Path(tempfile.mkdtemp(dir=folder)) / "answers.jsonl" for name in waiting}
+            cases = [(name, partial(_probe, name, sorted(found.get(name, {})), places[name])) for name in waiting]
+            waiting = []
+            for name, ended in isolated.run_each(cases, limit=TIME_LIMIT, jobs=options.jobs, one_file=True):
+                if _collect(name, places[name], ended.status, found):
                     waiting.append(name)
                 if options.out:
                     options.out.with_suffix(".partial").write_text(json.dumps(found), encoding="utf-8")
-            time.sleep(0.02)
     if options.out:
         options.out.with_suffix(".partial").unlink(missing_ok=True)
     return {name: found[name] for name in names if found.get(name)}
 
 
-def _start(name: str, done: list[str], place: pathlib.Path) -> int:
-    child = os.fork()
-    if child:
-        return child
+def _probe(name: str, done: list[str], place: pathlib.Path) -> None:
+    """Try a probe's layouts that are not done, in a process of its own, and write each answer at once."""
+    import torch
+
+    torch.set_num_threads(2)
     try:
-        target = os.open(place.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        _child(name, done, place)
-        os._exit(0)
-    except BaseException as error:  # a kernel that is not there, a machine without CUDA
+        _layouts(name, done, place)
+    except Exception as error:  # a kernel that is not there, a machine without CUDA
         _append(place, "error", f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
-        os._exit(1)
 
 
-def _child(name: str, done: list[str], place: pathlib.Path) -> None:
+def _layouts(name: str, done: list[str], place: pathlib.Path) -> None:
     from . import layouts_ours
     from .layouts import PROBES
 
@@ -176,10 +165,9 @@ def _collect(name: str, place: pathlib.Path, status: int, found: dict[str, dict[
         else:
             mine[key] = value
             trying = None
-    code = os.waitstatus_to_exitcode(status)
     if trying is not None:
-        mine[trying] = f"ProcessDied: exit status {code}"
-    return code != 0 and "error" not in mine and bool(pairs)
+        mine[trying] = f"ProcessDied: exit status {status}"
+    return status != 0 and "error" not in mine and bool(pairs)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

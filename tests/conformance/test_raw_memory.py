@@ -46,6 +46,28 @@ def right_everywhere(row):
     return all(audit_kernels.right(row, layout) for layout in row if "offset" not in layout)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_the_audit_goes_on_behind_a_layout_that_ends_its_process(monkeypatch, tmp_path):
+    """On a real GPU each probe has a process; one that dies loses the layout it was at, and no other."""
+    tried = {"contiguous": lambda: 99.0, "odd offset": lambda: os.kill(os.getpid(), 9), "rows": lambda: 40.0}
+
+    class Dying:
+        layouts = tuple(tried)
+        there = staticmethod(lambda: True)
+        decibels = staticmethod(lambda layout: tried[layout]())
+
+    class Missing(Dying):
+        there = staticmethod(lambda: {}["no such kernel"])
+
+    monkeypatch.setattr(layouts, "PROBES", {"dying": Dying, "missing": Missing})
+    options = argparse.Namespace(jobs=2, out=tmp_path / "record.json")
+    assert audit_kernels.real(["dying", "missing"], options) == {
+        "dying": {"contiguous": 99.0, "odd offset": "ProcessDied: exit status -9", "rows": 40.0},
+        "missing": {"error": "KeyError: 'no such kernel'"},
+    }
+    assert not list(tmp_path.iterdir()), "what it kept meanwhile"
+
+
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
