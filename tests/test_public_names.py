@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import sana_lab
-from architecture import FRONT_DOORS, House
+from architecture import House
 
 ROOT = Path(__file__).parent.parent
 HOUSE = House()
+FRONT_DOORS = HOUSE.front_doors
 TY = shutil.which("ty", path=Path(sys.executable).parent) or shutil.which("ty")
 
 

@@ -26,11 +26,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "sana_lab"
 PAGE = "ARCHITECTURE.md"
-FRONT_DOORS = (
-    PACKAGE,
-    f"{PACKAGE}.shapes",
-    f"{PACKAGE}.service",
-)  # packages whose `_WHERE` says in which module a name is
 
 
 @dataclass(frozen=True)
@@ -178,11 +173,16 @@ class House:
         """The module that an import ends in: a submodule, the module behind a front door, or the one it names."""
         if (inner := f"{found.module}.{found.name}") in self.files:
             return inner
-        if found.module in FRONT_DOORS and (there := self.files[found.module].where.get(found.name)):
+        if found.module in self.files and (there := self.files[found.module].where.get(found.name)):
             # A front door may lead to another one: `sana_lab.caption` is `sana_lab.shapes.caption`.
             behind = self.files[there].where.get(found.name) if there in self.files else None
             return behind or there
         return found.module
+
+    @property
+    def front_doors(self) -> list[str]:
+        """Packages whose `_WHERE` says in which module a name is."""
+        return sorted(module for module, file in self.files.items() if file.where)
 
     def room_of(self, module: str) -> str:
         """The room that a module is in."""
@@ -297,7 +297,7 @@ class House:
     def names(self) -> str:
         """A table of the public names, module by module, with the chapters that use them."""
         public: dict[str, dict[str, set[str]]] = defaultdict(dict)
-        for door in self.files.keys() & set(FRONT_DOORS):
+        for door in self.front_doors:
             public[door] = {name: set() for name in self.files[door].names}
         for (module, name), numbers in self.chapters.items():
             if f"{module}.{name}" in self.files:  # `from sana_lab import int8`: the module is what is named

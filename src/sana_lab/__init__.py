@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from .lazy import looked_up
+
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run `__getattr__`
     from .accelerator import use_accelerator as use_accelerator
     from .failures import explain as explain
@@ -49,20 +51,15 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 if not TYPE_CHECKING:  # or else a type checker would take every name for one that is there
+    _look_up, __dir__ = looked_up(globals(), _WHERE)
 
     def __getattr__(name: str) -> object:
-        if name in _WHERE:
-            return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
         if name == "__version__":  # pyproject.toml has it, once
             try:
                 return version("sana-lab")
             except PackageNotFoundError:
                 return "0+not.installed"
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+        return _look_up(name)
 
 
 def load_ipython_extension(shell) -> None:

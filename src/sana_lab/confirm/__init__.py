@@ -9,8 +9,9 @@ and `cli` the command.
 Importing this package imports no torch: names are looked up on first use. Chapter 14.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..lazy import looked_up
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run `__getattr__`
     from .claims import Verdict as Verdict
@@ -34,12 +35,4 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 if not TYPE_CHECKING:  # or else a type checker would take every name for one that is there
-
-    def __getattr__(name: str) -> object:
-        if name in _WHERE:
-            return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    __getattr__, __dir__ = looked_up(globals(), _WHERE)

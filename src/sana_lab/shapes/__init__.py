@@ -3,9 +3,10 @@
 Importing this package imports no torch: names are looked up on first use.
 """
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..lazy import looked_up
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run `__getattr__`
     from .reader import read_picture as read_picture
@@ -38,12 +39,4 @@ _WHERE = {
 __all__ = sorted([*_WHERE, "SHAPES_FOLDER"])
 
 if not TYPE_CHECKING:  # or else a type checker would take every name for one that is there
-
-    def __getattr__(name: str) -> object:
-        if name in _WHERE:
-            return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    __getattr__, __dir__ = looked_up(globals(), _WHERE)
