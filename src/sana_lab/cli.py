@@ -12,7 +12,7 @@ import typer
 
 from . import random_checkpoint
 from .classroom import cli as classroom
-from .commandline import BATCH, DEBUG_VARIABLE, GPUS, GUIDANCE, SEED, SIZE, STEPS, run_command, say
+from .commandline import BATCH, DEBUG_VARIABLE, EITHER_GPU, GPUS, GUIDANCE, SEED_OF_NOISE, SIZE, STEPS, run_command, say
 from .commandline import app as new_app
 from .compared_pictures import cli as compared_pictures
 from .confirm import cli as confirm
@@ -50,7 +50,7 @@ def generate(
             callback=GUIDANCE,
         ),
     ] = 4.5,
-    seed: Annotated[int, typer.Option(help="Picture i starts from the noise of seed + i.", callback=SEED)] = 0,
+    seed: Annotated[int, SEED_OF_NOISE] = 0,
     size: Annotated[
         int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
     ] = None,
@@ -64,9 +64,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="With --prompts: end with numbers, not a sentence.")] = False,
     gpus: Annotated[int, typer.Option(help="Number of GPUs.", callback=GPUS)] = 1,
     vram: Annotated[str, typer.Option(help="Memory of each virtual GPU.")] = "16GiB",
-    virtual: Annotated[
-        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
-    ] = None,
+    virtual: Annotated[bool | None, EITHER_GPU] = None,
 ) -> None:
     """Draw pictures of prompts, and print the paths of the files.
 

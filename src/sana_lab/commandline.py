@@ -164,6 +164,10 @@ PROCESSES = whole(1, 256)
 FACTORS_ABOVE_0 = number(0, 1_000_000, above=True, usual="1 changes nothing")
 SECONDS = number(0, LONGEST_WAIT, above=True)
 
+EITHER_GPU = typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
+SEED_OF_NOISE = typer.Option(help="Picture i starts from the noise of seed + i.", callback=SEED)
+"""Options that several commands have, for their annotations."""
+
 
 def _name(param: Any) -> str:
     return max(param.opts, key=len) if param.opts[0].startswith("-") else param.metavar or param.name

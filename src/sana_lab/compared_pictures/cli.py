@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..commandline import GUIDANCE, SEED, SIZE, STEPS, goes_on, say
+from ..commandline import EITHER_GPU, GUIDANCE, SEED, SIZE, STEPS, goes_on, say
 
 ALONE = ("model", "steps", "guidance", "seed", "pixels", "vram", "virtual")
 """Options that say how to draw, which two folders do not take."""
@@ -46,9 +46,7 @@ def _command(
         typer.Option(help="Model of the CLIP score, Hub name or folder.  [default: openai/clip-vit-large-patch14]"),
     ] = None,
     vram: Annotated[str | None, typer.Option(help="Memory of the virtual GPU.  [default: 16GiB]")] = None,
-    virtual: Annotated[
-        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
-    ] = None,
+    virtual: Annotated[bool | None, EITHER_GPU] = None,
 ) -> None:
     """Hold two ways of drawing side by side: PSNR, SSIM, LPIPS and CLIP score of pairs, a contact sheet, a page.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..commandline import PROCESSES, SECONDS, SEED, SIZE, STEPS, goes_on, say
+from ..commandline import PROCESSES, SECONDS, SEED_OF_NOISE, SIZE, STEPS, goes_on, say
 from .plan import LIMIT, PROMPTS, SHAPES_PROMPTS, WAYS, Plan, gpus, part_three
 
 NO_GPU = (
@@ -40,7 +40,7 @@ def _command(
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps.  [default: the pipeline's own]", callback=STEPS)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Picture i starts from the noise of seed + i.", callback=SEED)] = 0,
+    seed: Annotated[int, SEED_OF_NOISE] = 0,
     size: Annotated[
         int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
     ] = None,

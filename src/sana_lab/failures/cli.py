@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
+from ..commandline import EITHER_GPU, say, whole
 from ..commandline import app as new_app
-from ..commandline import say, whole
 
 app = new_app("The catalogue of known failures.", no_args_is_help=True)
 
@@ -57,9 +57,7 @@ def run(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `list` prints it.")],
     fix: Annotated[bool, typer.Option("--fix", help="Run the fix instead of the failure.")] = False,
     number: Annotated[int, typer.Option(help="Which fix, where there are several.", callback=whole(1, 100))] = 1,
-    virtual: Annotated[
-        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
-    ] = None,
+    virtual: Annotated[bool | None, EITHER_GPU] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole outcome as JSON.")] = False,
 ) -> None:
     """Make a failure happen, or run its fix, in a process of its own.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import evidence
-from ..commandline import SIZE, STEPS, run_command, whole
+from ..commandline import EITHER_GPU, SIZE, STEPS, run_command, whole
 from ..evidence.journal import must_be_writable
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def record_command(
     size: Annotated[
         int | None, typer.Option(help="Width and height.  [default: the model's own]", callback=SIZE)
     ] = None,
-    virtual: Annotated[
-        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
-    ] = None,
+    virtual: Annotated[bool | None, EITHER_GPU] = None,
 ) -> None:
     """Measure what watching the memory costs, and write the record."""
     must_be_writable(out, out)

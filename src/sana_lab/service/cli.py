@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import isolated
-from ..commandline import GUIDANCE, SECONDS, SEED, SIZE, STEPS, goes_on, say
+from ..commandline import EITHER_GPU, GUIDANCE, SECONDS, SEED_OF_NOISE, SIZE, STEPS, goes_on, say
 
 LIMIT = 600.0
 """Seconds for the checklist."""
@@ -72,9 +72,7 @@ def _check(
     limit: Annotated[float, typer.Option(help="Seconds for all.", callback=SECONDS)] = LIMIT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     vram: Annotated[str, typer.Option(help="Memory of a virtual GPU.")] = "16GiB",
-    virtual: Annotated[
-        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
-    ] = None,
+    virtual: Annotated[bool | None, EITHER_GPU] = None,
 ) -> int:
     """Ask ten things of a pipeline before it goes into service. Exit status 1 if one of them is not so.
 
@@ -106,7 +104,7 @@ def _serve(
     guidance: Annotated[
         float | None, typer.Option(help="Strength of the prompt.  [default: the pipeline's own]", callback=GUIDANCE)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Picture i starts from the noise of seed + i.", callback=SEED)] = 0,
+    seed: Annotated[int, SEED_OF_NOISE] = 0,
     size: Annotated[
         int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
     ] = None,
@@ -114,9 +112,7 @@ def _serve(
         float, typer.Option(help="Seconds without a step after which a process counts as hanging.", callback=SECONDS)
     ] = 120.0,
     vram: Annotated[str, typer.Option(help="Memory of a virtual GPU.")] = "16GiB",
-    virtual: Annotated[
-        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
-    ] = None,
+    virtual: Annotated[bool | None, EITHER_GPU] = None,
 ) -> int:
     """Deliver a file of prompts and survive: too little memory, black pictures, processes that hang or die.
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ..commandline import EITHER_GPU, goes_on
 from ..commandline import app as new_app
-from ..commandline import goes_on
 
 app = new_app("What each probe does on each stack of library versions.", no_args_is_help=True)
 
@@ -109,9 +109,7 @@ def bisect(
 
 @app.command()
 def here(
-    virtual: Annotated[
-        bool | None, typer.Option("--virtual/--real", help="Which GPU to use.  [default: real if there is one]")
-    ] = None,
+    virtual: Annotated[bool | None, EITHER_GPU] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The outcomes as JSON.")] = False,
     record: Folder = None,
 ) -> None:
