@@ -255,6 +255,62 @@ def test_several_values_of_one_option(border, monkeypatch):
     assert seen == [[1, 10, 100]]
 
 
+@pytest.mark.parametrize("given", ["", " ", ",", " , ,"])
+@pytest.mark.parametrize(
+    "name, option",
+    [
+        ("sana-lab evaluate", "--conditions"),
+        ("sana-lab compare", "--metrics"),
+        ("sana-lab confirm", "--failures"),
+        ("sana-lab grade", "--only"),
+        ("sana-lab failures list", "--family"),
+        ("evaluate.guidance_off", "--ways"),
+        ("failures.record", "--only"),
+    ],
+)
+def test_an_option_that_names_some_is_given_none(border, name, option, given):
+    """It is not taken for all of them, nor for an option that was left out."""
+    status, said = run(name, [option, given])
+    assert border() == [] and status == 2, said
+    assert re.fullmatch(r"(sana-lab|python -m sana_lab[\w.]*): .+\n", said), said
+    assert option in said or "there is no" in said or "is unknown" in said, said
+
+
+def test_names_are_each_taken_once():
+    assert commandline.names("--ways", "bf16, int8,,bf16,") == ("bf16", "int8")
+
+
+@pytest.mark.parametrize("word", ["9" * 5000, "a/" * 2000 + "b"])
+@pytest.mark.parametrize("line", [["failures", "show"], ["measure"], ["generate", "x", "--vram"], ["plan", "--way"]])
+def test_an_endless_word_is_not_said_back(tmp_path, monkeypatch, capsys, line, word):
+    """Neither is what the system says of a name that is too long all that there is to read."""
+    monkeypatch.chdir(tmp_path)
+    assert commandline.run_command(cli.app, "sana-lab", [*line, word]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 600 and word[:20] in said and "Errno" not in said, said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (
+            FileNotFoundError(2, "No such file or directory", "a.txt"),
+            "a.txt cannot be used (No such file or directory)",
+        ),
+        (OSError(28, "No space left on device"), "cannot be written (No space left on device): make room"),
+        (OSError(28, "No space left on device", b"out"), "out cannot be written (No space left on device): make room"),
+        (OSError("out cannot be read: choose another"), "out cannot be read: choose another"),
+    ],
+)
+def test_what_the_system_says_has_a_way_out(capsys, error, said):
+    def command() -> None:
+        raise error
+
+    assert commandline.run_command(command, "sana-lab", []) == 2
+    assert capsys.readouterr().err.startswith(f"sana-lab: {said}")
+
+
 def test_ctrl_c_says_whether_the_same_command_goes_on(monkeypatch, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt

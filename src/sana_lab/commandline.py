@@ -10,6 +10,7 @@ A worker process that our own code starts reads its arguments as it likes.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -178,6 +179,18 @@ def _short(value: Any) -> str:
     return text if len(text) < _SHOWN else f"{text[: _SHOWN // 2]}..."
 
 
+def names(option: str, text: str) -> tuple[str, ...]:
+    """Names with commas between them, each once.
+
+    Raises:
+        ValueError: there is none; the text names the option.
+    """
+    found = tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
+    if not found:
+        raise ValueError(f"{option} {text!r}: give one name or more, with commas between them, or leave it out.")
+    return found
+
+
 def integers(option: str, text: str) -> tuple[int, ...]:
     """Whole numbers with commas between them.
 
@@ -196,8 +209,19 @@ def integers(option: str, text: str) -> tuple[int, ...]:
 
 
 def say(text: str) -> None:
-    """One line on stderr with the program's name, whatever the line breaks in `text`."""
-    typer.echo(f"{_now['program']}: {' '.join(text.split())}", err=True)
+    """One line on stderr with the program's name, whatever the line breaks in `text`, and no word of it endless."""
+    words = (word if len(word) < 4 * _SHOWN else f"{word[:_SHOWN]}...{word[-_SHOWN:]}" for word in text.split())
+    typer.echo(f"{_now['program']}: {' '.join(words)}", err=True)
+
+
+def _told(error: Exception) -> str:
+    """An error in words; one of the system's in ours, with its file and a way out."""
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
+        file = "" if error.filename is None else f"{os.fsdecode(error.filename)} "
+        if error.errno == errno.ENOSPC:
+            return f"{file}cannot be written ({error.strerror}): make room, or choose another folder."
+        return f"{file or 'a file '}cannot be used ({error.strerror}): give another name or folder."
+    return str(error) or type(error).__name__
 
 
 @contextmanager
@@ -240,7 +264,7 @@ def run_command(command: typer.Typer | Callable[..., Any], program: str, argumen
         if isinstance(error, USAGE_ERROR):
             _say_usage(error)
         else:
-            say(str(error) or type(error).__name__)
+            say(_told(error))
         return 2
     except (KeyboardInterrupt, typer.Abort):
         say("stopped; the same command goes on" if _now["goes on"] else "stopped")

@@ -82,10 +82,8 @@ def grade(
     A stopped run goes on where it stood.
     """
     with goes_on():
-        found = grading.grade(
-            folder, out, book=_book(book), only=integers("--only", only) if only else (), cell=cell, limit=limit,
-            jobs=jobs,
-        )  # fmt: skip
+        chosen = () if only is None else integers("--only", only)
+        found = grading.grade(folder, out, book=_book(book), only=chosen, cell=cell, limit=limit, jobs=jobs)
     for name in dict.fromkeys(each.learner for each in found):
         mine = [each for each in found if each.learner == name]
         typer.echo(f"{name or folder}: {sum(each.passed for each in mine)} of {len(mine)}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..commandline import EITHER_GPU, GUIDANCE, SEED, SIZE, STEPS, goes_on, say
+from ..commandline import EITHER_GPU, GUIDANCE, SEED, SIZE, STEPS, goes_on, names, say
 
 ALONE = ("model", "steps", "guidance", "seed", "pixels", "vram", "virtual")
 """Options that say how to draw, which two folders do not take."""
@@ -62,7 +62,7 @@ def _command(
     """
     from .run import between, folders
 
-    chosen = None if metrics is None else tuple(filter(None, (word.strip() for word in metrics.split(","))))
+    chosen = None if metrics is None else names("--metrics", metrics)
     drawing: dict[str, Any] = {
         "model": model, "steps": steps, "guidance": guidance, "seed": seed, "pixels": pixels, "vram": vram,
         "virtual": virtual,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..commandline import PROCESSES, SECONDS, SEED_OF_NOISE, SIZE, STEPS, goes_on, say
+from ..commandline import PROCESSES, SECONDS, SEED_OF_NOISE, SIZE, STEPS, goes_on, names, say
 from .plan import LIMIT, PROMPTS, SHAPES_PROMPTS, WAYS, Plan, gpus, part_three
 
 NO_GPU = (
@@ -70,9 +70,9 @@ def _command(
 
     parse_size(vram)
     source = resolve(model)
-    if failures not in ("all", "none"):
-        for id in failures.split(","):
-            get(id)
+    some = () if failures in ("all", "none") else names("--failures", failures)
+    for id in some:
+        get(id)
     asked = PROMPTS if source.model != "shapes" else SHAPES_PROMPTS
     if prompts is not None:
         wanted, warnings = read(prompts, seed)
@@ -83,7 +83,7 @@ def _command(
     if gpu == "none":
         say(NO_GPU)
     count = gpus() if gpu == "real" else 1
-    chosen = part_three(count) if failures == "all" else () if failures == "none" else tuple(failures.split(","))
+    chosen = part_three(count) if failures == "all" else some
     plan = Plan(asked, tuple(ways or WAYS), chosen, seed=seed, steps=steps, pixels=size, gpu=gpu, vram=vram,
         metrics=record.check_metrics(metrics),
     )  # fmt: skip

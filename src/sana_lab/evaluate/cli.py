@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..commandline import GUIDANCE, SEED, STEPS, goes_on, integers, run_command, say, whole
+from ..commandline import GUIDANCE, SEED, STEPS, goes_on, integers, names, run_command, say, whole
 from .plan import LIMITS, SCENES, Plan
 
 PROGRAM = "python -m sana_lab.evaluate"
@@ -64,10 +64,10 @@ def evaluate(
     """
     from .conditions import CONDITIONS
 
-    names = tuple(CONDITIONS if conditions is None else filter(None, conditions.split(",")))
+    chosen = tuple(CONDITIONS) if conditions is None else names("--conditions", conditions)
     plan = Plan(
         model,
-        tuple(CONDITIONS) if set(names) == set(CONDITIONS) else names,
+        tuple(CONDITIONS) if set(chosen) == set(CONDITIONS) else chosen,
         n,
         tuple(map(_number_of, n_of or ())),
         integers("--objects", objects),

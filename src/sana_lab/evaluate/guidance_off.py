@@ -32,7 +32,7 @@ import typer
 from torch import Tensor, nn
 
 from .. import evidence, isolated
-from ..commandline import PROCESSES, SEED, STEPS, goes_on, run_command, say, whole
+from ..commandline import PROCESSES, SEED, STEPS, goes_on, names, run_command, say, whole
 from ..digests import weights_digest
 from ..evidence import journal
 from ..generate import drawing
@@ -585,7 +585,7 @@ def draw_all(
     The record is guidance_off.json. A stopped run goes on where it stood. The exit status is 1 if some way is not
     complete.
     """
-    plan = Plan(n, tuple(WAYS if ways is None else filter(None, ways.split(","))), steps, seed)
+    plan = Plan(n, tuple(WAYS) if ways is None else names("--ways", ways), steps, seed)
     manifest.check(SHAPES_FOLDER)
     with drawing.hushed(), quiet():
         return _draw_all(plan, out, processes, virtual, share_of)

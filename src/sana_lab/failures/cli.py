@@ -24,18 +24,18 @@ def mount(parent: typer.Typer) -> None:
 
 @app.command("list")
 def list_(
-    family: Annotated[str, typer.Option(help="Only one family.")] = "",
+    family: Annotated[str | None, typer.Option(help="Only one family.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Only those that can be run here.")] = False,
 ) -> None:
     """All failures by family, with what each needs."""
     from . import FAMILIES
 
     names = [known.name for known in FAMILIES]
-    if family and family not in names:
+    if family is not None and family not in names:
         raise ValueError(f"there is no family {family!r}: choose from {', '.join(names)}.")
     for known in FAMILIES:
         chosen = [failure for failure in known.failures if failure.evidence == "live" or not live]
-        if chosen and family in ("", known.name):
+        if chosen and family in (None, known.name):
             typer.echo(f"{known.title} ({known.name})")
             for failure in chosen:
                 mark = "run" if failure.evidence == "live" else "   "

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import evidence, isolated, machine
-from ..commandline import PROCESSES, SECONDS, run_command
+from ..commandline import PROCESSES, SECONDS, names, run_command
 from ..evidence import journal
 from ..messages import leading_words, without_folders
 from .catalogue import catalogue
@@ -47,7 +47,9 @@ def record_all(
     virtual: Annotated[bool, typer.Option("--virtual", help="On virtual GPUs.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes at a time.", callback=PROCESSES)] = 2,
     limit: Annotated[float, typer.Option(help="Seconds for each.", callback=SECONDS)] = 60,
-    only: Annotated[str, typer.Option(help="Only entries whose id contains this, or one of A,B,C.")] = "",
+    only: Annotated[
+        str | None, typer.Option(help="Only entries whose id contains this, or one of A,B,C.  [default: all]")
+    ] = None,
     renew: Annotated[bool, typer.Option("--renew", help="With --only: keep what --out holds of the others.")] = False,
 ) -> None:
     """Run the whole catalogue, on real GPUs or on virtual ones, and write down what happened."""
@@ -59,7 +61,7 @@ def record_all(
     if real and not gpus:
         why = "nvidia-smi lists none, or CUDA_VISIBLE_DEVICES hides them"
         raise ValueError(f"--real, and this machine shows no GPU: {why}")
-    parts = only.split(",")
+    parts = ("",) if only is None else names("--only", only)
     chosen = [failure for failure in catalogue() if any(part in failure.id for part in parts)]
     unknown = [part for part in parts if not any(part in failure.id for failure in catalogue())]
     if unknown:

@@ -72,12 +72,12 @@ def show(
     found = matrix(_folder(record))
     if as_csv:
         typer.echo(found.csv(), nl=False)
-    elif probe:
+    elif probe is not None:
         known = get(probe)
         typer.echo(f"{known.id}: {known.title.replace('`', '')}\n\n{_indented(known.code)}\n")
         for stacks, verdict, text in found.row(probe):
             typer.echo(f"{SYMBOLS[verdict]} {verdict:8} {', '.join(stacks)}\n    {text}")
-    elif stack:
+    elif stack is not None:
         found.outcome(stack, "")  # raises for a name that is not there
         entry = found.stacks[stack]
         typer.echo("\n".join([f"{stack}: {entry['title']}", *(f"  {line}" for line in entry["commands"])]))
