@@ -145,6 +145,8 @@ def printed(node):
 
 
 SITES = raise_sites()
+SPEAK_FOR_US = ("agreement", "refused", "session")
+"""Files of the virtual GPU whose words are all of this package."""
 NOT_SAID_TO_USERS = re.compile(r"module thing has no attribute|^thing$|^.{0,14}$")
 
 
@@ -160,6 +162,8 @@ def test_every_error_that_we_raise(place):
         assert known, paste
         if not file.startswith("accelerator/"):
             assert known.answers[0].failure.id == OUR_OWN, paste
+        elif not re.search("virtual|use_accelerator", text, re.IGNORECASE) and Path(file).stem not in SPEAK_FOR_US:
+            assert known.answers[0].failure.id != OUR_OWN, f"PyTorch says so, on a real GPU too: {paste}"
 
 
 def test_an_own_message_is_told_with_its_place():

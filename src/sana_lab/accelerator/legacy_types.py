@@ -74,7 +74,7 @@ def _options(dtype: torch.dtype) -> str:
         refusing(torch.empty(0, dtype=dtype, device="cpu"))
     except TypeError as error:
         return str(error).partition("(got ")[2][:-1].replace("device=cpu", "device={device}")
-    raise AssertionError(f"a tensor of {dtype} was taken for another")
+    raise AssertionError(f"on the virtual GPU a tensor of {dtype} was taken for one of another type")
 
 
 _TYPE_OF_FLOAT, _TYPE_OF_DOUBLE = torch.FloatTensor, torch.DoubleTensor

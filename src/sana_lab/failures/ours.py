@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).parents[1]
 FEWEST = 11
 """Letters that a message must have in common with ours to be taken for it."""
 
-_SPEAKERS = ("cuda_api", "devices", "float8_products", "handlers", "kernel_checks", "kernels", "memory", "mismatch")
-_SPEAKERS += ("words",)
-_IMITATED = tuple(f"accelerator/{name}.py" for name in _SPEAKERS)
-"""Where the words of PyTorch and CUDA are said on purpose; only those that name the virtual GPU are ours."""
+_IMITATES = "accelerator/"
+"""Where the words of PyTorch, CUDA and bitsandbytes are said on purpose; only those that name the virtual GPU are ours,
+and those of the files that speak for this package alone:"""
+_OWN_WORDS = tuple(f"{_IMITATES}{name}.py" for name in ("agreement", "refused", "session"))
 
 _FRAME = re.compile(r"""sana_lab[\\/]((?:\w+[\\/])*\w+\.py)(?:["']?, line (\d+)|:(\d+))""")
 
@@ -85,7 +85,7 @@ def recognized(name: str, message: str, frames: str = "") -> Own | None:
     files = re.findall(r"[^\s\"'(]+\.py\b", frames)
     if inner and re.search(r"sana_lab[\\/]", files[-1]):
         file = inner[-1][1].replace("\\", "/")
-        if not file.startswith((*_IMITATED, "failures/worker")):
+        if not (_imitates(file) or file.startswith("failures/worker")):
             return Own(file, int(inner[-1][2] or inner[-1][3]), kind)
     return None
 
@@ -155,10 +155,14 @@ def _own(file: str, node: ast.Call, parts: list[str | None]) -> Own | None:
     letters = sum(c.isalpha() for c in literal)
     if letters < FEWEST or literal.startswith("module ") or "has no attribute" in literal:
         return None
-    if file.startswith(_IMITATED) and "virtual" not in literal.lower() and "use_accelerator" not in literal:
+    if _imitates(file) and "virtual" not in literal.lower() and "use_accelerator" not in literal:
         return None
     words = tuple(text for part in parts if part and (text := _spaced(part)))
     return Own(file, node.lineno, _error_class(node.func), words, begins=bool(parts[0] and _spaced(parts[0])))
+
+
+def _imitates(file: str) -> bool:
+    return file.startswith(_IMITATES) and file not in _OWN_WORDS
 
 
 def _spaced(text: str) -> str:

@@ -195,6 +195,103 @@ def _():
     torch.nn.DataParallel(module, device_ids=[0, 1])
 
 
+entry = MISMATCH.failure(
+    id="functions-own-words-on-devices",
+    section="two-devices-words",
+    title="A function says in words of its own that its tensors are on two devices",
+    chinese=["设备不匹配"],
+    error="RuntimeError",
+    pattern=r"[Ee]xpected the output and input tensors to be on the same device"
+    r"|argument \w+: expected a CUDA device but found"
+    r"|expects all tensors to have the same device"
+    r"|to be on the same device, but (?:found b on|got devices)"
+    r"|Expected tensor to have \w+ Device(?:Type)?, but got tensor with"
+    r"|must (?:all )?be on the same device(?: as the input tensor| but |\. Input 0 is on)"
+    r"|tensors should have same device type, but got"
+    r"|Expected (?:self\.device\(\) == out\.device\(\)|data\.get_device\(\) == \w{0,20}_value\.get_device\(\))"
+    r"|legacy constructor expects device type: \w+ but device type"
+    r"|All tensors must be on devices\[0\]"
+    r"|Expected all (?:in|out)put tensors to be CUDA tensors, but",
+    messages={"torch 2.13.0": "RuntimeError: meshgrid expects all tensors to have the same device"},
+    cause="Most operators share one sentence for operands on two devices. These look by themselves, before they call "
+    "any, and each says it differently: name the function's arguments, and ask each for its `.device`.",
+    references=["pytorch 2.13.0: aten/src/ATen/native/TensorShape.cpp"],
+)
+
+
+@entry.reproduce
+def _():
+    import torch
+
+    torch.meshgrid(torch.ones(2), torch.ones(2, device="cuda"), indexing="ij")
+
+
+@entry.fix("Make or move all of them to one device.")
+def _():
+    import torch
+
+    torch.meshgrid(torch.ones(2, device="cuda"), torch.ones(2, device="cuda"), indexing="ij")
+
+
+entry = FAMILY.failure(
+    id="scatter-or-gather-refused",
+    title="Scattering to GPUs, or gathering from them, with tensors or sizes that do not fit",
+    error="RuntimeError",
+    pattern=r"Expected at least one (?:output )?(?:device|tensor) to (?:scatter to|gather from)"
+    r"|Total size for output tensors along scatter dim"
+    r"|given chunk sizes don't sum up to the tensor's size"
+    r"|Expected non-negative device index, but got"
+    r"|Expected all output tensors to have same shape as the source tensor"
+    r"|Expected all input tensors to have the same number of dimensions, but tensor at index",
+    messages={"torch 2.13.0": "RuntimeError: Expected at least one tensor to gather from"},
+    cause="`torch.nn.parallel.comm`, with which `DataParallel` hands a batch out and takes the results back, looks at "
+    "number, sizes and shapes first. An empty list of GPUs or of results is the usual reason: nothing was left of a "
+    "batch, or no GPU is visible.",
+    references=["pytorch 2.13.0: torch/csrc/cuda/comm.cpp"],
+)
+
+
+@entry.reproduce
+def _():
+    import torch
+
+    torch.nn.parallel.comm.gather([], destination=0)
+
+
+@entry.fix("Gather only where there is something to gather, or leave `DataParallel` out on one GPU.")
+def _():
+    import torch
+
+    torch.nn.parallel.comm.gather([torch.ones(1, 2, device="cuda")], destination=0)
+
+
+entry = FAMILY.failure(
+    id="export-of-a-tensor-with-gradient",
+    title="`Can't export tensors that require gradient`",
+    error="BufferError|RuntimeError",
+    pattern=r"Can't export tensors that require gradient",
+    gpus=0,
+    messages={"torch 2.13.0": "BufferError: Can't export tensors that require gradient, use tensor.detach()"},
+    cause="DLPack, by which another library takes over a tensor's memory, knows no gradients, so PyTorch gives none "
+    "away that asks for one. Weights do, unless they were loaded for inference.",
+    references=["pytorch 2.13.0: torch/_tensor.py, __dlpack__"],
+)
+
+
+@entry.reproduce
+def _():
+    import torch
+
+    torch.ones(2, requires_grad=True).__dlpack__()
+
+
+@entry.fix("Give away what `detach()` returns, which shares the memory.")
+def _():
+    import torch
+
+    torch.ones(2, requires_grad=True).detach().__dlpack__()
+
+
 entry = FAMILY.failure(
     id="cuda-argument-refused",
     title="A call of `torch.cuda` is given a number, a type or a tensor that it does not take",
