@@ -6,6 +6,7 @@ import inspect
 import logging
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -363,3 +364,74 @@ def test_the_decoder_is_captured_once():
     vae = load_sana("shapes", "bf16").vae
     captured = fast.capture_decoder_(vae).decode
     assert isinstance(captured, Captured) and fast.capture_decoder_(vae).decode is captured
+
+
+class Replayed:
+    """In place of a CUDA graph; its recording counts."""
+
+    def __init__(self, made, name):
+        made.append(name)
+
+    def replay(self):
+        pass
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """A captured function and what was recorded of it: the plain value that each recording was made with."""
+    made = []
+
+    def record(self, leaves, form):
+        plain = [x for x in leaves if not isinstance(x, torch.Tensor)]
+        return Replayed(made, *plain), [x.clone() for x in leaves if isinstance(x, torch.Tensor)], plain
+
+    monkeypatch.setattr(Captured, "_record", record)
+    return Captured(None), made
+
+
+def test_each_plain_value_has_a_recording_of_its_own(recorded):
+    captured, made = recorded
+    values = [
+        0,
+        0.0,
+        -0.0,
+        False,
+        None,
+        "",
+        b"",
+        1,
+        1.0,
+        True,
+        float("nan"),
+        "None",
+        torch.float16,
+        torch.device("cpu"),
+    ]
+    for value in values * 2:
+        (found,) = captured(torch.ones(2), value)
+        assert found is value or (type(found), repr(found)) == (type(value), repr(value))
+    assert list(map(repr, made)) == list(map(repr, values)), "recorded once each, and none is taken for another"
+
+
+class Same:
+    """Two of these look alike, and are not."""
+
+    def __repr__(self):
+        return "Same"
+
+
+@pytest.mark.parametrize("value", [Same(), object(), torch.nn.Identity(), slice(2), np.zeros(5000), np.int64(3)])
+def test_what_may_change_without_a_word_is_not_recorded(recorded, value):
+    captured, made = recorded
+    with pytest.raises(TypeError, match="recorded for tensors and plain values, got .+: leave capture_ out for it"):
+        captured(torch.ones(2), [value])
+    assert not made and not captured.recordings
+
+
+def test_recordings_are_not_kept_for_ever(recorded):
+    captured, made = recorded
+    for number in range(fast.RECORDINGS + 5):
+        captured(torch.ones(2), number)
+        captured(torch.ones(2), 0)  # in use all the time
+    assert len(captured.recordings) == fast.RECORDINGS
+    assert made == list(range(fast.RECORDINGS + 5)), "the one in use was dropped"

@@ -14,6 +14,7 @@ Chapter 8.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -243,6 +244,13 @@ def compile_(transformer: SanaTransformer2DModel, **options: Any) -> SanaTransfo
     return transformer
 
 
+RECORDINGS = 32
+"""How many CUDA graphs a `Captured` keeps: one for each set of shapes and of plain values."""
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.memory_format)
+"""Values besides tensors that a recording may be given: what they are is all there is to them."""
+
+
 class Captured:
     """A function of tensors, recorded as a CUDA graph at its first call with each set of shapes and replayed after.
 
@@ -250,8 +258,11 @@ class Captured:
     there and outputs from there. What the function does besides, such as asking whether there are outliers, is not
     repeated; a function that must wait for the GPU to know what to do next cannot be recorded, and CUDA says so.
 
+    Each other value that is given, a number or a flag, is in the recording, too: another one is recorded anew. Of more
+    than `RECORDINGS` the one that was used least recently is dropped with its memory.
+
     Args:
-        function: takes and gives tensors, in any nesting.
+        function: takes and gives tensors, in any nesting; of other values, plain ones: see `PLAIN`.
         warm_up: calls before recording, in which compilers and libraries make up their mind.
 
     Source: the CUDA graph pages of PyTorch's documentation (whole-network capture). Chapter 8.
@@ -260,19 +271,22 @@ class Captured:
     def __init__(self, function: Callable[..., Any], warm_up: int = 3) -> None:
         """Record nothing yet."""
         self.function, self.warm_up = function, warm_up
-        self.recordings: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+        self.recordings: OrderedDict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = OrderedDict()
 
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Replay, after recording where need be.
 
         Raises:
+            TypeError: something that is neither a tensor nor plain, and may change without being another.
             RuntimeError: the function cannot be recorded, or there is no real GPU.
         """
         leaves, form = tree_flatten((args, kwargs))
-        shapes = tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else repr(x) for x in leaves)
-        if (key := (shapes, str(form))) not in self.recordings:
+        if (key := (tuple(map(_told_apart, leaves)), str(form))) not in self.recordings:
             self.recordings[key] = self._record(leaves, form)
+            if len(self.recordings) > RECORDINGS:
+                self.recordings.popitem(last=False)
+        self.recordings.move_to_end(key)
         graph, places, output = self.recordings[key]
         for place, value in zip(places, [x for x in leaves if isinstance(x, Tensor)], strict=True):
             place.copy_(value)
@@ -294,6 +308,16 @@ class Captured:
         with torch.cuda.graph(graph):
             output = self.function(*args, **kwargs)
         return graph, [x for x in leaves if isinstance(x, Tensor)], output
+
+
+def _told_apart(value: Any) -> Any:
+    """What a recording of this argument is known by."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    if not isinstance(value, PLAIN):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(f"a CUDA graph is recorded for tensors and plain values, got {kind}: leave capture_ out for it")
+    return type(value), repr(value)  # 1, 1.0 and True are equal, 0.0 and -0.0 too, and NaN is not equal to itself
 
 
 def capture_(model: nn.Module) -> nn.Module:
