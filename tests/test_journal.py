@@ -218,6 +218,34 @@ def test_every_difference_is_told_with_old_and_new():
     assert differences({"a": 3}, {"a": {"b": 1}}) == ['a 3, not {"b": 1}']
 
 
+@pytest.mark.parametrize(
+    "was, now, said",
+    [
+        (True, 1, "true, not 1"),
+        (0, False, "0, not false"),
+        ([1, True], [1, 1], "[1, true], not [1, 1]"),
+        ([{"b": 0}], [{"b": False}], '[{"b": 0}], not [{"b": false}]'),
+        ([{"b": 0}], [{"c": 0}], '[{"b": 0}], not [{"c": 0}]'),
+        ("1", 1, '"1", not 1'),
+        (True, "true", 'true, not "true"'),
+        ("a b", "a  b", 'another than "a b"'),
+        ("none", None, '"none", not null'),
+        ([1], [1, 2], "[1], not [1, 2]"),
+        ([1], {"b": 1}, '[1], not {"b": 1}'),
+        ("x" * 300, "y", f"{'x' * 97}..., not y"),
+        ("x" * 100, "y" * 101, f"{'x' * 100}, not {'y' * 97}..."),
+        ("x" * 300, "x" * 301, f'another than "{"x" * 96}...'),
+    ],
+)
+def test_values_of_another_type_are_others_and_long_ones_are_cut(was, now, said):
+    assert differences({"a": was}, {"a": now}) == [f"a {said}"]
+
+
+@pytest.mark.parametrize("was, now", [(1, 1.0), ([1, 2], [1.0, 2]), ([{"b": 1}], [{"b": 1.0}]), (True, True)])
+def test_equal_numbers_are_the_same(was, now):
+    assert differences({"a": was}, {"a": now}) == []
+
+
 def test_three_differences_are_told_and_more_are_counted(tmp_path):
     was, now = dict.fromkeys("abcd", 1), dict.fromkeys("abcd", 2)
     told = "holds a run with a 1, not 2; b 1, not 2; c 1, not 2"

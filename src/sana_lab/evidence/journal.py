@@ -22,6 +22,9 @@ ELSEWHERE = "give another --out FOLDER"
 TOLD = 3
 """So many differing settings are named; of the rest, how many there are."""
 
+SAID = 100
+"""Characters of a value that differs."""
+
 Shape = Any
 """What JSON must look like: a type, or a tuple of types; `[shape]`, a list of such; `{str: shape}`, an object with any
 keys and such values; `{"key": shape, ...}`, an object with these keys, and others that are not looked at; or a function
@@ -169,13 +172,34 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], of: str = "") ->
         old, new = was.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{of}{key} ")
-        elif old != new:
-            found.append(f"{of}{key} {_say(old)}, not {_say(new)}")
+        elif not _same(old, new):
+            found.append(f"{of}{key} {_against(old, new)}")
     return found
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are the same. For Python true is 1; here only numbers are equal to numbers."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _against(old: Any, new: Any) -> str:
+    """The words for a value and what it should have been."""
+    if (was := _say(old)) == (now := _say(new)):  # the text "1" and the number
+        was, now = _short(json.dumps(old)), _short(json.dumps(new))
+    return f"{was}, not {now}" if was != now else f"another than {now}"
+
+
 def _say(value: Any) -> str:
-    return "none" if value is None else " ".join((value if isinstance(value, str) else json.dumps(value)).split())
+    return "none" if value is None else _short(value if isinstance(value, str) else json.dumps(value))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= SAID else f"{text[: SAID - 3]}..."
 
 
 def hold_to(was: Mapping[str, Any], now: Mapping[str, Any], place: Path, what: str = "a run") -> None:
