@@ -54,7 +54,7 @@ check: .venv/.stamp  ## lint, the house's rules, public names, spelling, stored 
 	$(BIN)/python tools/chapters.py sources | $(BIN)/codespell -
 	$(BIN)/python tools/chapters.py check
 
-bench: .venv/.stamp  ## time the Shapes model on this machine
+bench: .venv/.stamp  ## time the Shapes model on this machine, on two cores without AVX-512
 	$(BIN)/python -m sana_lab.bench
 
 mutants: .venv/.stamp  ## do the tests notice when one thing of a file changes: make mutants FILE=src/sana_lab/int8.py

@@ -315,6 +315,26 @@ def test_bench_says_how_many_times_the_virtual_gpu_costs():
     assert bench.ratio(rows).index("1.2,") == bench.table(rows).index("goal")
 
 
+def test_bench_says_what_8_bits_cost_in_times_of_16():
+    rows = {"load, int8": [1.0], "int8, 2 steps": [1.0, 3.0, 1.1], "int8, 1 steps": [0.5], "bf16, 2 steps": [1.0]}
+    lines = bench.ratios({**rows, "bf16, 1 steps": [0.5]}, steps=(2, 1)).split("\n")
+    assert lines[0].split() == ["int8", ":", "bf16,", "2", "steps", "1.10", "1,", "missed"]
+    assert lines[1].split()[-3:] == ["1.00", "1,", "met"]
+    assert lines[0].index("1, missed") == bench.table(rows).index("goal")
+
+
+def test_bench_works_without_avx_512_and_says_so(monkeypatch):
+    for name in bench.WITHOUT_AVX512:
+        monkeypatch.setenv(name, "before")  # and is put back
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    bench.use_two_cores()
+    assert {name: os.environ[name] for name in bench.WITHOUT_AVX512} == bench.WITHOUT_AVX512
+    for kind, words in {"AVX2": "AVX2, without AVX-512)", "AVX512": "AVX512, with AVX-512)"}.items():
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda kind=kind: kind)
+        assert words in bench.machine()
+
+
 def test_bench_table_tells_the_median_and_whether_the_goal_is_met():
     rows = {"load, int8": [2.0, 2.5, 9.0], "int8, 20 steps": [5.5, 1, 6], "bf16, 20 steps": [7.0]}
     lines = bench.table(rows).split("\n")
