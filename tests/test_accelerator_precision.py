@@ -216,6 +216,17 @@ def test_operators_have_the_bits_of_bitsandbytes(dtype, threshold):
     assert (split > 8) == (threshold < 70000)
 
 
+@pytest.mark.parametrize("many", [0, 1, 3, 20, 64])
+@pytest.mark.parametrize("threshold", [6.0, 6.0000001, 5.9999999])
+def test_a_number_at_the_threshold_and_columns_few_or_many_are_those_of_bitsandbytes(many, threshold):
+    values = numbers(5, 64).clamp(-5, 5).half()
+    values[2, :many] = 6.0
+    values[4, many // 2 : many] = -float("inf")
+    right = torch.ops.bitsandbytes.int8_vectorwise_quant.default(values.clone(), threshold)
+    found = int8_products.of_activations(values, threshold)
+    assert len(found[2]) == many and all(same_bits(a, b) for a, b in zip(found, right, strict=True))
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1e-7, 1e-6, 7.6e-6, 1e-4, 2e-3, 1.0, 300.0, 3e4, 1e6, 1e38])
 def test_numbers_that_float16_cannot_hold_are_those_of_the_recipe(scale):
     values = (numbers(24, 40) * scale).bfloat16()
