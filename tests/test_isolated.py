@@ -366,3 +366,18 @@ def test_it_needs_no_library_but_python_s():
 
 def test_what_became_of_a_case_is_plain():
     assert Ended(DONE, 1) == Ended(how="done", value=1, status=0, stdout="", stderr="")
+
+
+STARTERS = [
+    file.relative_to(Path(SOURCE).parent).as_posix()
+    for folder in ("src", "tools")
+    for file in sorted(Path(SOURCE).parent.joinpath(folder).rglob("*.py"))
+    if "isolated.start(" in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("file", STARTERS)
+def test_what_is_started_ends_with_its_parent_from_before_it_imports(file):
+    """`start` hands the parent's number on; a command of `module` heeds it before its imports, which take seconds."""
+    text = Path(SOURCE).parent.joinpath(file).read_text(encoding="utf-8")
+    assert '[sys.executable, "-m"' not in text, "take `isolated.module`"

@@ -115,8 +115,7 @@ def run_chapter(path: Path, gpus: int | None, logs: Path, limit: float) -> dict[
         `error` where pytest itself ended otherwise.
     """
     notebook = nbformat.read(path, as_version=4)
-    command = [sys.executable, "-m", "pytest", str(path), "-q", "--color=no", "-p", "no:cacheprovider"]
-    command += ["-p", "real_chapters"]
+    command = isolated.module("pytest", str(path), "-q", "--color=no", "-p", "no:cacheprovider", "-p", "real_chapters")
     with tempfile.TemporaryDirectory() as scratch:
         outcomes = Path(scratch) / "outcomes"
         began = time.monotonic()
@@ -162,7 +161,8 @@ def run_block(source: str, gpus: int | None, limit: float) -> dict[str, Any]:
     began = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         options = {"cwd": NOTEBOOKS, "environ": environment(gpus), "stdout": subprocess.DEVNULL, "stderr": said}
-        code = _ended([sys.executable, "-c", source], limit, **options)
+        begin = "from sana_lab import isolated\nisolated.end_with_parent()\ndel isolated\n"
+        code = _ended([sys.executable, "-c", begin + source], limit, **options)
         said.seek(0)
         last = said.read().strip().splitlines()[-1:] or [f"ended with {code}"]
     found = {"outcome": "ran"} if code == 0 else {"outcome": "raised", "raised": _short(last[0])}

@@ -5,9 +5,10 @@
     python -m tests.conformance.operators --plain-cpu --out FILE          on the processor, without any
 
 The cases come from `op_db`, the table that PyTorch tests itself with, and from the lines in `plain_lines`: see
-`operator_cases`. The real run needs PyTorch with numpy, and of this repository this folder alone. Cases run one after
-the other in a child process; its parent starts another one where a case killed it, where a case hangs, and where CUDA
-does not answer any more afterwards. What is done already is kept in `FILE.parts` and not run again.
+`operator_cases`. The real run needs PyTorch with numpy, and of this repository this folder and `src`, on PYTHONPATH.
+Cases run one after the other in a child process; its parent starts another one where a case killed it, where a case
+hangs, and where CUDA does not answer any more afterwards. What is done already is kept in `FILE.parts` and not run
+again, if it was done on the same machine with the same options and versions.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ import subprocess
 import sys
 import time
 from typing import Any
+
+from sana_lab import isolated, machine
+from sana_lab.evidence import journal
 
 PACKAGE = __package__  # `tests.conformance`, or `conformance` when started from inside tests/
 LIBRARIES = ("torch", "numpy")
@@ -64,11 +68,18 @@ def main() -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Start the children, start them again where they die, and write the record."""
+    """Start the children, start them again where they die, and write the record. A stopped run goes on.
+
+    Raises:
+        ValueError: the parts that are there are of another run.
+    """
     started = time.time()
     parts = pathlib.Path(f"{options.out}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    (parts / "envelope.json").write_text(json.dumps(describe_run(options)), encoding="utf-8")
+    about = describe_run(options)
+    settings = {name: getattr(options, name) for name in ("kind", "jobs", "only", "seed_sample", "seed", "gpu_only")}
+    made_by = {"machine": about["machine"], "versions": about["versions"]}
+    journal.hold(parts / "settings.json", settings | made_by, results=sorted(parts.glob("*.jsonl")))
+    journal.write_json(parts / "envelope.json", about)
     children = {number: start_child(options, number) for number in range(options.jobs)}
     restarts: collections.Counter[int] = collections.Counter()
     while children:
@@ -80,8 +91,7 @@ def run_all(options: argparse.Namespace) -> int:
                 limit = CASE_LIMIT if begun > since else START_LIMIT
                 if time.time() - max(begun, since) < limit:
                     continue
-                child.kill()
-                child.wait()
+                isolated.end(child)
                 note_death(parts, number, {"raises": "TimeLimit", "words": f"{CASE_LIMIT} seconds"})
             elif status == 0:
                 del children[number]
@@ -113,13 +123,13 @@ def start_child(options: argparse.Namespace, number: int) -> tuple[subprocess.Po
     flags = [f"--{options.kind.replace('_', '-')}", "--out", str(options.out), "--jobs", str(options.jobs)]
     flags += ["--only", options.only, "--seed-sample", str(options.seed_sample), "--seed", str(options.seed)]
     flags += ["--gpu-only"] if options.gpu_only else []
-    environment = {"OMP_NUM_THREADS": "2", **os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "PYTHONWARNINGS": "ignore"}
     environment |= {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
     if options.kind != "real":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(f"{options.out}.parts/{number}.log", "ab") as log:
-        command = [sys.executable, "-m", f"{PACKAGE}.operators", *flags, "--child", str(number)]
-        child = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        command = isolated.module(f"{PACKAGE}.operators", *flags, "--child", str(number))
+        child = isolated.start(command, environ=environment, stdout=log, stderr=subprocess.STDOUT)
     return child, time.time()
 
 
@@ -150,17 +160,15 @@ def collect(parts: pathlib.Path) -> dict[str, Any]:
 
 def describe_run(options: argparse.Namespace) -> dict[str, Any]:
     """The envelope of a record, as `sana_lab.evidence` reads it."""
-    machine: dict[str, Any] = {"device": platform.processor() or platform.machine(), "count": 1, "driver": None}
+    used: dict[str, Any] = {"device": machine.processor(), "count": 1, "driver": None}
     if options.kind == "real":
-        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        rows = subprocess.run(query, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
-        name, driver = (field.strip() for field in rows[0].split(","))
-        machine = {"device": name, "count": 1, "driver": driver}
+        first = machine.gpus()[0]
+        used = {"device": first.name, "count": 1, "driver": first.driver}
     where = {"real": "on this GPU", "virtual": "on the virtual GPU", "plain_cpu": "on the processor"}[options.kind]
     return {
         "what": f"What each call of PyTorch's own table of operators does {where}: the kind of value, or the error.",
         "command": f"python -m tests.conformance.operators --{options.kind.replace('_', '-')} --out FILE",
-        "machine": machine,
+        "machine": used,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in LIBRARIES},

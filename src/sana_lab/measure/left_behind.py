@@ -362,7 +362,7 @@ LIMIT = 400
 
 def apart(*arguments: str, virtual: bool) -> Found:
     """Run one step or row in a process of its own: what it found, or the last line that it said."""
-    command = [sys.executable, "-m", "sana_lab.measure.left_behind", *arguments, *["--virtual"] * virtual]
+    command = isolated.module("sana_lab.measure.left_behind", *arguments, *["--virtual"] * virtual)
     process = isolated.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         said, complained = process.communicate(timeout=LIMIT)
@@ -433,7 +433,6 @@ def _command(
     row: Annotated[str | None, typer.Option(hidden=True, help="Run one row in this process (JSON).")] = None,
 ) -> None:
     """What stays on the GPU when an 8-bit model leaves it: run each step in a process of its own, write the record."""
-    isolated.end_with_parent()
     if step or row:
         use_accelerator(virtual=True) if virtual else use_accelerator()
         if step:
