@@ -447,7 +447,7 @@ def refused(tmp_path_factory):
         (["a", "d", "--out", "a"], "holds the pictures themselves"),
         (["a", "d", "--out", "one.txt"], "is a file"),
         (["a", "d", "--metrics", "fid"], "'fid' is unknown"),
-        (["a", "d", "--metrics", ","], "one or more of"),
+        (["a", "d", "--metrics", ","], "one name or more"),
         (["a", "d", "--metrics", "clip"], "give the prompts"),
         (["int8", "int9", "--prompts", "one.txt"], "'int9' is unknown"),
         (["int8", "recipe", "--prompts", "one.txt"], "one way, int8"),

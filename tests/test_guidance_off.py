@@ -145,7 +145,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path, quick):
 def test_bad_arguments_leave_nothing(tmp_path, arguments, capsys):
     assert g.main(["--out", str(tmp_path / "out"), *arguments]) == 2
     said = capsys.readouterr().err
-    assert re.search("give a whole number from 1|choose from|name each", said) and said.count("\n") == 1
+    assert re.search("give a whole number from 1|choose from|one name or more", said) and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

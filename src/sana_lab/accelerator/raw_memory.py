@@ -226,31 +226,31 @@ def as_on_cuda(name: str, func: Callable, kernel: Kernel, args: tuple, kwargs: d
     reader = READERS.get(name)
     if reader is None:
         return kernel
-    values = (*args, *kwargs.values()) if kwargs else args
-    plain = all(
-        value.is_contiguous() and not value.storage_offset() for value in values if isinstance(value, torch.Tensor)
-    )
-    if plain and not _only_on_cuda(name, args[0] if args else kwargs.get("A"), "out" in kwargs):
+    given = _named(func, args, kwargs)
+    tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
+    plain = all(tensor.is_contiguous() and not tensor.storage_offset() for tensor in tensors)
+    if plain and not _only_on_cuda(name, given):
         return kernel
     return lambda *args, **kwargs: reader(kernel, **_named(func, args, kwargs))
 
 
 def _named(func: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
-    return {**dict(zip(_parameters(func, "out" in kwargs), args, strict=False)), **kwargs}
+    if not hasattr(func, "_schema"):  # `torch.ops.bitsandbytes.name`, all its overloads at once
+        func = func.out if "out" in kwargs else func.default
+    return {**dict(zip(_parameters(func), args, strict=False)), **kwargs}
 
 
 @functools.cache
-def _parameters(func: Callable, out: bool) -> tuple[str, ...]:
+def _parameters(func: Callable) -> tuple[str, ...]:
     """Names of an operator's arguments; asked of its schema, each time they are made anew."""
-    if not hasattr(func, "_schema"):  # `torch.ops.bitsandbytes.name`, all its overloads at once
-        func = func.out if out else func.default
     return tuple(argument.name for argument in func._schema.arguments)
 
 
-def _only_on_cuda(name: str, A: torch.Tensor, out: bool) -> bool:
-    """What the kernels for processors lack or do in another way, also for contiguous tensors; `A` comes first."""
-    if name == "int8_double_quant" or out:
+def _only_on_cuda(name: str, given: dict[str, Any]) -> bool:
+    """What the kernels for processors lack or do in another way, also for contiguous tensors."""
+    if name == "int8_double_quant" or "out" in given:
         return True
+    A = given.get("A")
     if name == "gemv_4bit":
         return A.numel() != A.shape[-1]
     return name in ("int8_vectorwise_quant", "int8_mm_dequant") and A.ndim != 2
