@@ -232,9 +232,9 @@ def test_every_difference_is_told_with_old_and_new():
         ("none", None, '"none", not null'),
         ([1], [1, 2], "[1], not [1, 2]"),
         ([1], {"b": 1}, '[1], not {"b": 1}'),
-        ("x" * 300, "y", f"{'x' * 97}..., not y"),
-        ("x" * 100, "y" * 101, f"{'x' * 100}, not {'y' * 97}..."),
-        ("x" * 300, "x" * 301, f'another than "{"x" * 96}...'),
+        ("x" * 500, "y", f"{'x' * 397}..., not y"),
+        ("x" * 400, "y" * 401, f"{'x' * 400}, not {'y' * 397}..."),
+        ("x" * 500, "x" * 501, f'another than "{"x" * 396}...'),
     ],
 )
 def test_values_of_another_type_are_others_and_long_ones_are_cut(was, now, said):

@@ -22,8 +22,8 @@ ELSEWHERE = "give another --out FOLDER"
 TOLD = 3
 """So many differing settings are named; of the rest, how many there are."""
 
-SAID = 100
-"""Characters of a value that differs."""
+SAID = 400
+"""Characters of a value that differs: a command and its options fit."""
 
 Shape = Any
 """What JSON must look like: a type, or a tuple of types; `[shape]`, a list of such; `{str: shape}`, an object with any
