@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import re
@@ -443,6 +444,32 @@ def test_failures_of_part_three_are_reproduced_on_the_readers_own_folder(here, t
     assert "ran to its end" in found[some[1]]["words"]
 
 
+def test_a_reproduction_sees_as_many_real_gpus_as_it_wants_and_no_more(here, tiny, tmp_path, monkeypatch):
+    """One about a machine without a GPU showed nothing on an H200, which it saw."""
+    from sana_lab.failures import runner as failures
+
+    shown = {}
+
+    def run_many(cases, *, visible, done, **options):
+        shown.update({id: visible for id, _ in cases})
+        for id, _ in cases:
+            done(Outcome(id))
+
+    two = next(id for id in part_three(2) if id not in part_three(1))
+    some = ("offload-without-gpu", "device-map-without-gpu", "pipeline-device-map-auto", two)
+    monkeypatch.setattr(failures, "run_many", run_many)
+    monkeypatch.setattr(runner.machine, "entries", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    real = dataclasses.replace(plan(failures=some), gpu="real")
+    (tmp_path / kept.STEPS).mkdir()
+    runner._failures(runner.resolve(tiny), real, tmp_path, 1, lambda: None)
+    assert [shown[id] for id in some] == ["", "", "GPU-a", "GPU-a,GPU-b"]
+    virtual = dataclasses.replace(real, gpu="virtual")
+    for file in (tmp_path / kept.STEPS).iterdir():
+        file.unlink()
+    runner._failures(runner.resolve(tiny), virtual, tmp_path, 1, lambda: None)
+    assert set(shown.values()) == {None}
+
+
 def test_a_reproduction_takes_the_folder_that_it_is_given(tiny, monkeypatch):
     from sana_lab.failures.runner import run_many
 
@@ -514,6 +541,10 @@ def test_claims_can_fail():
     off = {name: {"without_guidance": {"wrong": ""}} for name in ("16-bit", "recipe", "guard")}
     assert look("nonsense-without-guidance", ways=off, off={"recipe": 30.0, "guard": 31.0})[0] is False
     assert look("nonsense-without-guidance", ways=off, off={"recipe": 9.0, "guard": 31.0})[0] is True
+    drawn = {"files": findings()["files"] | {"random": True}}  # random attention may say nothing; it may not contradict
+    assert look("nonsense-without-guidance", ways=off, off={"recipe": 9.0, "guard": 31.0}, **drawn)[0] is True
+    with pytest.raises(claims.NotChecked, match="weights are random.*36.0 dB.*40.0 dB"):
+        look("nonsense-without-guidance", ways=off, off={"recipe": 36.0, "guard": 40.0}, **drawn)
     seconds = {name: {"pictures": {"seconds": s}} for name, s in (("16-bit", 2.0), ("recipe", 1.0), ("fast", 3.0))}
     assert look("recipe-is-slower", ways=seconds)[0] is False and look("fast-is-faster", ways=seconds)[0] is False
     stages = {stage: {"rest": size} for stage, size in (("encode", 9), ("steps", 2), ("decode", 3))}

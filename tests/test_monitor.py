@@ -388,3 +388,12 @@ def test_the_cost_is_measured_and_recorded(tmp_path, capsys):
         found["hook_us"] / 1e3 / found["step_ms"], rel=1e-2
     )
     assert found["hook_share"] < 0.05, "on a virtual GPU, whose counters are read in Python"
+
+
+def test_watching_costs_less_than_a_hundredth_of_a_step_on_a_real_gpu():
+    stored = evidence.load(cost.RECORD)
+    found = stored["results"]
+    assert stored["machine"]["driver"] and found["model"] == "600M-512"
+    assert found["hook_share"] == pytest.approx(found["hook_us"] / 1e3 / found["step_ms"], rel=1e-2)
+    assert found["hook_share"] < 0.01
+    assert found["paired_share"]["lowest"] <= found["paired_share"]["median"] <= found["paired_share"]["highest"]

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import isolated
+from .. import isolated, machine
 from ..checkpoints import Source, resolve
 from ..evidence import journal
 from . import record, worker
@@ -203,14 +203,30 @@ def _failures(source: Source, plan: Plan, out: Path, jobs: int, done: Callable[[
 
     with tempfile.TemporaryDirectory(prefix=LINKS, dir=out) as scratch:
         folder = plain_names(source.folder, Path(scratch))
-        run_many(
-            [(id, None) for id in todo],
-            jobs=jobs,
-            virtual=plan.gpu == "virtual",
-            time_limit=FAILURE_LIMIT,
-            folder=folder,
-            done=keep,
-        )
+        for visible, ids in _by_visible(todo, plan).items():
+            run_many(
+                [(id, None) for id in ids],
+                jobs=jobs,
+                virtual=plan.gpu == "virtual",
+                time_limit=FAILURE_LIMIT,
+                visible=visible,
+                folder=folder,
+                done=keep,
+            )
+
+
+def _by_visible(ids: list[str], plan: Plan) -> dict[str | None, list[str]]:
+    """`CUDA_VISIBLE_DEVICES` -> failures that want so many GPUs and no more: some are about a machine without any.
+
+    On the virtual GPU each reproduction says itself how many there are: None.
+    """
+    from ..failures.catalogue import get
+
+    entries = machine.entries() if plan.gpu == "real" else []
+    found: dict[str | None, list[str]] = {}
+    for id in ids:
+        found.setdefault(",".join(entries[: get(id).gpus]) if plan.gpu == "real" else None, []).append(id)
+    return found
 
 
 def came_of(outcome: Outcome) -> dict[str, Any]:

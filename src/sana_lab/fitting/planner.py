@@ -58,6 +58,9 @@ CARDS = {
 LESS = 1.15
 """A next way needs so many times less, or it is not worth loading: it would run out of memory, too."""
 
+ALIKE = 1.25
+"""So many times longer is about as fast: eager pictures that take the same steps differ by a tenth (small_cards)."""
+
 LARGEST = 16_384
 """GiB that are taken for a card's size."""
 
@@ -113,7 +116,7 @@ class Plan:
         card: where that number is from.
         pixels: a side of the pictures.
         pictures: drawn at once.
-        choices: all ways, those that fit first, and these fastest first.
+        choices: all ways, those that fit first, and these fastest first; of ways about as fast (`ALIKE`), as listed.
         timed: what `seconds` were measured on, in words; "" if nothing was.
     """
 
@@ -335,8 +338,14 @@ def downwards(source: Source, first: str, pixels: int, pictures: int = 1) -> lis
 
 
 def _speed(way: str) -> tuple[float, int]:
-    """To sort ways by: seconds on record, then the order in which they are listed."""
-    return _measured().seconds.get(way) or math.inf, list(WAYS).index(way)
+    """To sort ways by: seconds on record, of those about as fast the least, then the order in which they are listed."""
+    leader, seconds = 0.0, _measured().seconds
+    for name in sorted(seconds, key=lambda name: seconds[name]):
+        if seconds[name] > leader * ALIKE:
+            leader = seconds[name]
+        if name == way:
+            return leader, list(WAYS).index(way)
+    return math.inf, list(WAYS).index(way)
 
 
 def _stages(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import evidence
+from ..measure.goals import value
 from . import peaks, planner
 from .cards import RUNS, outcomes
 from .ways import WAYS
@@ -121,6 +122,40 @@ def smallest(found: Sequence[Cell], decode: str) -> pd.DataFrame:
     return frame.loc[[title for title in order if title in frame.index]].fillna("")
 
 
+def on_top(lines: pd.DataFrame, checkpoint: str = "600M-512") -> pd.DataFrame:
+    """Peaks of drawing in 16 bits, everything on the GPU and offloaded, and what is left without weights; GiB.
+
+    The last column is the offloaded peak less the autoencoder's weights: what decoding needs on top, if it decoded.
+
+    Args:
+        lines: what `sana_lab.measure.pages.measured` gives; the weights are from there.
+        checkpoint: its label.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+    """
+    import pandas as pd
+
+    drawn: dict[tuple[str, int, int], int] = {}
+    for row in rows():
+        for draw in row["draws"] if row["checkpoint"] == checkpoint else ():
+            if draw["decode"] == "whole" and "seconds" in draw:
+                drawn[row["way"], draw["pixels"], draw["pictures"]] = max(draw["peaks"].values())
+    held, vae = (value(lines, name, checkpoint, "16-bit", "eager") for name in ("resident", "vae"))
+    found = {}
+    for pixels in (512, 1024):
+        for pictures in (1, 4):
+            peak, away = (drawn.get((way, pixels, pictures)) for way in ("16-bit", "model-offload"))
+            if None not in (peak, away, held, vae):
+                found[f"{pixels} px × {pictures}"] = {
+                    "peak, all on the GPU": f"{peak / GIB:.1f}",
+                    "less all weights": f"{(peak - held) / GIB:.2f}",
+                    "peak, offloaded": f"{away / GIB:.1f}",
+                    "less the autoencoder's weights": f"{(away - vae) / GIB:.2f}",
+                }
+    return pd.DataFrame(found).T
+
+
 def timed() -> list[dict[str, Any]]:
     """Each way alone on the whole card: GiB by stage, seconds of loading and of a picture, GiB of the host.
 
@@ -148,6 +183,28 @@ def timed() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def timed_table() -> pd.DataFrame:
+    """What `timed` says: peak and its stage, beside what is computed, seconds, and the host's memory while loading.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+    """
+    import pandas as pd
+
+    found = {}
+    for number, row in enumerate(timed(), 1):
+        peak, computed = max(row["stages"].values()), max(row["computed"].values())
+        found[f"{number}  {WAYS[row['way']].title}"] = {
+            "peak (GiB)": f"{peak / GIB:.1f}",
+            "computed": f"{computed / GIB:.1f}",
+            "in": max(row["stages"], key=lambda stage: row["stages"][stage]),
+            "loading (s)": f"{row['load_s']:.1f}",
+            "a picture (s)": f"{row['picture_s']:.2f}",
+            "host, its own (GiB)": f"{row['host'] / GIB:.1f}",
+        }
+    return pd.DataFrame(found).T
 
 
 def plane(measured: Sequence[Mapping[str, Any]]) -> Figure:

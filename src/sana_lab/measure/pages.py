@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
 RECORD = "measured"
-FUSED = "measured_fused"
 SMALL, LARGE = "600M-512", "1600M-1024"
 SIZES = {SMALL: "600M", LARGE: "1.6B"}
 PANELS = {"600M at 512 px": (SMALL, 512), "1.6B at 1024 px": (LARGE, 1024)}
@@ -34,32 +33,30 @@ ROOM = 1.0
 """GiB left for the CUDA context, the desktop and fragmentation: an assumption, not a measurement."""
 
 KINDS = ("16 bits", "8 bits, integers", "8 bits, floats", "4 bits")
-_WAYS = {"eager": ", eager", "graph": ", graph", "compiled": ", compiled, graph"}
+_COLUMNS = {"eager": "eager", "compiled-eager": "compiled alone", "graph": "graph", "compiled": "compiled, graph"}
+_WAYS = {way: f", {column}" for way, column in _COLUMNS.items()}
 
 
-def measured(record: str = RECORD) -> pd.DataFrame:
-    """The lines of a record (`goals.table`).
-
-    Args:
-        record: `RECORD` has all ways but FP8; `FUSED`, of another card, FP8 and what it is held against.
+def measured() -> pd.DataFrame:
+    """The lines of the record (`goals.table`).
 
     Raises:
         ValueError: the record is missing or damaged.
 
     Chapter 7.
     """
-    return table(evidence.load(record)["results"]["rows"])
+    return table(evidence.load(RECORD)["results"]["rows"])
 
 
-def gpu(record: str = RECORD) -> str:
-    """The GPU of a record in one word, as the data sheets call it: ``H100``.
+def gpu() -> str:
+    """The GPU of the record in one word, as the data sheets call it: ``H100``.
 
     Raises:
         ValueError: the record is missing or damaged.
 
     Chapter 7.
     """
-    device = str(evidence.load(record)["machine"].get("device"))
+    device = str(evidence.load(RECORD)["machine"].get("device"))
     found = re.search(r"\b(?:[A-Z]{1,2}\d{2,4}|RTX \d{4}\w*)\b", device)
     return found[0] if found else device
 
@@ -234,7 +231,7 @@ def ways_table(lines: pd.DataFrame, methods: Sequence[str], pixels: Mapping[str,
     sizes = pixels if pixels is not None else {SMALL: 512, LARGE: 1024}
     rows = {
         (SIZES[checkpoint], METHODS[method].title): {
-            way: text(step(lines, checkpoint, method, way, side)) for way in ("eager", "graph", "compiled")
+            column: text(step(lines, checkpoint, method, way, side)) for way, column in _COLUMNS.items()
         }
         for checkpoint, side in sizes.items()
         for method in methods
@@ -358,31 +355,6 @@ def spent_table(lines: pd.DataFrame, checkpoint: str = SMALL, pixels: int = 512)
     return spent
 
 
-def on_top_table(lines: pd.DataFrame, checkpoint: str = SMALL) -> pd.DataFrame:
-    """What drawing in 16 bits, eager, needs on top of the weights, and what an offloaded pipeline peaks at; GiB.
-
-    The last column is the offloaded peak less the autoencoder's weights: what decoding needs on top, if it decoded.
-
-    Chapter 9.
-    """
-    held, vae = (value(lines, name, checkpoint, "16-bit", "eager") for name in ("resident", "vae"))
-    rows = {}
-    for pixels in (512, 1024):
-        for batch in (1, 4):
-            peak, away = (
-                value(lines, "peak", checkpoint, method, "eager", pixels, batch)
-                for method in ("16-bit", "16-bit-offload")
-            )
-            if None not in (peak, away, held, vae):
-                rows[f"{pixels} px × {batch}"] = {
-                    "peak, all on the GPU": text(peak / GIB),
-                    "less all weights": text((peak - held) / GIB, "{:.2f}"),
-                    "peak, offloaded": text(away / GIB),
-                    "less the autoencoder's weights": text((away - vae) / GIB, "{:.2f}"),
-                }
-    return pd.DataFrame(rows).T
-
-
 def predicted(checkpoint: str, method: str) -> dict[str, int]:
     """Bytes of each component by a method, counted on the meta device in blocks of 512 as the allocator gives them.
 
@@ -459,7 +431,7 @@ def cards_table(lines: pd.DataFrame) -> pd.DataFrame:
     Chapter 9.
     """
     cases = {
-        "600M 512 px": (SMALL, 512, 1), "600M 1024 px × 4": (SMALL, 1024, 4),
+        "600M 512 px": (SMALL, 512, 1), "600M 512 px × 4": (SMALL, 512, 4),
         "1.6B 1024 px": (LARGE, 1024, 1), "1.6B 1024 px × 4": (LARGE, 1024, 4),
     }  # fmt: skip
     rows = {}
@@ -481,8 +453,7 @@ def cards_widget(lines: pd.DataFrame) -> VBox:
 
     cases = {
         f"{SIZES[checkpoint]}, {pixels} px, {batch} at once": (checkpoint, pixels, batch)
-        for checkpoint in SIZES
-        for pixels in (512, 1024)
+        for checkpoint, pixels in PANELS.values()
         for batch in (1, 4)
     }
 

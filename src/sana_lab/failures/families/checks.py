@@ -146,6 +146,7 @@ entry = FAMILY.failure(
     cause="Until the process has used a GPU there are no statistics, and the dictionary is empty. "
     "`torch.cuda.memory_allocated()` answers 0 in that case; ask with `.get(key, 0)`, or use the GPU first.",
     references=["pytorch 2.11.0: torch/cuda/memory.py, memory_stats"],
+    gpus=0,
 )
 
 
