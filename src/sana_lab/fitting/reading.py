@@ -229,6 +229,9 @@ def plane(measured: Sequence[Mapping[str, Any]]) -> Figure:
     for label, (marker, color) in looks.items():
         axes.plot([], [], marker=marker, color=PALETTE[color], markeredgecolor=INK, linestyle="none", label=label)
     axes.set_xscale("log")
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.set_xlabel("a picture of 20 steps (s), prompt encoded before where the encoder is dropped")
     axes.set_ylabel("peak memory, loading included (GiB)")
     axes.set_ylim(bottom=0)
