@@ -24,6 +24,9 @@ except ImportError:  # PyTorch's builds for CPUs come without
 SMALLEST = 32
 """Rows that a product is padded to: `torch._int_mm` wants more than 16 on CUDA (torch 2.13, native/cuda/Blas.cpp)."""
 
+FAR = 2**31
+"""The first place in a tensor that 32 bits with a sign cannot name."""
+
 EXACT = 1024
 """So many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
 
@@ -162,6 +165,11 @@ def gated_depthwise(hidden: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
 
     Chapter 8.
     """
+    return _gated(hidden, taps, bias)
+
+
+def _gated(hidden: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """`gated_depthwise` in PyTorch's own operations."""
     weight = taps.permute(2, 0, 1).unsqueeze(1).float()
     out = F.conv2d(hidden.permute(0, 3, 1, 2).float(), weight, bias.float(), padding=1, groups=len(weight))
     value, gate = out.permute(0, 2, 3, 1).chunk(2, dim=-1)
@@ -368,9 +376,11 @@ if triton is not None:
 
     @gated_depthwise.register_kernel("cuda")
     def launch_gated_depthwise(hidden, taps, bias):
-        """`gated_depthwise` by Triton, of any views."""
-        hidden, taps, bias = hidden.contiguous(), taps.contiguous(), bias.contiguous()
+        """`gated_depthwise` by Triton, of any views; by PyTorch where a picture has 2**31 numbers and more."""
         pictures, height, width, both = hidden.shape
+        if height * width * both >= FAR:
+            return _gated(hidden, taps, bias)
+        hidden, taps, bias = hidden.contiguous(), taps.contiguous(), bias.contiguous()
         out = hidden.new_empty(pictures, height, width, both // 2)
         grid = lambda tile: (  # noqa: E731  one axis, since the others take 65535 programs at most
             pictures
