@@ -302,7 +302,7 @@ def measured(monkeypatch, tmp_path):
 
     def probe_in(python, wanted, new, old, weights, virtual=True):
         calls[-1] = (python.name, list(wanted))
-        yield {"python": "3.11", "resolved": PINS, "beside": {}}
+        yield {"python": fail.get("python", "3.11.7"), "resolved": PINS, "beside": {}}
         for i, id in enumerate(wanted):
             if fail.get(python.name) == i:
                 raise KeyboardInterrupt
@@ -363,6 +363,26 @@ def test_a_stack_or_a_probe_that_changed_is_measured_again(measured, tmp_path):
     assert calls[-1] == ("2025-12", THREE[1:2])
     other = dataclasses.replace(stack, pins={**stack.pins, "accelerate": "1.11.0"})
     runner.run([other], THREE, folder=tmp_path)
+    assert calls[-1] == ("2025-12", THREE)
+
+
+def test_outcomes_of_another_python_are_not_put_beside_those_that_are_there(measured, tmp_path):
+    calls, fail = measured
+    stack, file = stacks.get("2025-12"), tmp_path / "version_matrix.json"
+    runner.run([stack], THREE[:2], folder=tmp_path)
+    fail["python"] = "3.11.9"
+    runner.run([stack], THREE[:2], again=True, folder=tmp_path)
+    fail["python"], before = "3.12.1", file.read_bytes()
+    for some, again in ((THREE, False), (THREE[:1], True)):
+        with pytest.raises(ValueError) as refused:
+            runner.run([stack], some, again=again, folder=tmp_path)
+        assert str(refused.value) == (
+            f"{file} holds stack 2025-12 with python 3.11, not 3.12: add --again, for all probes, or give another "
+            "--record"
+        )
+        assert file.read_bytes() == before
+    runner.run([stack], THREE, again=True, folder=tmp_path)
+    assert record.load(tmp_path)["stacks"]["2025-12"]["python"] == "3.12.1"
     assert calls[-1] == ("2025-12", THREE)
 
 
@@ -558,6 +578,15 @@ def test_a_live_bisection_writes_its_steps_and_goes_on_from_them(monkeypatch, tm
     found = bisect.bisect("move-transformer", "diffusers", live=True, folder=tmp_path)
     assert found.after == "0.37.0" and tried.count("0.32.0") == 1
     assert bisect.bisect("move-transformer", "diffusers", folder=tmp_path).after == "0.37.0"
+
+    results = record.load(tmp_path)
+    results["bisections"][0]["outcomes"]["0.37.0"] = {**RUNS, "digest": "of other lines"}
+    record.save(results, tmp_path)
+    with pytest.raises(ValueError, match="^diffusers 0.37.0 is not in the record of this bisection, or of older lines"):
+        bisect.bisect("move-transformer", "diffusers", folder=tmp_path)
+    tried.clear()
+    assert bisect.bisect("move-transformer", "diffusers", live=True, folder=tmp_path).after == "0.37.0"
+    assert tried == ["0.37.0"]
 
 
 # ---- the record that this book shows ----------------------------------------------------------------------------

@@ -202,7 +202,13 @@ def _short(text: str) -> str:
     return text if len(text) <= SAID else f"{text[: SAID - 3]}..."
 
 
-def hold_to(was: Mapping[str, Any], now: Mapping[str, Any], place: Path, what: str = "a run") -> None:
+def hold_to(
+    was: Mapping[str, Any],
+    now: Mapping[str, Any],
+    place: Path,
+    what: str = "a run",
+    way_out: str = f"{ELSEWHERE} or that run's settings, or delete it",
+) -> None:
     """Refuse to go on with what was made by other settings.
 
     Args:
@@ -210,6 +216,7 @@ def hold_to(was: Mapping[str, Any], now: Mapping[str, Any], place: Path, what: s
         now: settings of this run.
         place: what to delete to be rid of it: a file or a folder.
         what: what is there, for the sentence.
+        way_out: the end of it.
 
     Raises:
         ValueError: a setting differs. The text names it, its old and its new value, and the way out.
@@ -217,7 +224,7 @@ def hold_to(was: Mapping[str, Any], now: Mapping[str, Any], place: Path, what: s
     if found := differences(was, _plain(now)):
         more = f", and {len(found) - TOLD} more" * (len(found) > TOLD)
         told = "; ".join(found[:TOLD]) + more
-        raise ValueError(f"{place} holds {what} with {told}: {ELSEWHERE} or that run's settings, or delete it")
+        raise ValueError(f"{place} holds {what} with {told}: {way_out}")
 
 
 def hold(file: Path, settings: Mapping[str, Any], *, place: Path | None = None, results: Collection[Path] = ()) -> None:

@@ -142,18 +142,20 @@ def bisect(
                 f"{probe} was not bisected over {library} on {base}: add --live, which builds environments, two "
                 f"minutes each. In the record: {', '.join(there) or 'none'}."
             )
-        recorded = known["outcomes"]
+        recorded = _current(known["outcomes"], probe)
 
         def look_up(version: str) -> Outcome:
             if version not in recorded:
-                raise ValueError(f"{library} {version} is not in the record of this bisection: add --live.")
+                raise ValueError(
+                    f"{library} {version} is not in the record of this bisection, or of older lines: add --live."
+                )
             return recorded[version]
 
         found = halve(known["releases"], look_up)
         return Bisection(probe, library, base, known["releases"], *found)
 
     releases = between(library, _oldest(library), stack.versions[library])
-    outcomes = dict(known["outcomes"]) if known else {}
+    outcomes = _current(known["outcomes"], probe) if known else {}
 
     def measure(version: str) -> Outcome:
         if version not in outcomes:
@@ -195,6 +197,12 @@ def _measure(probe: str, library: str, version: str, base: Stack) -> Outcome:
                 return outcome
         except Unbuildable as reason:
             return {**CANNOT, "words": str(reason)[:300]}
+
+
+def _current(outcomes: Mapping[str, Outcome], probe: str) -> dict[str, Outcome]:
+    """Those of the probe's lines as they are now. A release that cannot be installed has no digest: no probe ran."""
+    digest = get(probe).digest
+    return {version: outcome for version, outcome in outcomes.items() if outcome.get("digest", digest) == digest}
 
 
 def _find(bisections: list[dict[str, Any]], probe: str, library: str, base: str) -> dict[str, Any] | None:

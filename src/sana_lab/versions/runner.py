@@ -49,7 +49,7 @@ def run(
         bar: whether to show a progress bar on stderr.
 
     Raises:
-        ValueError: there is no such probe.
+        ValueError: there is no such probe; or outcomes in the record that stay were measured with another Python.
         OSError: no network, no room, or no place to write. What was measured is in the record.
         RuntimeError: uv is not installed.
     """
@@ -83,6 +83,7 @@ def _measure(stack: Stack, wanted: list[str], places: tuple, folder: Path, progr
             entry["check"] = complaint
             for item in probe_in(python, wanted, *places):
                 if "probe" not in item:
+                    _hold(entry, item, wanted, stack, folder)
                     entry.update(item)
                     continue
                 entry["outcomes"][item.pop("probe")] = item
@@ -204,6 +205,18 @@ def _keep(entry: dict[str, Any], stack: Stack, folder: Path) -> None:
     results = record.load(folder)
     results["stacks"][stack.name] = entry
     record.save(results, folder)
+
+
+def _hold(entry: dict[str, Any], found: dict[str, Any], wanted: list[str], stack: Stack, folder: Path) -> None:
+    """Refuse to put outcomes beside those of another Python; its last number decides nothing.
+
+    What else decides is held already: the stack's versions and day by its `key`, the lines of a probe by its digest.
+    """
+    if entry["outcomes"].keys() <= set(wanted):
+        return  # nothing is kept
+    was, now = ({"python": ".".join(each["python"].split(".")[:2])} for each in (entry, found))
+    place = folder / f"{record.NAME}.json"
+    journal.hold_to(was, now, place, f"stack {stack.name}", "add --again, for all probes, or give another --record")
 
 
 def _entry(results: dict[str, Any], stack: Stack) -> dict[str, Any]:
