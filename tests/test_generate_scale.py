@@ -1,5 +1,6 @@
 """A file of prompts over many processes: one result a prompt, the same whoever draws it, going on when stopped."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
+from processes import runs, until
 from safetensors.torch import load_file, save_file
 from test_sana import build_folder
 
@@ -569,28 +572,17 @@ def test_a_silent_process_is_told_of(gpu, quick, model, file, tmp_path, monkeypa
     assert go(file, tmp_path / "out", model, 1, 2) is None
 
 
-def accelerate(*arguments, **options):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "--main_process_port", "0", *map(str, arguments)]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
-    environment |= {"OMP_NUM_THREADS": "1", "SANA_LAB_VIRTUAL": "1", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [*command, *(str(v) for v in options.pop("then", ()))],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
-    )  # fmt: skip
-
-
-def test_two_processes_under_accelerate_launch(gpu, model, tmp_path):
+def test_two_processes_under_accelerate_launch(gpu, model, tmp_path, monkeypatch):
     """Also that a folder of theirs is what one process goes on with, and draws."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"OMP_NUM_THREADS": "1", "SANA_LAB_VIRTUAL": "1", "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
     file = tmp_path / "p.txt"
     file.write_text("\n".join(PROMPTS[:3]))
-    options = ["--prompts", file, "--model", model, "--steps", 1, "--size", 256, "--batch", 1, "--json"]
-    launched = accelerate("--num_processes", 2, "--multi_gpu", "-m", "sana_lab.cli", "generate", *options,
-                          "--out", tmp_path / "two")  # fmt: skip
+    options = ["--prompts", file, "--model", model, "--steps", 1, "--size", 256, "--batch", 1]
+    done = scaling.launch([*map(str, options), "--out", str(tmp_path / "two")], 2)
     go(file, tmp_path / "one", model, batch=1, size=256)
-    out, err = launched.communicate(timeout=300)
-    assert launched.returncode == 0, err
-    done = json.loads(out)
     assert [done["pictures"], done["processes"], len(done["shares"])] == [3, 2, 2]
     assert sorted(share["pictures"] for share in done["shares"]) == [1, 2]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -642,6 +634,32 @@ def test_scaling_finds_pictures_that_differ_and_such_as_are_missing(gpu, quick, 
     assert got["identical"] == 5
     with pytest.raises(RuntimeError, match="5 pictures by 1 processes, not 6"):
         scaling.measure(tmp_path / "b", n=6, batch=2, steps=1, launch=one_after_the_other(model, lose))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signals")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_scaling_starts_ends_with_it(model, tmp_path, processes):
+    """The launcher and those it launches: one as soon as it is there, two once they are about to draw."""
+    file = tmp_path / "p.txt"
+    file.write_text("\n".join(PROMPTS * 100))  # work for longer than is waited for at the end
+    options = ["--prompts", str(file), "--model", str(model), "--steps", "1000", "--out", str(tmp_path / "out")]
+    program = f"from sana_lab.generate import scaling; scaling.launch({options!r}, {processes})"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SANA_LAB_VIRTUAL": "1"}
+    parent = psutil.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+
+    def launched():
+        there = {}
+        for child in parent.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that asks for GPUs is soon gone
+                there[child.pid] = child.cmdline()
+        workers = [line for line in there.values() if "generate" in line and "accelerate.commands.launch" not in line]
+        drawing = processes == 1 or (tmp_path / "out").exists()
+        return there if drawing and len(workers) == processes else None
+
+    below = list(until(launched, 300))
+    parent.kill()
+    parent.wait()
+    until(lambda: not any(map(runs, below)), 60)
 
 
 def test_scaling_needs_real_gpus(tmp_path, monkeypatch, capsys):

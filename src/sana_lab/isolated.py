@@ -66,6 +66,9 @@ ENVIRON = {
 _PARENT = "SANA_LAB_PARENT"
 """Variable that tells a process by whom it was started, see `end_with_parent`."""
 
+_HAND_ON = "--hand-on"
+"""Option of this module as a program, see `module`."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -115,9 +118,39 @@ def start(command: Sequence[str], *, environ: Mapping[str, str] | None = None, *
     return make() if crew is None else crew.add(make)
 
 
-def module(name: str, *arguments: str, python: str | os.PathLike = sys.executable) -> list[str]:
-    """The command that runs a module as a program which ends with its parent, from before it imports anything."""
-    return [os.fspath(python), "-m", __name__, name, *arguments]
+def module(name: str, *arguments: str, python: str | os.PathLike = sys.executable, hand_on: bool = False) -> list[str]:
+    """The command that runs a module as a program which ends with its parent, from before it imports anything.
+
+    Args:
+        name: of the module.
+        arguments: of the program.
+        python: the interpreter.
+        hand_on: for a module that starts others, as `accelerate.commands.launch` does: what it runs by a `module`
+            command ends with it.
+    """
+    return [os.fspath(python), "-m", __name__, *[_HAND_ON] * hand_on, name, *arguments]
+
+
+def run(
+    command: Sequence[str], *, environ: Mapping[str, str] | None = None, limit: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, and give its exit status and what it said, as `subprocess.run` does; see `start`.
+
+    Args:
+        command: as for `start`.
+        environ: likewise.
+        limit: seconds.
+
+    Raises:
+        OSError: as `start`.
+        subprocess.TimeoutExpired: it took longer, and was killed.
+    """
+    process = start(command, environ=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = process.communicate(timeout=limit)
+    finally:
+        end(process)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def end(process: subprocess.Popen) -> None:
@@ -647,4 +680,7 @@ def _outlive_main() -> None:
 if __name__ == "__main__":  # see `module`
     end_with_parent()
     del sys.argv[0]
+    if sys.argv[0] == _HAND_ON:
+        del sys.argv[0]
+        os.environ[_PARENT] = str(os.getpid())
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

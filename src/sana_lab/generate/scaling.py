@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import evidence
+from .. import evidence, isolated
 from ..commandline import BATCH, STEPS, run_command, whole
 
 RECORD = "generate_scaling"
@@ -27,18 +25,17 @@ SPOILED = 7
 def launch(arguments: list[str], processes: int) -> dict[str, Any]:
     """Run `sana-lab generate` under `accelerate launch`, and give what it says with `--json`.
 
+    All of its processes end with this one.
+
     Raises:
         RuntimeError: it failed; the text is the end of what it said.
     """
     several = ["--multi_gpu"] if processes > 1 else []
     start = ["--num_processes", str(processes), *several, "--num_machines", "1", "--mixed_precision", "no"]
-    start += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "sana_lab.cli", "generate"]
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *start, *arguments, "--json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TQDM_DISABLE": "1"},
-    )
+    start += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    generate = isolated.module("sana_lab.cli", "generate", *arguments, "--json")[1:]  # accelerate has its own Python
+    command = isolated.module("accelerate.commands.launch", *start, *generate, hand_on=True)
+    done = isolated.run(command, environ={"TQDM_DISABLE": "1"})
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("sana-lab:")] or [done.stderr[-2000:]]
         raise RuntimeError(f"{processes} processes failed: {said[0]}")

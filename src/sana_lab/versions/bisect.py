@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from .. import evidence
+from .. import evidence, isolated
 from . import record
 from .environment import Unbuildable, environment
 from .matrix import CANNOT, describe, same
@@ -66,6 +65,10 @@ class Bisection:
         return "\n".join([*lines, f"{self.probe}: changed between {self.library} {self.before} and {self.after}"])
 
     __repr__ = __str__
+
+
+SECONDS = 120
+"""The longest that the package index may take to list releases."""
 
 
 def halve(releases: Sequence[str], measure: Measure) -> tuple[dict[str, Outcome], str | None, str | None]:
@@ -177,8 +180,10 @@ def between(library: str, oldest: str, newest: str) -> list[str]:
     Raises:
         OSError: the index does not answer.
     """
-    command = [sys.executable, "-m", "pip", "index", "versions", library]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    try:
+        done = isolated.run(isolated.module("pip", "index", "versions", library), limit=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"the package index has not answered in {SECONDS} s: run it again.") from None
     listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
     if listed is None:
         raise OSError(f"the package index does not list {library}; is there a network? pip said: {done.stderr[-200:]}")

@@ -8,7 +8,6 @@ nothing, so that it can be tried on environments that nobody has to build.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from .. import evidence
+from .. import evidence, isolated
 from ..checkpoints import Source, resolve
 from . import sizes
 from .here import installed, nearest
@@ -192,10 +191,9 @@ def _gpus() -> list[tuple[str, str]]:
 
 
 def _smoke() -> dict[str, Any]:
-    command = [sys.executable, "-m", f"{__package__}.smoke"]
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+    environ = {"HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environ, check=False)
+        done = isolated.run(isolated.module(f"{__package__}.smoke"), environ=environ, limit=SECONDS)
     except subprocess.TimeoutExpired:
         return {"torch_error": f"not imported after {SECONDS} seconds"}
     if done.returncode != 0 or not done.stdout.strip():
