@@ -419,3 +419,34 @@ def test_a_record_to_renew_that_is_not_ours(tmp_path, monkeypatch, results, caps
     with contextlib.suppress(pytest.fail.Exception):
         status = failures_record.main(["--virtual", "--out", str(tmp_path / "x.json"), "--only", "meta", "--renew"])
     assert (status == 2 and capsys.readouterr().err.count("\n") == 1) or results == {}
+
+
+LATE = {
+    "measure.real_size WORK": (real_size._command, ["FOLDER"], (real_size, "make_compared")),
+    "measure.real_size --out": (real_size._command, ["work", "--out", "FOLDER"], (real_size, "make_compared")),
+    "measure.real_size --record": (real_size._command, ["work", "--record", "FOLDER"], (real_size, "make_compared")),
+    "measure.torchao_float8 --out": (torchao_float8.record_command, ["--out", "FOLDER"], (torchao_float8, "record")),
+    "measure.left_behind --out": (left_behind._command, ["--out", "FOLDER"], (left_behind, "record")),
+    "measure.left_behind --size": (left_behind._command, ["--out", "o", "--size", "FOLDER"], (left_behind, "record")),
+    "monitor.cost --out": (monitor_cost.record_command, ["--out", "FOLDER"], (sana_lab, "use_accelerator")),
+    "views --values": (views._command, ["--values", "FOLDER"], (views, "values")),
+}
+"""Commands that write a record after long work: what runs, a line, and where the work begins."""
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(monkeypatch, tmp_path, capsys, name):
+    function, line, (module, work) = LATE[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sana_lab.accelerator, "on_real_gpu", lambda: True)
+    monkeypatch.setattr(module, work, reached)
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "x")
+    assert commandline.run_command(function, "program", [folder if word == "FOLDER" else word for word in line]) == 2
+    said = capsys.readouterr().err
+    assert f"{name.split()[1]} {folder}: cannot write in" in said and said.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["file"], "something was made"
+
+
+def reached(*arguments, **options):
+    raise Reached

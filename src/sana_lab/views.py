@@ -293,12 +293,14 @@ def _command(
     import diffusers
 
     from . import evidence
+    from .evidence import journal
 
     diffusers.utils.logging.set_verbosity_error()
     if folder is None:
         print(f"diffusers {diffusers.__version__}, two random blocks each; layers that get a view at least once")
         print(table().to_string(index=False, justify="left"))
         return
+    journal.must_be_writable(folder, folder, "--values")
     results = values()
     what = "One picture without guidance from every pipeline of Sana, small and random: decibels kept in 8 bits"
     file = evidence.save(

@@ -28,6 +28,7 @@ import typer
 from .. import SHAPES_FOLDER, evidence, isolated
 from ..accelerator import use_accelerator
 from ..commandline import run_command
+from ..evidence.journal import must_be_writable
 
 if TYPE_CHECKING:
     import pandas
@@ -446,6 +447,9 @@ def _command(
         return
     if out is None:
         raise ValueError("give --out FOLDER, for the record.")
+    must_be_writable(out, out)
+    if size is not None:
+        must_be_writable(size, size, "--size")
     print(json.dumps(record(out, virtual=virtual, work=size), indent=1))
 
 

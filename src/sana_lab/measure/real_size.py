@@ -15,6 +15,7 @@ import typer
 
 from .. import commandline, evidence
 from ..commandline import SECONDS, goes_on
+from ..evidence import journal
 from ..random_checkpoint import make
 from .methods import LIMIT, METHODS
 from .runner import Job, run, save
@@ -103,7 +104,10 @@ def _command(
 
     if not on_real_gpu():
         raise RuntimeError("this needs a real GPU; `sana-lab measure FOLDER` counts bytes without one.")
+    journal.must_be_writable(work, work, "WORK")
+    journal.must_be_writable(record, record, "--record")  # or else the first that is heard of it is hours from now
     out, failed, done = out or work / "measured", [], []
+    journal.must_be_writable(out, out)
     for more, made in zip(jobs(work), (make_compared, make_others), strict=True):
         with goes_on():
             made(work)

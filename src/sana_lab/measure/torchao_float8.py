@@ -22,6 +22,7 @@ import typer
 
 from .. import evidence, isolated
 from ..commandline import SECONDS, run_command
+from ..evidence.journal import must_be_writable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -246,6 +247,7 @@ def record_command(
 
         say(measure(resolve(model).folder, route, keep=say))
     else:
+        must_be_writable(out, out)
         print(record(model, limit=limit, folder=out))
 
 
