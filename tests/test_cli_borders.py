@@ -109,7 +109,8 @@ COMMANDS = {f"sana-lab {name}": (cli.app, "sana-lab", *rest) for name, rest in B
     name: (commandline.single(function), f"python -m sana_lab.{name}", *rest)
     for name, (function, *rest) in PROGRAMS.items()
 }
-BUILT = {id(what): typer.main.get_command(what) for what, *_ in COMMANDS.values()}
+# Each once: most commands are of one program, which takes a tenth of a second to build.
+BUILT = {key: typer.main.get_command(what) for key, what in {id(what): what for what, *_ in COMMANDS.values()}.items()}
 
 
 def parameters(name):
