@@ -118,8 +118,8 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish(session):
     """Let the garbage collector work again, on what comes from now on.
 
-    And know the cache of the build's runs before any test: one that leaves a file in `src` for a while, or a folder on
-    `sys.path`, would make it another package's, and a chapter would run once more.
+    And know the cache of the build's runs before any test: one that has a file in `src` for a while would make it
+    another package's, and a chapter would run once more.
     """
     gc.freeze()
     gc.enable()

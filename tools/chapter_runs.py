@@ -11,6 +11,7 @@ else is nbval's, its comparing included. A chapter that the build has not run as
 from __future__ import annotations
 
 import hashlib
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 from queue import Empty
@@ -35,7 +36,8 @@ def execution_key(root: Path = ROOT) -> str:
     for path in sorted((root / "src").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    digest.update("\n".join(sorted({f"{d.name}=={d.version}" for d in distributions()})).encode())
+    here = [sysconfig.get_path("purelib")]  # not sys.path: importing setuptools adds its own libraries
+    digest.update("\n".join(sorted({f"{d.name}=={d.version}" for d in distributions(path=here)})).encode())
     return digest.hexdigest()[:16]
 
 

@@ -203,7 +203,7 @@ def test_a_bad_chapter_among_others_fails_the_build(book):
     assert code != 0 and "broken" in log
 
 
-def test_the_execution_key_follows_the_package_and_nothing_else(tmp_path):
+def test_the_execution_key_follows_the_package_and_nothing_else(tmp_path, monkeypatch):
     source = tmp_path / "src" / "package" / "module.py"
     source.parent.mkdir(parents=True)
     source.write_text("a = 1")
@@ -211,6 +211,9 @@ def test_the_execution_key_follows_the_package_and_nothing_else(tmp_path):
     (source.parent / "__pycache__").mkdir()
     (source.parent / "__pycache__" / "module.pyc").write_text("x")
     (tmp_path / "README.md").write_text("x")
+    (tmp_path / "elsewhere-1.0.dist-info").mkdir()
+    (tmp_path / "elsewhere-1.0.dist-info" / "METADATA").write_text("Name: elsewhere\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)  # as setuptools does when it is imported, and torch.compile imports it
     assert execution_key(tmp_path) == first
     source.write_text("a = 2")
     changed = execution_key(tmp_path)
