@@ -363,6 +363,11 @@ def test_every_way_was_timed_alone_and_peaks_where_it_is_computed_to():
     took = {row["way"]: row["picture_s"] for row in timed}
     assert took["16-bit"] < took["model-offload"] < took["sequential-offload"]
     assert len(reading.timed_table()) == len(timed)
+    figure = reading.plane(timed)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == len(timed)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]), "numbers do not meet"
 
 
 def test_what_decoding_needs_is_the_same_from_both_sides():

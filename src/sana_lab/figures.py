@@ -264,6 +264,30 @@ def flow(
     return figure
 
 
+def number_points(figure: Figure, labels: Sequence[tuple[Axes, str, tuple[float, float]]]) -> None:
+    """Write a number beside each point, on the side that is farthest from other points and from numbers before it.
+
+    Args:
+        figure: complete but for the numbers; its axes have their limits and scales.
+        labels: axes, number and place of each point, in the axes' own coordinates.
+    """
+    figure.draw_without_rendering()  # axes have their final size only then
+    points = [tuple(axes.transData.transform(where)) for axes, _, where in labels]
+    taken = list(points)
+    unit = figure.dpi / 72
+    sides = [(9, 0), (-9, 0), (0, 10), (0, -10), (8, 8), (-8, 8), (8, -8), (-8, -8)]
+    for (axes, number, where), here in zip(labels, points, strict=True):
+
+        def free(side: tuple[int, int], here=here) -> float:
+            x, y = here[0] + unit * side[0], here[1] + unit * side[1]
+            nearest = min(((x - a) ** 2 + (y - b) ** 2) ** 0.5 for a, b in taken if (a, b) != here)
+            return min(nearest, 14 * unit)  # far enough is far enough: then the first side of the list
+
+        side = max(sides, key=free)
+        taken.append((here[0] + unit * side[0], here[1] + unit * side[1]))
+        axes.annotate(number, where, side, textcoords="offset points", ha="center", va="center", fontsize=9)
+
+
 def _styles(components: Sequence[str]) -> dict[str, int]:
     """Which color and hatch each component has: its own if it is one of Sana's models, else the first that is left."""
     own = {name: COMPONENTS.get(_SAME.get(name, name)) for name in components}

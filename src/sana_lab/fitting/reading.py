@@ -211,7 +211,7 @@ def plane(measured: Sequence[Mapping[str, Any]]) -> Figure:
     """Every way as a point: peak memory against the seconds of a picture (logarithmic), numbered as in the list."""
     from matplotlib.figure import Figure
 
-    from ..figures import INK, MARKERS, PALETTE, use_style
+    from ..figures import INK, MARKERS, PALETTE, number_points, use_style
 
     use_style()
     kinds = {"all": "all on the GPU", "drop": "encoder dropped", "model": "offloaded", "leaf": "offloaded"}
@@ -221,11 +221,12 @@ def plane(measured: Sequence[Mapping[str, Any]]) -> Figure:
     )
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
+    labels = []
     for number, row in enumerate(measured, 1):
         marker, color = looks[kinds[WAYS[row["way"]].keeps]]
         place = row["picture_s"], max(row["stages"].values()) / GIB
         axes.plot(*place, marker=marker, color=PALETTE[color], markeredgecolor=INK, markersize=9, linestyle="none")
-        axes.annotate(str(number), place, (7, 3), textcoords="offset points", fontsize=9)
+        labels.append((axes, str(number), place))
     for label, (marker, color) in looks.items():
         axes.plot([], [], marker=marker, color=PALETTE[color], markeredgecolor=INK, linestyle="none", label=label)
     axes.set_xscale("log")
@@ -236,4 +237,5 @@ def plane(measured: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylabel("peak memory, loading included (GiB)")
     axes.set_ylim(bottom=0)
     axes.legend()
+    number_points(figure, labels)
     return figure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..figures import COLORS, INK, MARKERS, PALETTE
+from ..figures import COLORS, INK, MARKERS, PALETTE, number_points
 from .methods import METHODS
 from .pages import GIB, KINDS, PANELS, SMALL, best_picture, kind, step, title
 
@@ -134,24 +134,5 @@ def plane_figure(lines: pd.DataFrame) -> Figure:
     figure.legend(handles=key, loc="outside upper center", ncols=3, fontsize=8.5)
     small = {"ncols": 3, "fontsize": 8.5, "handlelength": 0, "handletextpad": 0}
     figure.legend(handles=names, loc="outside lower center", **small)
-    _number(figure, labels)
+    number_points(figure, labels)
     return figure
-
-
-def _number(figure: Figure, labels: Sequence[tuple[Axes, str, tuple[float, float]]]) -> None:
-    """Write a number beside each point, on the side that is farthest from other points and from numbers before it."""
-    figure.draw_without_rendering()  # axes have their final size only then
-    points = [tuple(axes.transData.transform(where)) for axes, _, where in labels]
-    taken = list(points)
-    unit = figure.dpi / 72
-    sides = [(9, 0), (-9, 0), (0, 10), (0, -10), (8, 8), (-8, 8), (8, -8), (-8, -8)]
-    for (axes, number, where), here in zip(labels, points, strict=True):
-
-        def free(side: tuple[int, int], here=here) -> float:
-            x, y = here[0] + unit * side[0], here[1] + unit * side[1]
-            nearest = min(((x - a) ** 2 + (y - b) ** 2) ** 0.5 for a, b in taken if (a, b) != here)
-            return min(nearest, 14 * unit)  # far enough is far enough: then the first side of the list
-
-        side = max(sides, key=free)
-        taken.append((here[0] + unit * side[0], here[1] + unit * side[1]))
-        axes.annotate(number, where, side, textcoords="offset points", ha="center", va="center", fontsize=9)
