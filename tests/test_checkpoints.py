@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sana import build_folder
+from small_sana import build_folder
 from typer.testing import CliRunner
 
 from sana_lab import (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_sana import folder  # noqa: F401  (the small pipeline)
+from small_sana import build_folder
 from typer.testing import CliRunner
 
 from sana_lab import bench, checkpoints, cli, sana, use_accelerator
@@ -20,8 +20,13 @@ from sana_lab.generate import few
 from sana_lab.shapes import manifest
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return build_folder(tmp_path_factory.mktemp("sana") / "pipeline")
+
+
 @pytest.fixture
-def stand_in(folder, tmp_path, monkeypatch):  # noqa: F811
+def stand_in(folder, tmp_path, monkeypatch):
     """The small pipeline in the place of the trained model."""
     model = shutil.copytree(folder, tmp_path / "model")
     manifest.write_manifest(model)
@@ -361,7 +366,7 @@ def sana_lab(*arguments, **environment):
     )  # fmt: skip
 
 
-def test_a_picture_from_a_shell(folder, tmp_path):  # noqa: F811
+def test_a_picture_from_a_shell(folder, tmp_path):
     out = tmp_path / "star.png"
     run = sana_lab("generate", "a red star", "--model", str(folder), "--virtual", "--steps", "2", "--out", str(out))
     assert run.returncode == 0, run.stderr

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
-from test_sana import build_folder
+from small_sana import build_folder
 
 from sana_lab import checkpoints, evidence, use_accelerator
 from sana_lab.evaluate import cli, conditions, runner, statistics

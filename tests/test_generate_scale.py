@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from processes import runs, until
 from safetensors.torch import load_file, save_file
-from test_sana import build_folder
+from small_sana import build_folder
 
 from sana_lab import cli, evidence, use_accelerator
 from sana_lab.generate import drawing, many, prompts, scaling

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_sana import build_folder
+from small_sana import build_folder
 from torch import nn
 
 from sana_lab import checked, contiguous_inputs_, use_accelerator

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_sana import build_folder
+from small_sana import build_folder
 from torch import nn
 
 from sana_lab import use_accelerator

@@ -432,7 +432,7 @@ def test_bad_embeddings_are_told(slimmed, tmp_path):
 
 
 def test_sprint_has_no_negative_prompts(tmp_path):
-    from test_sana import build_folder
+    from small_sana import build_folder
 
     folder = build_folder(
         tmp_path / "p", "SanaSprintPipeline", sample_size=32, guidance_embeds=True, qk_norm="rms_norm_across_heads"

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_sana import build_folder
+from small_sana import build_folder
 
 from sana_lab import load_sana, use_accelerator, weights
 from sana_lab.generate import many

@@ -143,7 +143,7 @@ def fetch(package: Package, folder: Path) -> None:
 
 
 def use_local_scripts(config: Config) -> None:
-    """Point Sphinx and the pages' widgets to local copies; where these cannot be had, to CDNs, and say so on each page.
+    """Point Sphinx and the pages' widgets to local copies, or to CDNs where npm does not give them; each page says so.
 
     The widget manager is not among a page's scripts: it is 4.5 MB, and `widgets.js` loads it when a widget comes near.
     """

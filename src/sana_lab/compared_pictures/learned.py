@@ -94,7 +94,7 @@ def lpips(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> list[float]:
         b: the same sizes.
 
     Raises:
-        NotHere: the weights cannot be had, or the pictures are too small.
+        NotHere: the weights are not here and cannot be downloaded, or the pictures are too small.
     """
     if min(side for picture in a for side in picture.size) < LEAST_SIDE:
         raise NotHere(f"a picture is smaller than the {LEAST_SIDE} pixels that AlexNet needs")
@@ -121,7 +121,7 @@ def clip_scores(ways: Sequence[Sequence[Image.Image]], prompts: Sequence[str], c
         clip: the CLIP model's name or folder.
 
     Raises:
-        NotHere: the weights cannot be had.
+        NotHere: the weights are not here and cannot be downloaded.
     """
     import transformers
 

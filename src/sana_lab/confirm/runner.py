@@ -71,7 +71,8 @@ def confirm(
     Raises:
         ValueError: an unknown name, a folder of another pipeline or one that is quantized already; `out` holds a run
             with other settings, weights, versions or hardware.
-        OSError: files are missing or damaged or cannot be had; `out` cannot be written, or its disk is full.
+        OSError: files are missing or damaged, or the Hub does not give them; `out` cannot be written, or its
+            disk is full.
 
     Chapter 14.
     """

@@ -90,7 +90,7 @@ def run(
         jobs: begun in their order, each on the first GPU that is free.
         out: folder for one file a job. Files of finished jobs are left alone: run again to go on.
         gpus: of this machine; 0 where there is none, which measures bytes on a virtual one.
-        limit: seconds for one job; it may wait as long for its turn.
+        limit: seconds for one job. One that waits for its turn gets twice as many, with the waiting.
         progress: show a bar.
         alone: while one is timed nothing else runs.
 

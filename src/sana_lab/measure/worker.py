@@ -258,7 +258,7 @@ class Clocks:
     """Clocks of the GPU while the block runs: `found` is [processors, memory] in MHz, the lowest that were seen.
 
     They are asked once at the beginning of the block and then, in a thread, until it ends; an answer takes some tens of
-    milliseconds. None where they cannot be had.
+    milliseconds. None where the driver does not tell.
     """
 
     def __init__(self) -> None:
