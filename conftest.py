@@ -115,17 +115,10 @@ def pytest_collection_modifyitems(items):
     )
 
 
-def pytest_collection_finish(session):
-    """Let the garbage collector work again, on what comes from now on.
-
-    And know the cache of the build's runs before any test: one that has a file in `src` for a while would make it
-    another package's, and a chapter would run once more.
-    """
+def pytest_collection_finish():
+    """Let the garbage collector work again, on what comes from now on."""
     gc.freeze()
     gc.enable()
-    caches = session.config.getini("chapter_runs")
-    if caches and any(item.path.suffix == ".ipynb" for item in session.items):
-        _cache(ROOT / caches)
 
 
 def seconds_by_module(reports):
