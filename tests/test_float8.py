@@ -216,7 +216,6 @@ def test_layers_keep_their_signal(gpu, dtype):
         out = made(hidden)
         assert out.dtype == dtype and out.shape == (2, 15, 48)
         assert decibels(exact, out) > least
-        assert torch.equal(made(hidden, silu=True), nn.functional.silu(out))
 
 
 def test_pixels_are_multiplied_as_tokens_are(gpu):

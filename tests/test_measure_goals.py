@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sana_lab.measure.goals import COLUMNS, Goal, as_table, goals, points_lost, table, value
+from sana_lab.measure.goals import COLUMNS, Goal, as_table, depthwise, goals, points_lost, table, value
 from sana_lab.measure.methods import METHODS, WAYS
 
 GIB = 2**30
@@ -175,3 +175,12 @@ def test_methods_and_ways_that_goals_name_exist():
 
     assert {*module.EIGHT_BIT, *module.SIXTEEN_BIT, *module.SLIM, "int8"} <= set(METHODS)
     assert {"eager", "fused"} <= set(WAYS)
+
+
+def test_the_kernel_alone_is_held_against_a_copy_at_its_worst_size():
+    rows = [{"silu": silu, "ms": ms, "copy_ms": 2.0} for silu, ms in ((False, 1.0), (False, 3.0), (True, 4.2))]
+    alone, with_silu = depthwise(rows)
+    assert alone.reached == pytest.approx(1.5) and alone.verdict == "met"
+    assert with_silu.reached == pytest.approx(2.1) and with_silu.verdict == "missed"
+    assert [goal.verdict for goal in depthwise(rows[:2])] == ["met", "not measured"]
+    assert goals([], None, rows)[-2:] == [alone, with_silu] and len(goals([], None, rows)) == len(goals([])) + 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import CrossAttention, SelfAttention
@@ -58,9 +57,10 @@ class Block(nn.Module):
         update = self.attn1.attend(query)
         hidden_states, query = _through(self.attn2.to_q, hidden_states, update, parts, GATE_MSA, -1, None, clip)
         update = self.attn2.attend(query, hidden_states, encoder_hidden_states, encoder_attention_mask)
-        hidden_states, wide = _through(self.ff.expand, hidden_states, update, parts, -1, SHIFT_MLP, self.norm2)
-        wide = F.silu(wide).unflatten(1, (height, width))
-        return hidden_states + parts[:, GATE_MLP, None] * self.ff.narrow(wide).flatten(1, 2)
+        given = {"silu": True} if self.ff.activated else {}
+        hidden_states, wide = _through(self.ff.expand, hidden_states, update, parts, -1, SHIFT_MLP, self.norm2, **given)
+        narrow = self.ff.narrow(wide.unflatten(1, (height, width)))
+        return hidden_states + parts[:, GATE_MLP, None] * narrow.flatten(1, 2)
 
 
 def _through(
@@ -72,8 +72,9 @@ def _through(
     shift: int,
     norm: nn.LayerNorm | None,
     clip: bool = False,
+    **given: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The sum that `between` gives, and what `layer` makes of its rows."""
+    """The sum that `between` gives, and what `layer` makes of its rows; `given` is for a layer's `of_codes`."""
     codes = getattr(layer, "rounds", "")
     eps = 0.0 if norm is None else norm.eps
     if update is not None and shift < 0 and not codes:  # a sum alone, which any compiler joins
@@ -82,7 +83,7 @@ def _through(
     total, rows, steps = between(hidden, update, parts, gate, shift, eps, clip, codes)
     if not codes:
         return total, layer(rows)
-    made = layer.of_codes(rows.flatten(0, 1), steps, hidden.dtype)
+    made = layer.of_codes(rows.flatten(0, 1), steps, hidden.dtype, **given)
     return total, made.unflatten(0, hidden.shape[:2])
 
 

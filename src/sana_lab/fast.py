@@ -99,18 +99,19 @@ class WeightOnly8bit(_OnCodes):
     Chapter 8.
     """
 
-    def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
-        """Make the weight, multiply; apply SiLU to the result where asked."""
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Make the weight, multiply."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        out = F.linear(hidden, dequantize(self.codes, self.scale, hidden.dtype), bias)
-        return F.silu(out) if silu else out
+        return F.linear(hidden, dequantize(self.codes, self.scale, hidden.dtype), bias)
 
 
 class FusedFeedForward(nn.Module):
     """Sana's feed-forward with channels last: two linear layers, and between them a 3 x 3 convolution of each channel.
 
     diffusers' `GLUMBConv` (0.42.1, sana_transformer.py) keeps channels first, so each 8-bit layer would start with a
-    transposition. The convolution and the gate after it are one kernel, `sana_lab.kernels.gated_depthwise`.
+    transposition. The convolution and the gate after it are one kernel, `sana_lab.kernels.gated_depthwise`. The SiLU
+    before it costs no pass of its own: `FusedLinear8bit` applies it to what it writes, and behind any other layer the
+    convolution does to what it reads.
 
     Args:
         expand: (..., in) to (..., 2 * hidden).
@@ -129,21 +130,19 @@ class FusedFeedForward(nn.Module):
         """Keep the layers, and the convolution's weight as (3, 3, channels)."""
         super().__init__()
         self.expand, self.contract = expand, contract
+        self.activated = isinstance(expand, FusedLinear8bit)  # what comes from `expand`, by SiLU
         self.register_buffer("taps", depthwise.weight.detach().squeeze(1).permute(1, 2, 0).contiguous())
         self.register_buffer("bias", depthwise.bias.detach())
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Expand, convolve, gate, contract."""
         hidden = hidden.permute(0, 2, 3, 1)
-        if isinstance(self.expand, OnCodes):
-            hidden = self.expand(hidden, silu=True)
-        else:
-            hidden = F.silu(self.expand(hidden))
-        return self.narrow(hidden).permute(0, 3, 1, 2)
+        wide = self.expand(hidden, silu=True) if self.activated else self.expand(hidden)
+        return self.narrow(wide).permute(0, 3, 1, 2)
 
-    def narrow(self, hidden: Tensor) -> Tensor:
-        """(batch, height, width, 2 * hidden) to (batch, height, width, out): convolve, gate, contract."""
-        return self.contract(gated_depthwise(hidden, self.taps, self.bias))
+    def narrow(self, wide: Tensor) -> Tensor:
+        """(batch, height, width, 2 * hidden) to (batch, height, width, out): SiLU if due, convolve, gate, contract."""
+        return self.contract(gated_depthwise(wide, self.taps, self.bias, not self.activated))
 
 
 ACTIVATIONS: dict[int, type[_OnCodes]] = {8: FusedLinear8bit, 16: WeightOnly8bit}

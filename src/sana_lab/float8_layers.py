@@ -96,16 +96,15 @@ class Float8Linear(Float8):
     rounds = "float8"
     """What `of_codes` takes, see `sana_lab.row_kernels.CODES`."""
 
-    def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
-        """Quantize, multiply; apply SiLU to the result where asked."""
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Quantize, multiply."""
         rows = rounded(hidden.reshape(-1, self.in_features), self.rounds)
-        return self.of_codes(*rows, hidden.dtype, silu).reshape(*hidden.shape[:-1], self.out_features)
+        return self.of_codes(*rows, hidden.dtype).reshape(*hidden.shape[:-1], self.out_features)
 
-    def of_codes(self, codes: Tensor, step: Tensor, dtype: torch.dtype, silu: bool = False) -> Tensor:
+    def of_codes(self, codes: Tensor, step: Tensor, dtype: torch.dtype) -> Tensor:
         """(rows, in) `float8_e4m3fn` and (rows, 1) float32 to (rows, out) in `dtype`."""
         made = dtype if self.writes_all else torch.bfloat16
-        out = product(codes, step, self.codes, self.scale, self.bias, dtype, made)
-        return F.silu(out) if silu else out
+        return product(codes, step, self.codes, self.scale, self.bias, dtype, made)
 
 
 class Float8Weights(Float8):
@@ -119,11 +118,10 @@ class Float8Weights(Float8):
     Chapter 8.
     """
 
-    def forward(self, hidden: Tensor, silu: bool = False) -> Tensor:
-        """Make the weight, multiply; apply SiLU to the result where asked."""
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Make the weight, multiply."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        out = F.linear(hidden, dequantize_rows(self.codes, self.scale[:, None], hidden.dtype), bias)
-        return F.silu(out) if silu else out
+        return F.linear(hidden, dequantize_rows(self.codes, self.scale[:, None], hidden.dtype), bias)
 
 
 class _OverChannels:

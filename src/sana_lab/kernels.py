@@ -1,8 +1,8 @@
 """Triton kernels for `sana_lab.fast`, each with the same thing in plain PyTorch for machines without CUDA.
 
 `int8_linear` writes the scaled result of an int8 product where PyTorch's own product would write 32-bit integers for
-another kernel to read. `dequantize` makes a weight from its codes in one pass. `gated_depthwise` convolves each channel
-and gates in one pass over the picture. `linear_attention` is Sana's attention over pixels in one pass.
+another kernel to read. `dequantize` makes a weight from its codes in one pass. `gated_depthwise` activates, convolves
+each channel and gates in one pass over the picture. `linear_attention` is Sana's attention over pixels in one pass.
 
 Chapter 8.
 """
@@ -152,32 +152,34 @@ def _(query, key, value, heads, tf32):
 
 
 @torch.library.custom_op("sana_lab::gated_depthwise", mutates_args=())
-def gated_depthwise(hidden: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+def gated_depthwise(hidden: Tensor, taps: Tensor, bias: Tensor, silu: bool = False) -> Tensor:
     """A 3 x 3 convolution of each channel with zeros around, then the first half times SiLU of the second.
 
     Args:
         hidden: (batch, height, width, 2 * channels).
         taps: (3, 3, 2 * channels).
         bias: (2 * channels,).
+        silu: whether to apply SiLU to each number of `hidden` first; its result is not rounded.
 
     Returns:
         (batch, height, width, channels), summed in float32.
 
     Chapter 8.
     """
-    return _gated(hidden, taps, bias)
+    return _gated(hidden, taps, bias, silu)
 
 
-def _gated(hidden: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+def _gated(hidden: Tensor, taps: Tensor, bias: Tensor, silu: bool) -> Tensor:
     """`gated_depthwise` in PyTorch's own operations."""
     weight = taps.permute(2, 0, 1).unsqueeze(1).float()
-    out = F.conv2d(hidden.permute(0, 3, 1, 2).float(), weight, bias.float(), padding=1, groups=len(weight))
+    exact = hidden.permute(0, 3, 1, 2).float()
+    out = F.conv2d(F.silu(exact) if silu else exact, weight, bias.float(), padding=1, groups=len(weight))
     value, gate = out.permute(0, 2, 3, 1).chunk(2, dim=-1)
     return (value * F.silu(gate)).to(hidden.dtype).contiguous()
 
 
 @gated_depthwise.register_fake
-def _(hidden, taps, bias):
+def _(hidden, taps, bias, silu=False):
     return hidden.new_empty(*hidden.shape[:-1], hidden.shape[-1] // 2)
 
 
@@ -269,7 +271,7 @@ if triton is not None:
 
     _STRIPS = [
         triton.Config({"STRIP": strip, "CHANNELS": channels}, num_warps=warps, num_stages=1)
-        for strip, channels, warps in [(8, 128, 2), (8, 256, 4), (16, 128, 2), (8, 64, 1), (4, 64, 1), (8, 256, 2)]
+        for strip, channels, warps in [(32, 128, 2), (16, 256, 4), (16, 64, 1), (4, 64, 1), (8, 128, 2), (8, 64, 1)]
     ]
     """Of the depthwise convolution: neighbors in a line, channels of each half."""
 
@@ -283,8 +285,31 @@ if triton is not None:
 
     @triton.jit
     def _both_halves(source, channels, mask):
-        value = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-        return value, tl.load(source + channels, mask=mask, other=0.0).to(tl.float32)
+        return tl.load(source, mask=mask, other=0.0), tl.load(source + channels, mask=mask, other=0.0)
+
+    @triton.jit
+    def _six_pixels(source, line, channels, across, k0, k1, k2, k3, k4, k5):
+        # of both halves: the line above, the four of the program, and the one below
+        a0, b0 = _both_halves(source - line, channels, across & k0)
+        a1, b1 = _both_halves(source, channels, across & k1)
+        a2, b2 = _both_halves(source + line, channels, across & k2)
+        a3, b3 = _both_halves(source + 2 * line, channels, across & k3)
+        a4, b4 = _both_halves(source + 3 * line, channels, across & k4)
+        a5, b5 = _both_halves(source + 4 * line, channels, across & k5)
+        return a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5
+
+    @triton.jit
+    def _sigmoid(x):
+        # Two instructions of the unit for functions, where Triton's own division takes eight more for its last bit.
+        root = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
+        return root * root
+
+    @triton.jit
+    def _read(raw, SILU: tl.constexpr):
+        x = raw.to(tl.float32)
+        if SILU:
+            x *= _sigmoid(x)
+        return x
 
     @triton.jit
     def _add_three(total, above, level, below, up, on, down):
@@ -295,32 +320,36 @@ if triton is not None:
 
     @triton.jit
     def _store_gated(place, value, gate, mask):
-        tl.store(place, (value * gate * tl.sigmoid(gate)).to(place.dtype.element_ty), mask=mask)
+        tl.store(place, (value * gate * _sigmoid(gate)).to(place.dtype.element_ty), mask=mask)
 
     @triton.autotune(
-        configs=_STRIPS, key=["pictures", "height", "width", "channels"], do_bench=milliseconds, cache_results=True
+        configs=_STRIPS,
+        key=["pictures", "height", "width", "channels", "SILU"],
+        do_bench=milliseconds,
+        cache_results=True,
     )
     @triton.jit
     def _gated_depthwise(
-        hidden, taps, bias, out, pictures, height, width, channels, STRIP: tl.constexpr, CHANNELS: tl.constexpr
-    ):
+        hidden, taps, bias, out, pictures, height, width, channels,
+        SILU: tl.constexpr, STRIP: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
         # One program: four lines of one picture, STRIP neighbors in each, CHANNELS channels of both halves. A thread
         # has its channels of all of them, with the taps in registers, and goes from left to right. At each column it
-        # reads six pixels and adds them to four sums of the left neighbors, which are then complete (`l`), of its own
-        # column, and of the right one, which begin (`v`); `m` and `h` are those of the gate.
+        # adds six pixels to four sums of the left neighbors, which are then complete (`l`), of its own column, and of
+        # the right one, which begin (`v`); `m` and `h` are those of the gate. The next six are on their way meanwhile.
         channel_tiles = tl.cdiv(channels, CHANNELS)
         strips = tl.cdiv(width, STRIP)
         program = tl.program_id(0)
         channel = program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
         program = program // channel_tiles
-        zero = tl.zeros((CHANNELS,), tl.int32)  # Triton 3.9's interpreter refuses masks of scalars
-        start = program % strips * STRIP + zero
+        start = program % strips * STRIP
         program = program // strips
-        y = program % tl.cdiv(height, 4) * 4 + zero
+        y = program % tl.cdiv(height, 4) * 4
         picture = (program // tl.cdiv(height, 4)).to(tl.int64) * height * width
         both, known = 2 * channels, channel < channels
-        hidden += picture * both
-        out += picture * channels
+        zero = tl.zeros((CHANNELS,), tl.int32)  # Triton 3.9's interpreter refuses masks of scalars
+        hidden += (picture + y * width) * both + channel
+        out += (picture + y * width) * channels + channel
         up0, on0, down0 = _taps_of(taps, 0, both, channel, known)
         up1, on1, down1 = _taps_of(taps, 1, both, channel, known)
         up2, on2, down2 = _taps_of(taps, 2, both, channel, known)
@@ -331,40 +360,44 @@ if triton is not None:
         second = tl.load(bias + channels + channel, mask=known, other=0.0).to(tl.float32)
         l0, l1, l2, l3, m0, m1, m2, m3 = first, first, first, first, second, second, second, second
         v0, v1, v2, v3, h0, h1, h2, h3 = first, first, first, first, second, second, second, second
-        for column in tl.static_range(-1, STRIP + 1):
-            x = start + column
-            across = known & (x >= 0) & (x < width)
-            source = hidden + ((y * width + x) * both + channel)
-            a0, b0 = _both_halves(source - width * both, channels, across & (y >= 1) & (y <= height))
-            a1, b1 = _both_halves(source, channels, across & (y < height))
-            a2, b2 = _both_halves(source + width * both, channels, across & (y + 1 < height))
-            a3, b3 = _both_halves(source + 2 * width * both, channels, across & (y + 2 < height))
-            a4, b4 = _both_halves(source + 3 * width * both, channels, across & (y + 3 < height))
-            a5, b5 = _both_halves(source + 4 * width * both, channels, across & (y + 4 < height))
-            if column >= 1:
-                place = out + ((y * width + x - 1) * channels + channel)
-                there = known & (x - 1 < width)
-                l0 = _add_three(l0, a0, a1, a2, up2, on2, down2)
-                m0 = _add_three(m0, b0, b1, b2, gup2, gon2, gdown2)
-                _store_gated(place, l0, m0, there & (y < height))
-                l1 = _add_three(l1, a1, a2, a3, up2, on2, down2)
-                m1 = _add_three(m1, b1, b2, b3, gup2, gon2, gdown2)
-                _store_gated(place + width * channels, l1, m1, there & (y + 1 < height))
-                l2 = _add_three(l2, a2, a3, a4, up2, on2, down2)
-                m2 = _add_three(m2, b2, b3, b4, gup2, gon2, gdown2)
-                _store_gated(place + 2 * width * channels, l2, m2, there & (y + 2 < height))
-                l3 = _add_three(l3, a3, a4, a5, up2, on2, down2)
-                m3 = _add_three(m3, b3, b4, b5, gup2, gon2, gdown2)
-                _store_gated(place + 3 * width * channels, l3, m3, there & (y + 3 < height))
-            if column >= 0:
-                l0 = _add_three(v0, a0, a1, a2, up1, on1, down1)
-                m0 = _add_three(h0, b0, b1, b2, gup1, gon1, gdown1)
-                l1 = _add_three(v1, a1, a2, a3, up1, on1, down1)
-                m1 = _add_three(h1, b1, b2, b3, gup1, gon1, gdown1)
-                l2 = _add_three(v2, a2, a3, a4, up1, on1, down1)
-                m2 = _add_three(h2, b2, b3, b4, gup1, gon1, gdown1)
-                l3 = _add_three(v3, a3, a4, a5, up1, on1, down1)
-                m3 = _add_three(h3, b3, b4, b5, gup1, gon1, gdown1)
+        last = height - y + zero
+        k0, k1, k2 = known & (last < height), known & (last > 0), known & (last > 1)
+        k3, k4, k5 = known & (last > 2), known & (last > 3), known & (last > 4)
+        line = width * both
+        n0, n1, n2, n3, n4, n5, p0, p1, p2, p3, p4, p5 = _six_pixels(
+            hidden + (start - 1) * both, line, channels, known & (start + zero >= 1), k0, k1, k2, k3, k4, k5
+        )
+        for x in range(start - 1, start + STRIP + 1):  # written out, it takes a compiler minutes
+            a0, a1, a2 = _read(n0, SILU), _read(n1, SILU), _read(n2, SILU)
+            a3, a4, a5 = _read(n3, SILU), _read(n4, SILU), _read(n5, SILU)
+            b0, b1, b2 = _read(p0, SILU), _read(p1, SILU), _read(p2, SILU)
+            b3, b4, b5 = _read(p3, SILU), _read(p4, SILU), _read(p5, SILU)
+            right = x + 1 + zero
+            n0, n1, n2, n3, n4, n5, p0, p1, p2, p3, p4, p5 = _six_pixels(
+                hidden + (x + 1) * both, line, channels, known & (right < width), k0, k1, k2, k3, k4, k5
+            )
+            place = out + (x - 1) * channels
+            there = known & (right > start + 1) & (right < width + 2)
+            l0 = _add_three(l0, a0, a1, a2, up2, on2, down2)
+            m0 = _add_three(m0, b0, b1, b2, gup2, gon2, gdown2)
+            _store_gated(place, l0, m0, there & k1)
+            l1 = _add_three(l1, a1, a2, a3, up2, on2, down2)
+            m1 = _add_three(m1, b1, b2, b3, gup2, gon2, gdown2)
+            _store_gated(place + width * channels, l1, m1, there & k2)
+            l2 = _add_three(l2, a2, a3, a4, up2, on2, down2)
+            m2 = _add_three(m2, b2, b3, b4, gup2, gon2, gdown2)
+            _store_gated(place + 2 * width * channels, l2, m2, there & k3)
+            l3 = _add_three(l3, a3, a4, a5, up2, on2, down2)
+            m3 = _add_three(m3, b3, b4, b5, gup2, gon2, gdown2)
+            _store_gated(place + 3 * width * channels, l3, m3, there & k4)
+            l0 = _add_three(v0, a0, a1, a2, up1, on1, down1)
+            m0 = _add_three(h0, b0, b1, b2, gup1, gon1, gdown1)
+            l1 = _add_three(v1, a1, a2, a3, up1, on1, down1)
+            m1 = _add_three(h1, b1, b2, b3, gup1, gon1, gdown1)
+            l2 = _add_three(v2, a2, a3, a4, up1, on1, down1)
+            m2 = _add_three(h2, b2, b3, b4, gup1, gon1, gdown1)
+            l3 = _add_three(v3, a3, a4, a5, up1, on1, down1)
+            m3 = _add_three(h3, b3, b4, b5, gup1, gon1, gdown1)
             v0 = _add_three(first, a0, a1, a2, up0, on0, down0)
             h0 = _add_three(second, b0, b1, b2, gup0, gon0, gdown0)
             v1 = _add_three(first, a1, a2, a3, up0, on0, down0)
@@ -375,11 +408,11 @@ if triton is not None:
             h3 = _add_three(second, b3, b4, b5, gup0, gon0, gdown0)
 
     @gated_depthwise.register_kernel("cuda")
-    def launch_gated_depthwise(hidden, taps, bias):
+    def launch_gated_depthwise(hidden, taps, bias, silu=False):
         """`gated_depthwise` by Triton, of any views; by PyTorch where a picture has 2**31 numbers and more."""
         pictures, height, width, both = hidden.shape
         if height * width * both >= FAR:
-            return _gated(hidden, taps, bias)
+            return _gated(hidden, taps, bias, silu)
         hidden, taps, bias = hidden.contiguous(), taps.contiguous(), bias.contiguous()
         out = hidden.new_empty(pictures, height, width, both // 2)
         grid = lambda tile: (  # noqa: E731  one axis, since the others take 65535 programs at most
@@ -388,7 +421,7 @@ if triton is not None:
             * triton.cdiv(width, tile["STRIP"])
             * triton.cdiv(both // 2, tile["CHANNELS"]),
         )
-        _gated_depthwise[grid](hidden, taps, bias, out, pictures, height, width, both // 2)
+        _gated_depthwise[grid](hidden, taps, bias, out, pictures, height, width, both // 2, SILU=silu)
         return out
 
     _BLOCKS = [

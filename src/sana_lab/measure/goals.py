@@ -162,12 +162,33 @@ def faster(measured: pd.DataFrame) -> list[Goal]:
     return [*found, Goal(label, recipe, 0.88, reached)]
 
 
-def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, Any]] | None = None) -> list[Goal]:
+def depthwise(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """How much longer than a copy of its bytes the depthwise kernel takes, at the worst size: alone, and with SiLU.
+
+    Args:
+        rows: ``load("depthwise")["results"]["rows"]``.
+
+    Chapter 8.
+    """
+    found = []
+    for silu, label in ((False, "and gate"), (True, "and gate, and the SiLU that was a pass of its own before")):
+        ratios = [row["ms"] / row["copy_ms"] for row in rows if row["silu"] == silu]
+        limit, reached = 2.0, max(ratios) if ratios else None
+        found.append(Goal(f"depthwise convolution {label} ÷ a copy of as many bytes", None, limit, reached))
+    return found
+
+
+def goals(
+    rows: Sequence[Mapping[str, Any]],
+    factors: Mapping[str, Mapping[str, Any]] | None = None,
+    kernel: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Goal]:
     """What was to be reached, and what was.
 
     Args:
         rows: as in `table`.
         factors: ``load("fast_quality")["results"]["factors"]``, where there is such a record.
+        kernel: what `depthwise` takes, where there is such a record.
 
     Chapter 8.
     """
@@ -217,7 +238,7 @@ def goals(rows: Sequence[Mapping[str, Any]], factors: Mapping[str, Mapping[str, 
     peaks = measured[measured.resident > 0].assign(ratio=lambda lines: lines.load_peak / lines.resident)
     for_recipe, for_slim = (peaks[peaks.method.isin(m)].ratio.max() for m in (("int8",), SLIM))
     found.append(Goal("load peak ÷ resident, 8-bit (worst checkpoint)", _known(for_recipe), 1.15, _known(for_slim)))
-    return found
+    return found + (depthwise(kernel) if kernel else [])
 
 
 def _slower(

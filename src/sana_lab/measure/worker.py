@@ -66,6 +66,10 @@ def load(model: str | Path | Source, method: Method) -> SanaPipeline:
 def quantize_by_torchao_(pipe: SanaPipeline, name: str) -> None:
     """Quantize the linear layers and 1x1 convolutions of a transformer's blocks by torchao, in place.
 
+    torchao asks the compiler to try the neighbors of each kernel's tile, in all directions at once (0.18.0,
+    quantization/utils.py, `recommended_inductor_config_setter`). That search is switched off again, for this process:
+    with it the first picture of the 600M had not come after 190 seconds on an H200; without it, it took 34.
+
     Args:
         pipe: in 16 bits. For float8 with a scale a row torchao 0.18.0 wants bfloat16, so the transformer becomes that.
         name: key of `sana_lab.measure.methods.TORCHAO`.
@@ -73,6 +77,8 @@ def quantize_by_torchao_(pipe: SanaPipeline, name: str) -> None:
     Raises:
         ImportError: it is not installed, or has no such configuration.
     """
+    from torch._inductor import config as compiler
+
     from ..slim import pointwise_as_linear_
 
     options: dict[str, Any] = {}
@@ -88,6 +94,7 @@ def quantize_by_torchao_(pipe: SanaPipeline, name: str) -> None:
     if name == "float8":
         torch.nn.Module.to(pipe.transformer, torch.bfloat16)  # not diffusers' own, which warns of types it keeps
     quantization.quantize_(pipe.transformer.transformer_blocks, config(**options))
+    compiler.coordinate_descent_tuning = compiler.coordinate_descent_check_all_directions = False
 
 
 def set_threshold_(pipe: SanaPipeline, threshold: float) -> None:
@@ -196,7 +203,7 @@ def prepare_(pipe: SanaPipeline, way: str, activations: int = 8) -> None:
     if way == "compiled-eager":  # how many columns are outliers is known when they are found
         torch._dynamo.config.capture_dynamic_output_shape_ops = True
     if way in ("compiled-eager", "compiled", "fused", "tuned"):
-        compile_(pipe.transformer, **({"mode": TUNED[way]} if way in TUNED else {}))
+        compile_(pipe.transformer, **({"options": TUNED[way]} if way in TUNED else {}))
     if way not in ("eager", "compiled-eager"):
         capture_(prompt_once_(pipe.transformer))
         cast_once_(pipe)
