@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .ledger import Ledger, rebuilt
+from .ledger import Ledger, tensors_in, with_tensors
 
 LOWER = """
     conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution prelu addmm addmv addr
@@ -48,7 +48,8 @@ def wrap(ledger: Ledger, policy: str, handler: Callable) -> Callable:
         elif policy == "float32":
             dtype = torch.float32
         else:
-            found = [t.dtype for t in _floating((args, kwargs)) if ledger.index_of(t) >= 0]
+            given = [t for t in tensors_in((args, kwargs)) if t.is_floating_point()]
+            found = [t.dtype for t in given if ledger.index_of(t) >= 0]
             if len(set(found)) < 2:
                 return handler(func, args, kwargs)
             dtype = torch.float32 if torch.float32 in found else found[0]
@@ -58,22 +59,12 @@ def wrap(ledger: Ledger, policy: str, handler: Callable) -> Callable:
 
 
 def _cast(ledger: Ledger, value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, torch.Tensor):
-        index = ledger.index_of(value)
-        if index < 0 or not value.is_floating_point() or value.dtype in (dtype, torch.float64):
-            return value
-        cast = value.to(dtype)
-        ledger.place(cast, index)
-        return cast
-    if isinstance(value, (list, tuple)):
-        return rebuilt(value, (_cast(ledger, item, dtype) for item in value))
-    if isinstance(value, dict):
-        return {key: _cast(ledger, item, dtype) for key, item in value.items()}
-    return value
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        index = ledger.index_of(tensor)
+        if index < 0 or not tensor.is_floating_point() or tensor.dtype in (dtype, torch.float64):
+            return tensor
+        result = tensor.to(dtype)
+        ledger.place(result, index)
+        return result
 
-
-def _floating(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value] if value.is_floating_point() else []
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [tensor for item in items for tensor in _floating(item)]
+    return with_tensors(value, cast)

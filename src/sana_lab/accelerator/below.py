@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import mismatch, precision, words
 from .devices import CPU
-from .ledger import MIXED, Ledger, storage_of, unwrapped
+from .ledger import MIXED, Ledger, storage_of, tensors_in, unwrapped
 
 
 class Following(TorchDispatchMode):
@@ -66,14 +66,14 @@ class Following(TorchDispatchMode):
         if home >= 0:
             ledger.place_all(result, home)
         elif self.strict:
-            for tensor in mismatch.tensors_in(result):
+            for tensor in tensors_in(result):
                 if tensor.layout == torch.strided:
                     storage = storage_of(tensor)
                     self.fresh[storage._cdata] = weakref.ref(storage)
         return result
 
     def _mixed(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        ledger, given = self.ledger, mismatch.tensors_in((args, kwargs))
+        ledger, given = self.ledger, tensors_in((args, kwargs))
         home = next(index for index in map(ledger.index_of, given) if index >= 0)
         if self.strict:
             for tensor in given:
@@ -85,7 +85,7 @@ class Following(TorchDispatchMode):
                 raise
         before = {storage_of(tensor)._cdata for tensor in map(unwrapped, given) if tensor.layout == torch.strided}
         result = func(*args, **kwargs)
-        for tensor in mismatch.tensors_in(result):
+        for tensor in tensors_in(result):
             if tensor.layout != torch.strided or storage_of(tensor)._cdata not in before:
                 ledger.place(tensor, home)
         return result
@@ -307,7 +307,7 @@ def scripted(ledger: Ledger, mode: TorchFunctionMode, call: Callable) -> Callabl
                 following.explain(error)
                 raise
         home = ledger.home((args, kwargs))
-        for tensor in mismatch.tensors_in(result):
+        for tensor in tensors_in(result):
             following.adopt(tensor, home)
         return result
 

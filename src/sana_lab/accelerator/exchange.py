@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from .ledger import Ledger
-from .mismatch import tensors_in
+from .ledger import Ledger, tensors_in
 
 if TYPE_CHECKING:
     from .patches import Patches

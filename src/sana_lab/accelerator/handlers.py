@@ -16,8 +16,8 @@ from torch.utils._device import _device_constructors
 
 from . import asserts, device_rules, kernels, words
 from .devices import CPU
-from .ledger import MIXED, NOT_SEEN, ON_CPU, Ledger, Tensor, real_device, storage_of, unwrapped
-from .mismatch import CONVOLUTIONS, bind, cpp_type_name, settle, tensors_in, type_name
+from .ledger import MIXED, NOT_SEEN, ON_CPU, Ledger, Tensor, real_device, storage_of, tensors_in, unwrapped
+from .mismatch import CONVOLUTIONS, bind, cpp_type_name, settle, type_name
 
 Handler = Callable[[Callable, tuple, dict], Any]
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import mismatch, schemas
+from .ledger import tensors_in
 from .mismatch import CPU, Given
 
 _KERNELS = {torch.sparse_coo: "SparseCPU", torch.sparse_csr: "SparseCsrCPU", torch.strided: "CPU"}
@@ -49,7 +50,7 @@ class Inside(TorchDispatchMode):
         if not devices:
             result = func(*args, **kwargs)
             if not given:  # `at::empty(size, x.options())`: where `x` is, which PyTorch does not show
-                for tensor in mismatch.tensors_in(result):
+                for tensor in tensors_in(result):
                     self._loosen(tensor)
             return result
         name = func._schema.name.partition("::")[2]
@@ -67,7 +68,7 @@ class Inside(TorchDispatchMode):
             result = func(*args, **kwargs)
         copied_into_loose = name == "copy_" and given[0].device is None  # it stays where it was made
         if home.type == "cuda" and not copied_into_loose:
-            for tensor in mismatch.tensors_in(result):
+            for tensor in tensors_in(result):
                 self._settle(tensor, home)
         return result
 
@@ -76,14 +77,14 @@ class Inside(TorchDispatchMode):
         names = [argument.name for argument in func._schema.arguments]
         found = []
         for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
-            for tensor in mismatch.tensors_in(value):
+            for tensor in tensors_in(value):
                 found.append(Given(name, tensor, None if self._is_loose(tensor) else self.device_of(tensor)))
         return found
 
     def home_of_result(self, result: Any, first: torch.device) -> None:
         """Give what is still loose in a call's result the device of its first tensor."""
         if first != CPU:
-            for tensor in mismatch.tensors_in(result):
+            for tensor in tensors_in(result):
                 if self._is_loose(tensor):
                     self._settle(tensor, first)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from . import words
-from .mismatch import tensors_in
+from .ledger import tensors_in
 
 Check = Callable[[str, tuple, dict], "RuntimeError | None"]
 

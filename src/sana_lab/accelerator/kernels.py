@@ -26,8 +26,7 @@ import torch
 
 from . import words
 from .kernel_checks import CHECKS, LACKING
-from .ledger import MIXED, Ledger, Tensor
-from .mismatch import tensors_in
+from .ledger import MIXED, Ledger, Tensor, tensors_in
 
 FILE = pathlib.Path(__file__).with_name("kernels.json")
 

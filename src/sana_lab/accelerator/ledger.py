@@ -6,7 +6,7 @@ the virtual GPU share one `Ledger`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -149,6 +149,24 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def rebuilt(value: list | tuple, items: Iterable[Any]) -> Any:
-    """A list or tuple of the kind of `value`, a named tuple too, with other items."""
-    return value._make(items) if hasattr(value, "_make") else type(value)(items)
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in `value`, which may be nested: lists, tuples and the values of dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    return []
+
+
+def with_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """`value`, nested as for `tensors_in`, with `change` of each tensor in its place; named tuples stay such."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        items = (with_tensors(item, change) for item in value)
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: with_tensors(item, change) for key, item in value.items()}
+    return value

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import device_rules, schemas, words
+from .ledger import tensors_in
 
 CPU = torch.device("cpu")
 
@@ -437,14 +438,3 @@ def _ordered(given: list[Given], order: str) -> list[Given]:
         wanted = (python_names or kernel_name).split("|")
         result += [g._replace(name=kernel_name) for g in given if g.name in wanted]
     return result
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """All tensors in `value`, which may be nested."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    return []

@@ -20,7 +20,7 @@ import torch
 
 from . import int8_products, raw_memory
 from .autocast import LOWER
-from .ledger import Ledger, rebuilt
+from .ledger import Ledger, tensors_in, with_tensors
 
 PRODUCTS = frozenset(LOWER) - {"prelu"}
 """Names of the functions that sum products: matrix products, convolutions, attention."""
@@ -95,8 +95,8 @@ def _kernel(name: str, func: Callable, args: tuple) -> Callable:
 
 def _narrow(ledger: Ledger, values: Any) -> torch.dtype | None:
     """The 16-bit type that all floating tensors share, if they share one and a GPU; anything else is left alone."""
-    tensors = list(_floating(values))
-    kinds = {(tensor.dtype, ledger.index_of(tensor)) for tensor in tensors}
+    given = [tensor for tensor in tensors_in(values) if tensor.is_floating_point()]
+    kinds = {(tensor.dtype, ledger.index_of(tensor)) for tensor in given}
     if len(kinds) != 1:
         return None
     ((dtype, index),) = kinds
@@ -112,19 +112,4 @@ def _in_float32(func: Callable, dtype: torch.dtype) -> Callable:
 
 
 def _widened(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, (list, tuple)):
-        return rebuilt(value, (_widened(item) for item in value))
-    if isinstance(value, dict):
-        return {key: _widened(item) for key, item in value.items()}
-    return value
-
-
-def _floating(value: Any):
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _floating(item)
+    return with_tensors(value, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)

@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from .ledger import Ledger
-from .mismatch import tensors_in
+from .ledger import Ledger, tensors_in
 
 EXPORTERS = ("export", "export_for_training", "draft_export")
 """Functions of `torch.export`. They trace with tensors that pretend to be on a device, in C++, which asks the CUDA

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..accelerator.mismatch import tensors_in
+from ..accelerator.ledger import tensors_in
 from ..layers import is_linear_8bit
 
 LARGEST_FLOAT16 = 65504

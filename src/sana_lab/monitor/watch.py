@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from ..accelerator.mismatch import tensors_in
+from ..accelerator.ledger import tensors_in
 from ..accounting import tensors_of
 from . import scrape
 from .live import Line, shown_by_default
