@@ -229,7 +229,7 @@ def test_without_the_package_lpips_names_it(monkeypatch):
     [
         ((FIRST, SECOND[:2]), {}, "as many of both"),
         (([], []), {}, "0 pictures"),
-        ((FIRST, SECOND, PROMPTS[:1]), {}, "1 prompts for 3"),
+        ((FIRST, SECOND, PROMPTS[:1]), {}, "1 prompt for 3 pairs of pictures"),
         ((FIRST, [*SECOND[:2], wave(1, width=32)]), {}, "pair 2 has two sizes, 64 x 48 and 32 x 48"),
         ((FIRST, ["x"] * 3), {}, "pair 0 has a str"),
         ((FIRST, SECOND), {"metrics": ["fid"]}, "'fid' is unknown"),
@@ -282,7 +282,7 @@ def test_sheet_becomes_smaller_before_it_becomes_too_long_for_programs():
         ({}, None, "no column"),
         ({"a": []}, None, "a: 0"),
         ({"a": [wave(1)], "b": []}, None, "a: 1, b: 0"),
-        ({"a": [wave(1)]}, ["x", "y"], "2 prompts for 1 rows"),
+        ({"a": [wave(1)]}, ["x", "y"], "2 prompts for 1 row of pictures"),
     ],
 )
 def test_sheet_refuses_in_one_line(columns, prompts, words):
@@ -443,7 +443,7 @@ def refused(tmp_path_factory):
         (["a", "nowhere"], "way 'a' is unknown"),
         (["a", "d", "--steps", 3], "--steps says how to draw"),
         (["a", "d", "--prompts", "none.txt"], "there is no prompt in it"),
-        (["a", "d", "--prompts", "one.txt"], "1 prompts for 3 pairs"),
+        (["a", "d", "--prompts", "one.txt"], "1 prompt for 3 pairs"),
         (["a", "d", "--out", "a"], "holds the pictures themselves"),
         (["a", "d", "--out", "one.txt"], "is a file"),
         (["a", "d", "--metrics", "fid"], "'fid' is unknown"),

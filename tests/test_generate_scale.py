@@ -632,7 +632,7 @@ def test_scaling_finds_pictures_that_differ_and_such_as_are_missing(gpu, quick, 
 
     got = scaling.measure(tmp_path / "a", n=6, batch=2, steps=1, launch=one_after_the_other(model, spoil))
     assert got["identical"] == 5
-    with pytest.raises(RuntimeError, match="5 pictures by 1 processes, not 6"):
+    with pytest.raises(RuntimeError, match="5 pictures by 1 process, not 6"):
         scaling.measure(tmp_path / "b", n=6, batch=2, steps=1, launch=one_after_the_other(model, lose))
 
 

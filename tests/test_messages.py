@@ -2,7 +2,7 @@
 
 import pytest
 
-from sana_lab.messages import leading_words, without_folders
+from sana_lab.messages import counted, leading_words, without_folders
 
 
 def test_leading_words():
@@ -33,3 +33,8 @@ def test_a_library_that_lies_elsewhere_is_named_as_well():
         without_folders(said, ["sana_lab", "torch"])
         == 'File "sana_lab/sana.py", line 3; /home/me/own/a.py; /x/torchlike/b.py'
     )
+
+
+def test_counted():
+    assert [counted(n, "pair") for n in (0, 1, 2)] == ["0 pairs", "1 pair", "2 pairs"]
+    assert counted(1, "process") == "1 process" and counted(3, "process") == "3 processes"

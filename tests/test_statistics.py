@@ -247,9 +247,9 @@ def test_a_record_compares_what_both_drew(folder):
     ("ask", "said"),
     [
         (lambda e: e.outcomes("w3"), "no condition 'w3' in this record; it has bf16, w2"),
-        (lambda e: e.outcomes("w2", 2), "no scenes with 2 object(s) in this record; it has 1"),
-        (lambda e: e.outcomes("bf16", 3), "no scenes with 3 object(s) in this record; it has 1, 2"),
-        (lambda e: e.compare("bf16", "w2"), "no scenes with 2 object(s) in this record; it has 1"),
+        (lambda e: e.outcomes("w2", 2), "no scenes with 2 objects in this record; it has 1"),
+        (lambda e: e.outcomes("bf16", 3), "no scenes with 3 objects in this record; it has 1, 2"),
+        (lambda e: e.compare("bf16", "w2"), "no scenes with 2 objects in this record; it has 1"),
         (lambda e: e.compare("bf16", "w2", 1, "taste"), f"no attribute 'taste'; there are {', '.join(NAMES)}"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Error messages as records keep them: the words by which people know them, and no folder of a machine."""
+"""Words for people: error messages as records keep them, without folders of a machine; and numbers with their noun."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ def without_folders(message: str, libraries: Iterable[str] = ()) -> str:
     message = _INSTALLED.sub("", message)
     names = "|".join(map(re.escape, libraries))
     return re.sub(rf"[^\s\"'(]*?[/\\]((?:{names})[/\\]\S+\.py)", r"\1", message) if names else message
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or the plural.
+
+    Example:
+        >>> counted(1, "picture"), counted(0, "picture"), counted(2, "process")
+        ('1 picture', '0 pictures', '2 processes')
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
 
 
 def with_code(message: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import _len_torch_function_stack, _pop_mode, _push_mode
 
+from ..messages import counted
 from . import devices as virtual_devices
 from .mode import VirtualGPUMode
 from .patches import Patches, apply, refresh_libraries
@@ -108,7 +109,7 @@ def use_accelerator(
     if gpus > real:
         before = " (more are hidden since CUDA started)" if _hidden else ""
         raise RuntimeError(
-            f"use_accelerator(gpus={gpus}) on a machine with {real} GPU{'s' * (real != 1)}{before}: ask for at most "
+            f"use_accelerator(gpus={gpus}) on a machine with {counted(real, 'GPU')}{before}: ask for at most "
             f"{real}, or for virtual ones with use_accelerator(gpus={gpus}, virtual=True)."
         )
     return Accelerator(gpus, torch.cuda.get_device_properties(0).total_memory, virtual=False)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..commandline import PROCESSES, SECONDS, goes_on, integers
+from ..messages import counted
 from . import edition, grading
 from . import progress as seen
 
@@ -17,7 +18,7 @@ BOOK = Path(__file__).resolve().parents[3] / "notebooks"
 """Where the chapters lie in a checkout."""
 
 _Book = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Of the published chapters.  [default: this checkout's]")
+    Path | None, typer.Option(metavar="FOLDER", help="Folder of the published chapters.  [default: this checkout's]")
 ]
 
 
@@ -29,10 +30,10 @@ def mount(parent: typer.Typer) -> None:
 
 
 def learner(
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="To write to.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write to.")],
     book: _Book = None,
     nbgrader: Annotated[
-        bool, typer.Option("--nbgrader", help="As nbgrader's source, with solutions between its marks.")
+        bool, typer.Option("--nbgrader", help="Write nbgrader's source, with solutions between its marks.")
     ] = False,
 ) -> None:
     """Write the chapters for learners: without solutions and outputs, with the checks.
@@ -40,15 +41,15 @@ def learner(
     Again on the same folder, it renews chapters that nobody has touched and leaves the others alone.
     """
     written = edition.write(_book(book), out, nbgrader=nbgrader)
-    typer.echo(f"{out}: {len(written)} chapter{'s' * (len(written) != 1)} written")
+    typer.echo(f"{out}: {counted(len(written), 'chapter')} written")
 
 
 def progress(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of one learner, or with a folder for each.")] = Path(
-        "."
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="One learner's folder, or one with all learners' folders.")
+    ] = Path("."),
     book: _Book = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every exercise, for other programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every exercise as JSON, for other programs.")] = False,
 ) -> None:
     """Show which exercises are passed, as the notebooks were saved. Nothing is run."""
     lines = seen.progress(folder, _book(book))
@@ -68,8 +69,8 @@ def progress(
 
 
 def grade(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With a folder for each learner.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For marks.csv and what a stopped run has found.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with all learners' folders.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for marks.csv and for what was found.")],
     book: _Book = None,
     only: Annotated[str | None, typer.Option(metavar="1,2", help="Numbers of chapters.  [default: all]")] = None,
     cell: Annotated[float, typer.Option(help="Seconds for a cell.", callback=SECONDS)] = grading.CELL,

@@ -20,13 +20,14 @@ def mount(parent: typer.Typer) -> None:
 
 def _command(
     first: Annotated[str, typer.Argument(metavar="A", help='A way, such as "16-bit" or "int8"; or a folder.')],
-    second: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other way, or the other folder.")],
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts: one a line, or JSON lines.")] = None,
     model: Annotated[
         str | None, typer.Option(help='A Hub name such as "600M-512", or a folder.  [default: shapes]')
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="For pictures, record, sheet and page.  [default: A-and-B]")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for all that is written.  [default: A-and-B]"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.  [default: the model's]", callback=STEPS)] = None,
     guidance: Annotated[
@@ -36,10 +37,10 @@ def _command(
         int | None, typer.Option(help="Picture i starts from the noise of seed + i.  [default: 0]", callback=SEED)
     ] = None,
     pixels: Annotated[
-        int | None, typer.Option(help="Width and height.  [default: the model's own]", callback=SIZE)
+        int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Some of psnr,ssim,lpips,clip.  [default: all that can be had]")
+        str | None, typer.Option(help="Some of psnr,ssim,lpips,clip.  [default: all that are available]")
     ] = None,
     clip: Annotated[
         str | None,

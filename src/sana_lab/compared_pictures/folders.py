@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..generate import prompts
 from ..generate.few import SUFFIXES
+from ..messages import counted
 
 
 class Pictures(Sequence[Image.Image]):
@@ -37,7 +38,7 @@ def opened(file: Path) -> Image.Image:
     """A picture, whole.
 
     Raises:
-        ValueError: it is none, or damaged.
+        ValueError: it is no picture, or damaged.
         OSError: it cannot be read.
     """
     try:
@@ -76,8 +77,8 @@ def pairs(first: Path, second: Path) -> list[str]:
         if alone := sorted(mine - others):
             more = f" and {len(alone) - 1} more" * (len(alone) > 1)
             raise ValueError(
-                f"{folder} has {len(mine)} pictures and {other} {len(others)}; only the first has {alone[0]}{more}: "
-                "the same names in both are compared."
+                f"{folder} has {counted(len(mine), 'picture')} and {other} {len(others)}; only the first has "
+                f"{alone[0]}{more}: the same names in both are compared."
             )
     return sorted(there[0])
 
@@ -102,7 +103,9 @@ def prompts_of(names: Sequence[str], folder: Path, file: Path | None, seed: int 
         if set(by_name) == set(names):
             return [by_name[name] for name in names]
         if len(wanted) != len(names):
-            raise ValueError(f"--prompts {file}: {len(wanted)} prompts for {len(names)} pairs of pictures.")
+            raise ValueError(
+                f"--prompts {file}: {counted(len(wanted), 'prompt')} for {counted(len(names), 'pair')} of pictures."
+            )
         return [w.prompt for w in wanted]
     found = [opened(folder / name).info.get("prompt") for name in names]
     return [str(prompt) for prompt in found] if all(found) else None

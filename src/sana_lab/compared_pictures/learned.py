@@ -43,7 +43,7 @@ BATCH = 8
 
 
 class NotHere(Exception):
-    """A measure's library or weights are neither here nor to be had; says why."""
+    """A measure's library or weights are not here and cannot be downloaded; says why."""
 
 
 def downloads(metrics: Sequence[str], clip: str = CLIP) -> list[str]:

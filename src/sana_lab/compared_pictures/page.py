@@ -143,7 +143,8 @@ def _page(
             f"<figure><figcaption>{words}<br><small>{html.escape(', '.join(told))}</small></figcaption>"
             f'<div class="pair">{both}</div></figure>'
         )
-    which = f"all {len(names)} pairs" if len(shown) == len(names) else f"the {len(shown)} of {len(names)} pairs"
+    few = f"the {len(shown)} of {len(names)} pairs, the furthest apart first" if len(shown) < len(names) else ""
+    which = few or ("all pairs, the furthest apart first" if len(names) > 1 else "the one pair")
     origin = f"<p>{html.escape(str(provenance))}</p>"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -152,7 +153,7 @@ def _page(
         "<p>Each pair is of one prompt and one noise. The interval is that of the mean over pairs, at 95 %.</p>\n"
         "<table><thead><tr><th>measure</th><th>mean</th><th>interval</th><th>pairs</th></tr></thead>\n<tbody>"
         + "\n".join(rows)
-        + f"</tbody></table>\n{origin}\n<h2>Pictures</h2>\n<p>Of {which}, the furthest apart first.</p>\n"
+        + f"</tbody></table>\n{origin}\n<h2>Pictures</h2>\n<p>Of {which}.</p>\n"
         + "\n".join(figures)
         + "\n</html>\n"
     )

@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from ..evaluate.distance import WINDOW, psnr, ssim
+from ..messages import counted
 from . import learned
 
 METRICS = {
@@ -46,8 +47,8 @@ def scores(
 ) -> dict[str, dict[str, Any]]:
     """How far the pictures of one way are from those of another.
 
-    A measure whose weights are neither here nor to be had is left out and says why. `out_of_reach` tells so before, and
-    `learned.downloads` what would be fetched: ask them before anything takes long.
+    A measure whose weights are not here and cannot be downloaded is left out and says why. `out_of_reach` tells so
+    before, and `learned.downloads` what would be fetched: ask them before anything takes long.
 
     Args:
         a: pictures of the first way, (n,), a list or what opens them one by one; what is not RGB is turned into it.
@@ -67,7 +68,9 @@ def scores(
     chosen = check_metrics(metrics, prompts)
     first, second = _pairs(a, b)
     if prompts is not None and len(prompts) != len(first):
-        raise ValueError(f"{len(prompts)} prompts for {len(first)} pairs of pictures: give one for each pair.")
+        raise ValueError(
+            f"{counted(len(prompts), 'prompt')} for {counted(len(first), 'pair')} of pictures: give one for each pair."
+        )
     found: dict[str, dict[str, Any]] = {}
     away = out_of_reach(chosen, clip)
     for metric in chosen:
@@ -140,7 +143,7 @@ def in_words(metric: str, found: dict[str, Any]) -> str:
     text = f"{METRICS[metric]}: {found['mean']:.{digits}f}"
     if found["low"] is not None:
         text += f" [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    text += f", {found['n']} pair{'s' * (found['n'] != 1)}"
+    text += f", {counted(found['n'], 'pair')}"
     if found.get("equal"):
         text += f", {found['equal']} of them equal"
     if metric == "clip":
@@ -165,7 +168,9 @@ class _Rgb(Sequence[Image.Image]):
 
 def _pairs(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> tuple[_Rgb, _Rgb]:
     if len(a) != len(b) or not len(a):
-        raise ValueError(f"{len(a)} pictures of the first way and {len(b)} of the second: give as many of both.")
+        raise ValueError(
+            f"{counted(len(a), 'picture')} of the first way and {len(b)} of the second: give as many of both."
+        )
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
         for picture in (x, y):
             if not isinstance(picture, Image.Image):

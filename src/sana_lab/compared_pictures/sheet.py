@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..messages import counted
+
 SIDE = 256
 """Pixels that a picture has at most, the longer side."""
 
@@ -53,7 +55,9 @@ def contact_sheet(
         raise ValueError(f"a contact sheet needs as many pictures in each column, at least one ({told}).")
     rows = next(iter(lengths.values()))
     if prompts is not None and len(prompts) != rows:
-        raise ValueError(f"{len(prompts)} prompts for {rows} rows of pictures: give one for each row.")
+        raise ValueError(
+            f"{counted(len(prompts), 'prompt')} for {counted(rows, 'row')} of pictures: give one for each row."
+        )
     largest = max((max(p.size) for pictures in columns.values() for p in pictures if p is not None), default=side)
     side, most = min(side, max(largest, NARROWEST)), LINES
     while True:
@@ -70,7 +74,10 @@ def contact_sheet(
         elif most > 1:
             most = 1
         else:
-            raise ValueError(f"{rows} rows of {len(columns)} pictures do not fit a contact sheet: give fewer.")
+            raise ValueError(
+                f"a contact sheet of {counted(rows, 'row')} with {counted(len(columns), 'picture')} each is too large: "
+                "give fewer."
+            )
     sheet = Image.new("RGB", (width, height), GROUND)
     draw = ImageDraw.Draw(sheet)
     for number, lines in enumerate(head):
@@ -104,7 +111,7 @@ def _height(columns: Mapping[str, Sequence[Image.Image | None]], row: int, side:
 
 
 def _lines(text: str, width: int, most: int = LINES) -> list[str]:
-    """Text broken into lines of at most so many pixels, and no more than `most` of them."""
+    """Text broken into lines of at most `width` pixels, no more than `most` of them."""
     text = " ".join(text.split())
     if not text:
         return []

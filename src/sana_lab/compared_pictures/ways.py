@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..checkpoints import Source
 
 CHECK_PROMPTS = 8
-"""So many prompts the fast mode's check draws before it says yes or no."""
+"""How many prompts the fast mode's check draws before it says yes or no."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""What the chapters say about released checkpoints, claim by claim, each held against what was found on one.
+"""What the chapters say about released checkpoints, claim by claim, each compared with what was found on one.
 
 A claim is a function of the findings. It says whether it holds, or raises `NotChecked` with the reason why nobody can
-tell. What is said about the weights of released checkpoints is not held against random ones, nor against a model of
-other sizes.
+tell. What is said about the weights of released checkpoints is not tried on random ones, nor on a model of other sizes.
 
 Chapter 14.
 """
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..checkpoints import CHECKPOINTS
+from ..messages import counted
 from .kept import DOES_NOT, HAPPENS, NOT_CHECKED
 from .plan import REFERENCE
 
@@ -106,7 +106,7 @@ def claim(id: str, chapter: int, text: str, of: str = ANY) -> Callable[[Callable
 
 
 def judge(found: Findings) -> list[Verdict]:
-    """Hold every claim against what was found.
+    """Compare every claim with what was found.
 
     Args:
         found: see `Findings`.
@@ -276,7 +276,7 @@ def _(found: Findings) -> tuple[bool, str]:
 def _(found: Findings) -> tuple[bool, str]:
     parts = found["files"]["parts"]  # were one missing or not finite, `files.look` had refused, and there is no record
     files, tensors = (sum(part[key] for part in parts.values()) for key in ("files", "tensors"))
-    return True, f"{tensors:,} tensors in {files} files were read"
+    return True, f"{tensors:,} tensors in {counted(files, 'file')} were read"
 
 
 @claim("stored-in-trained-type", 5, "The transformer's files are in the 16-bit type that it was trained in")
@@ -359,7 +359,7 @@ def _(found: Findings) -> tuple[bool, str]:
     told = [f"{name}: {len(some)}, {next(iter(some.values()))}" for name, some in bad.items()]
     told += [f"{name} failed" for name in failed]
     drawn = sum(way["pictures"]["drawn"] for way in found["ways"].values() if "pictures" in way)
-    return not told, "; ".join(told) or f"{drawn} pictures in {len(wrong)} ways were looked at"
+    return not told, "; ".join(told) or f"{counted(drawn, 'picture')} in {counted(len(wrong), 'way')} looked at"
 
 
 @claim("draws-as-asked", 6, "8 bits draw what was asked as often as 16 do", of=TRAINED)

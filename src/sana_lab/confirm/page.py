@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evidence import journal
-from ..messages import with_code
+from ..messages import counted, with_code
 from .claims import FAILS, HOLDS, NOT_CHECKED
 from .plan import REFERENCE, WAYS
 from .record import picture_file
@@ -312,8 +312,8 @@ def _about(record: Record) -> str:
     data = base64.b64encode(json.dumps(record.record, indent=1).encode()).decode("ascii")
     return (
         "<h2>How it was made</h2>"
-        f"<p><code>{html.escape(record.record['command'])}</code>: {len(settings['prompts'])} prompts, "
-        f"{settings['steps']} steps, {settings['pixels']} pixels, seed {settings['seed']}.</p>"
+        f"<p><code>{html.escape(record.record['command'])}</code>: {counted(len(settings['prompts']), 'prompt')}, "
+        f"{counted(settings['steps'], 'step')}, {settings['pixels']} pixels, seed {settings['seed']}.</p>"
         f"<p>Stored as: {html.escape(stored)}.</p><p>{html.escape(versions)}.</p>"
         f"<p>Weights <code>{html.escape(results['model']['weights'])}</code>. "
         f'<a download="confirmed.json" href="data:application/json;base64,{data}">The record</a> is inside of this '

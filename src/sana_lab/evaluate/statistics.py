@@ -16,6 +16,7 @@ from PIL import Image
 
 from .. import evidence
 from ..checkpoints import Source, resolve
+from ..messages import counted
 from ..shapes import SHAPES_FOLDER, caption, sample_scenes
 from ..shapes.scenes import Scene
 from ..shapes.scoring import ALL_RIGHT, ATTRIBUTES, Z_95, Rate, adherence
@@ -266,7 +267,7 @@ class Evaluation:
         drawn = entries[condition]["objects"]
         wanted = list(drawn) if objects is None else [str(objects)]
         if wanted[0] not in drawn:
-            raise ValueError(f"no scenes with {objects} object(s) in this record; it has {', '.join(drawn)}")
+            raise ValueError(f"no scenes with {counted(objects, 'object')} in this record; it has {', '.join(drawn)}")
         chosen = [drawn[number] for number in wanted]
         return Outcomes(
             {name: np.concatenate([unpack(e["outcomes"][name], e["n"]) for e in chosen]) for name in NAMES},

@@ -14,7 +14,7 @@ which a picture is missing is drawn again whole, and only what is missing is wri
 the number of processes and however often it was stopped. With `batch=1` a picture depends on no other prompt.
 
 **How it goes on.** A picture is written beside its place and moved there when whole, and says in its own metadata how
-it was drawn. What is there is held to what is asked, and a picture of other settings is an error.
+it was drawn. What is there is compared with what is asked, and a picture of other settings is an error.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..checkpoints import PRECISIONS, Source, resolve
 from ..evidence import journal
 from ..launched import FEWER, Launched, fewer_than_asked
 from ..machine import processor
+from ..messages import counted
 from . import drawing, prompts
 from .prompts import Wanted
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 WINDOW = 298
 """Tokens of a prompt that Sana reads: `max_sequence_length` 300 less two (diffusers 0.42.1, pipeline_sana.py)."""
 PATIENCE = timedelta(minutes=10)
-"""So long process 0 waits, when it has finished, for what the others report. They draw on without it."""
+"""How long process 0 waits, when it has finished, for what the others report. They go on drawing without it."""
 WRITERS = 2
 """Threads that compress pictures while the next batch is drawn."""
 
@@ -101,7 +102,7 @@ def run(
         raise ValueError(f"--batch {batch}: give 1 or more.")
     wanted, warnings = prompts.read(file, seed)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file: give a folder for {len(wanted)} pictures.")
+        raise ValueError(f"--out {out} is a file: give a folder for {counted(len(wanted), 'picture')}.")
     journal.must_be_writable(out, out)
     launched = launched or Launched.here()
     tell = say if launched.rank == 0 else lambda _: None
@@ -244,14 +245,14 @@ def summary(report: dict[str, Any]) -> str:
     """A report in one line."""
     n, there = report["pictures"], report["wanted"]
     silent = report["processes"] - len(report["shares"])
+    processes = counted(report["processes"], "process")
     if silent:
-        return f"{n} pictures by {len(report['shares'])} of {report['processes']} processes; no word of the others"
+        return f"{counted(n, 'picture')} by {len(report['shares'])} of {processes}; no word of the others"
     if not n:
-        return f"all {there} pictures were there"
-    processes = f"{report['processes']} process{'es' * (report['processes'] > 1)}"
-    before = f", {there - n} were there" if there > n else ""
+        return f"all {there} pictures were there" if there > 1 else "the picture was there"
+    before = f", {there - n} {'was' if there - n == 1 else 'were'} there" if there > n else ""
     return (
-        f"{n} picture{'s' * (n > 1)}{before}: {report['seconds']:.1f} s, "
+        f"{counted(n, 'picture')}{before}: {report['seconds']:.1f} s, "
         f"{report['pictures_per_second']:.2f} pictures/s, {processes}, loading took {report['load_seconds']:.1f} s"
     )
 

@@ -16,10 +16,11 @@ import typer
 
 from .. import evidence, isolated
 from ..commandline import BATCH, STEPS, run_command, whole
+from ..messages import counted
 
 RECORD = "generate_scaling"
 SPOILED = 7
-"""Every so many pictures one is deleted, for a run that goes on."""
+"""One picture in this many is deleted, to see a run go on."""
 
 
 def launch(arguments: list[str], processes: int) -> dict[str, Any]:
@@ -91,7 +92,8 @@ def measure(
     for report, expected in zip(reports, (1, processes), strict=True):
         if (report["pictures"], report["processes"], len(report["shares"])) != (n, expected, expected):
             raise RuntimeError(
-                f"{report['pictures']} pictures by {report['processes']} processes, not {n} by {expected}"
+                f"{counted(report['pictures'], 'picture')} by {counted(report['processes'], 'process')}, "
+                f"not {n} by {expected}"
             )
     one, several = ({path.name: path.read_bytes() for path in folder.glob("*.png")} for folder in folders)
     names = sorted(one)[::SPOILED]
@@ -116,13 +118,13 @@ def measure(
 
 
 def _command(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the pictures and the record.")],
-    model: Annotated[str, typer.Option(help="What load_sana() takes.")] = "shapes",
-    precision: Annotated[str, typer.Option(help="What load_sana() takes.")] = "int8",
-    n: Annotated[int, typer.Option("-n", "--n", help="Prompts.", callback=whole(1, 100_000))] = 400,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the pictures and the record.")],
+    model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "600M-512", or a folder.')] = "shapes",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, fp8 or nf4.")] = "int8",
+    n: Annotated[int, typer.Option("-n", "--n", help="Number of prompts.", callback=whole(1, 100_000))] = 400,
     batch: Annotated[int, typer.Option(help="Pictures at once.", callback=BATCH)] = 20,
     steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = 20,
-    processes: Annotated[int, typer.Option(help="How many are compared with one.", callback=whole(2, 64))] = 2,
+    processes: Annotated[int, typer.Option(help="How many to compare with one process.", callback=whole(2, 64))] = 2,
 ) -> None:
     """Draw one file of prompts with one GPU and with several, compare times and pictures, and write the record."""
     print(record(out, model=model, precision=precision, n=n, batch=batch, steps=steps, processes=processes))

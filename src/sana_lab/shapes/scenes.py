@@ -16,6 +16,8 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..messages import counted
+
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 SIZES = ("small", "large")
 COLORS = {
@@ -76,7 +78,7 @@ class Scene:
     background: str
 
     def __post_init__(self) -> None:
-        """Hold every scene to the grammar."""
+        """Check the scene against the grammar."""
         if not isinstance(self.things, tuple) or not all(isinstance(thing, Thing) for thing in self.things):
             raise TypeError(f"things must be a tuple of Thing objects, not {self.things!r}")
         if len(self.things) not in (1, 2):
@@ -109,7 +111,14 @@ class Scene:
 
 
 def caption(scene: Scene) -> str:
-    """The plain sentence for a scene, e.g. ``a large red ring at the left on a white background``. Chapter 1."""
+    """The plain sentence for a scene.
+
+    Example:
+        >>> caption(Scene((Thing("large", "red", "ring"),), "left", "white"))
+        'a large red ring at the left on a white background'
+
+    Chapter 1.
+    """
     things = [f"a {t}" for t in scene.things]
     if len(things) == 1:
         where = "in the center" if scene.where == "center" else f"at the {scene.where}"
@@ -158,11 +167,19 @@ def sample_scenes(n: int, objects: int, seed: int, held_out: bool = True) -> lis
         held_out: from the scenes kept out of training (True) or from those trained on (False).
 
     Raises:
-        ValueError: if `objects` is neither 1 nor 2, or `n` is out of range. Chapter 1.
+        ValueError: if `objects` is neither 1 nor 2, or `n` is out of range.
+
+    Example:
+        >>> print(sample_scenes(1, objects=1, seed=0)[0])
+        a large green square at the right on a white background
+
+    Chapter 1.
     """
     known = pool(objects, bool(held_out)) if objects in (1, 2) else all_scenes(objects)
     if not 1 <= n <= len(known):
-        raise ValueError(f"n must be 1 to {len(known)} for {objects} object(s) with held_out={held_out}, not {n}")
+        raise ValueError(
+            f"n must be 1 to {len(known)} for {counted(objects, 'object')} and held_out={held_out}, not {n}"
+        )
     rng = random.Random(f"{seed}-{objects}-{held_out}")
     scenes = rng.sample(known, n)
     return [
@@ -271,11 +288,14 @@ def known_words() -> frozenset[str]:
 def describe_unknown_words(prompt: str) -> list[str]:
     """Name the words of a prompt that the Shapes model never saw, in order, each once.
 
-    >>> describe_unknown_words("a small red teapot on a white table")
-    ['teapot', 'table']
-
     Raises:
-        TypeError: if the prompt is not a string. Chapter 1.
+        TypeError: if the prompt is not a string.
+
+    Example:
+        >>> describe_unknown_words("a small red teapot on a white table")
+        ['teapot', 'table']
+
+    Chapter 1.
     """
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")

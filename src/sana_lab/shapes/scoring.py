@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..messages import counted
 from .reader import Reading, read_picture
 from .scenes import Scene
 
@@ -99,7 +100,7 @@ def adherence(pictures: Iterable[Any], scenes: Iterable[Scene]) -> Adherence:
     """Read pictures and count how often they show the scenes asked for.
 
     Both are compared in canonical form. Two objects are told apart by where they stand: the left or upper one of the
-    picture is held against the left or upper one of the scene, and an attribute is right if it is right in both. In a
+    picture is compared with the left or upper one of the scene, and an attribute is right if it is right in both. In a
     picture with the wrong number of objects shape, size, color and place are wrong.
 
     Args:
@@ -129,7 +130,9 @@ def adherence(pictures: Iterable[Any], scenes: Iterable[Scene]) -> Adherence:
     readings = () if mismatch else tuple(map(read_picture, pictures))
     n = len(pictures) if isinstance(pictures, Sized) else len(readings)
     if n != len(scenes):
-        raise ValueError(f"{n} picture(s) for {len(scenes)} scene(s): give one picture for each scene")
+        raise ValueError(
+            f"{counted(n, 'picture')} for {counted(len(scenes), 'scene')}: give one picture for each scene"
+        )
     if not scenes:
         raise ValueError("nothing to count: give at least one picture and its scene")
     rows = [_match(reading, scene.canonical) for reading, scene in zip(readings, scenes, strict=True)]
