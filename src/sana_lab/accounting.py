@@ -288,10 +288,14 @@ def predict(
     Args:
         checkpoint: As in `build`.
         precision: As in `plan`.
-        granule: Round each tensor up to a multiple of so many bytes. CUDA's caching allocator counts in 512.
+        granule: Round each tensor up to a multiple of this many bytes. CUDA's caching allocator counts in 512.
 
     Raises:
         ValueError: as in `plan`.
+
+    Example:
+        >>> {component: f"{size / 2**30:.1f} GiB" for component, size in predict("600M-512", "int8").items()}
+        {'text_encoder': '3.0 GiB', 'transformer': '0.8 GiB', 'vae': '0.6 GiB'}
 
     Chapter 4.
     """

@@ -130,7 +130,7 @@ class Source:
         return SHAPES_FOLDER if self.model == "shapes" else Path(self.model)
 
     def check(self) -> None:
-        """Hold the files to their manifest where there is one; the Shapes model must have one. Before files are read.
+        """Compare the files with their manifest, which the Shapes model must have; to be called before files are read.
 
         Raises:
             OSError: one is missing or damaged, there is something that is no file, or JSON of another shape, or the
@@ -219,6 +219,11 @@ def resolve(model: str | Path | Source) -> Source:
     Raises:
         ValueError: it names nothing.
 
+    Example:
+        >>> source = resolve("600M-1024")
+        >>> source.trained
+        'fp16'
+
     Chapter 5.
     """
     return model if isinstance(model, Source) else Source(model, find(model))
@@ -244,8 +249,8 @@ def _download(source: Source) -> Path:
             return Path(DiffusionPipeline.download(repo, variant=variant, use_safetensors=True))
         except (OSError, ValueError) as error:
             raise OSError(
-                f"{source} is {repo} on the Hugging Face Hub, which is not in this machine's cache and cannot be had "
-                "now: connect to a network, unset HF_HUB_OFFLINE if it is set, and run "
+                f"{source} is {repo} on the Hugging Face Hub, which is not in this machine's cache and cannot be "
+                "downloaded now: connect to a network, unset HF_HUB_OFFLINE if it is set, and run "
                 f'`hf download {repo}`; or use model="shapes", which needs no network.'
             ) from error
 

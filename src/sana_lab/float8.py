@@ -39,8 +39,8 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     than 448. A number that is not finite becomes NaN, and so do all products of its row: nothing is hidden.
 
     torchao 0.18.0 does the same for `PerRow()` (quantization/quant_primitives.py, `_choose_scale_float8`,
-    `_quantize_affine_float8`), but for two things: it divides by 448 in the type of the input, which rounds the scale
-    of a bfloat16 row to 8 bits, and a row of zeros becomes NaN there.
+    `_quantize_affine_float8`), except for two things: it divides by 448 in the type of the input, which rounds the
+    scale of a bfloat16 row to 8 bits, and a row of zeros becomes NaN there.
 
     Args:
         x: (..., columns), floating point.
@@ -50,6 +50,11 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         TypeError: `x` holds no floating-point numbers.
+
+    Example:
+        >>> codes, scale = quantize_rows(torch.tensor([[448.0, -20.0, 0.3]]))
+        >>> (codes.float() * scale).tolist()
+        [[448.0, -20.0, 0.3125]]
 
     Chapter 8.
     """

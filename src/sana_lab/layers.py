@@ -151,6 +151,12 @@ def contiguous_inputs_(model: M) -> M:
     Raises:
         TypeError: it is no model.
 
+    Example:
+        >>> import bitsandbytes
+        >>> layer = bitsandbytes.nn.Linear8bitLt(16, 32, has_fp16_weights=False)
+        >>> holding(layer).guarded, holding(contiguous_inputs_(layer)).guarded
+        (False, True)
+
     Chapter 5.
     """
     if not isinstance(model, nn.Module):

@@ -24,6 +24,11 @@ def psnr(a: Tensor, b: Tensor) -> float:
     Raises:
         TypeError, ValueError: not uint8, or shapes that differ.
 
+    Example:
+        >>> black = torch.zeros(8, 8, 3, dtype=torch.uint8)
+        >>> round(psnr(black, black + 26), 1)
+        19.8
+
     Chapter 6.
     """
     _check(a, b)

@@ -148,6 +148,13 @@ def explain(message: str | BaseException, installed: Mapping[str, str | None] | 
 
     Raises:
         TypeError: `message` is neither text nor an exception.
+
+    Example:
+        >>> known = explain("AssertionError: Torch not compiled with CUDA enabled")
+        >>> [match.failure.id for match in known.answers]
+        ['torch-without-cuda']
+
+    Chapter 10.
     """
     return _read(message, installed)
 

@@ -101,7 +101,18 @@ def render_codes(
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw one scene exactly, 512 x 512 pixels, every object at the middle of its place. Chapter 1."""
+    """Draw one scene exactly, 512 x 512 pixels, every object at the middle of its place.
+
+    Raises:
+        TypeError: `scene` is no `Scene`.
+
+    Example:
+        >>> from sana_lab import sample_scenes
+        >>> render(sample_scenes(1, objects=1, seed=0)[0]).size
+        (512, 512)
+
+    Chapter 1.
+    """
     if not isinstance(scene, Scene):
         raise TypeError(f"render takes a Scene, not {type(scene).__name__}: try sample_scenes(1, objects=1, seed=0)[0]")
     picture = render_codes(encode_scenes([scene]))[0]
