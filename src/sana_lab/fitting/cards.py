@@ -4,7 +4,7 @@
 
 makes three checkpoints with random weights in WORK (20 GB), and tries each way on each, a process for every card. A
 way that did all that was asked of it on one card is not tried on a larger one. Then each way draws once alone, for the
-times. The record is `small_cards`; `rows` reads it, and `agreement` holds it against what `peaks` computes. A stopped
+times. The record is `small_cards`; `rows` reads it, and `agreement` compares it with what `peaks` computes. A stopped
 run goes on with the same command.
 
 Chapter 9.
@@ -19,8 +19,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,30 +169,9 @@ def try_way(
     _watch(pipe, stages)
     if steps > STEPS:  # it is timed, and a first call takes longer
         draws = [draws[0], *draws]
-    for i, (pixels, batch, decode) in enumerate(draws):
-        stages.now, stages.peaks = "encode", {}
-        torch.cuda.reset_peak_memory_stats()
-        tiled = decode != "whole"
-        (pipe.vae.enable_slicing if tiled else pipe.vae.disable_slicing)()
-        (pipe.vae.enable_tiling if tiled else pipe.vae.disable_tiling)()
-        row: Found = {"pixels": pixels, "pictures": batch, "decode": decode}
-        try:
-            began = time.perf_counter()
-            pipe(
-                **{name: _first(value, batch) for name, value in given.items()},
-                height=pixels,
-                width=pixels,
-                num_inference_steps=steps if i else min(steps, STEPS),
-                use_resolution_binning=False,
-            )
-            torch.cuda.synchronize()
-            row["seconds"] = round(time.perf_counter() - began, 3)
-        except (torch.cuda.OutOfMemoryError, UnboundLocalError):  # the latter is the former, in `decode`: Sana#197
-            row["out of memory"] = stages.now
-        except Exception as error:
-            row["failed"] = _words(error)
-        stages.begin("encode")
-        found["draws"].append(row | {"peaks": stages.peaks})
+    for i, draw in enumerate(draws):
+        row = _draw(pipe, given, draw, steps if i else min(steps, STEPS), stages)
+        found["draws"].append(row)
         if "failed" in row:
             break
         if "out of memory" in row:
@@ -201,6 +181,36 @@ def try_way(
             torch.cuda.empty_cache()
     found["reserved"] = torch.cuda.max_memory_reserved()
     return found
+
+
+def _draw(pipe: Any, given: dict[str, Any], draw: tuple[int, int, str], steps: int, stages: Stages) -> Found:
+    """One of `DRAWS`: its seconds, or the stage in which memory ran out, or what failed; and the peaks by stage."""
+    import torch
+
+    pixels, batch, decode = draw
+    stages.now, stages.peaks = "encode", {}
+    torch.cuda.reset_peak_memory_stats()
+    tiled = decode != "whole"
+    (pipe.vae.enable_slicing if tiled else pipe.vae.disable_slicing)()
+    (pipe.vae.enable_tiling if tiled else pipe.vae.disable_tiling)()
+    row: Found = {"pixels": pixels, "pictures": batch, "decode": decode}
+    try:
+        began = time.perf_counter()
+        pipe(
+            **{name: _first(value, batch) for name, value in given.items()},
+            height=pixels,
+            width=pixels,
+            num_inference_steps=steps,
+            use_resolution_binning=False,
+        )
+        torch.cuda.synchronize()
+        row["seconds"] = round(time.perf_counter() - began, 3)
+    except (torch.cuda.OutOfMemoryError, UnboundLocalError):  # the latter is the former, in `decode`: Sana#197
+        row["out of memory"] = stages.now
+    except Exception as error:
+        row["failed"] = _words(error)
+    stages.begin("encode")
+    return row | {"peaks": stages.peaks}
 
 
 def _first(value: Any, count: int) -> Any:
@@ -367,26 +377,31 @@ def record(
             if _did_all(rows[-1], lacking[key][2]):
                 done.add(key)
             keep()
-    late = False
-    if TIMED in folders:
-        once = [(1024, 1, "whole")]
-        tasks = [
-            (way, lambda way=way: {"late": True} if time.monotonic() > until else try_way(
-                str(folders[TIMED]), way, None, once, steps=TIMED_STEPS, virtual=virtual))
-            for way in ways.WAYS
-            if way not in {row["way"] for row in timed}
-        ]  # fmt: skip
-        for way, ended in isolated.run_each(tasks, limit=LIMIT, jobs=1):
-            value = ended.value or _lost(ended)
-            if value.get("late"):
-                late = True
-            else:
-                timed.append({"checkpoint": TIMED, "way": way, **value})
-                keep()
+    in_time = TIMED not in folders or _time_each(folders[TIMED], timed, until, virtual, keep)
     keep()
-    if not late and not results["not tried"]:
+    if in_time and not results["not tried"]:
         notes.end()
     return results
+
+
+def _time_each(folder: Path, timed: list[Found], until: float, virtual: bool, keep: Callable[[], None]) -> bool:
+    """Time each way that is not in `timed` yet, alone on the whole card; whether all were begun before `until`."""
+
+    def case(way: str) -> Found:
+        if time.monotonic() > until:
+            return {"late": True}
+        return try_way(str(folder), way, None, [(1024, 1, "whole")], steps=TIMED_STEPS, virtual=virtual)
+
+    there, late = {row["way"] for row in timed}, False
+    tasks = [(way, partial(case, way)) for way in ways.WAYS if way not in there]
+    for way, ended in isolated.run_each(tasks, limit=LIMIT, jobs=1):
+        value = ended.value or _lost(ended)
+        if value.get("late"):
+            late = True
+        else:
+            timed.append({"checkpoint": TIMED, "way": way, **value})
+            keep()
+    return not late
 
 
 def _wrong(found: Any) -> str | None:
@@ -409,8 +424,8 @@ def _lost(ended: isolated.Ended) -> Found:
 
 def _command(
     work: Annotated[Path, typer.Argument(metavar="WORK", help="Folder for checkpoints; some 20 GB.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the record.")],
-    minutes: Annotated[float, typer.Option(help="For all of it.", callback=number(0, 10_000, above=True))] = 60,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the record.")],
+    minutes: Annotated[float, typer.Option(help="Minutes for all of it.", callback=number(0, 10_000, above=True))] = 60,
     jobs: Annotated[int, typer.Option(help="Processes at a time.", callback=whole(1, 64))] = 8,
 ) -> None:
     """Every way on small cards, imitated on a real GPU; write the record small_cards.json to FOLDER."""

@@ -40,7 +40,7 @@ class Fleet:
     """The processes of one run: device, rank, averaging of gradients, end of time. One process without torchrun."""
 
     def __init__(self, device: str | None = None, minutes: float = math.inf):
-        """Join the process group that torchrun announces, if any; stop after so many minutes from now.
+        """Join the process group that torchrun announces, if any; stop `minutes` minutes from now.
 
         Raises:
             ValueError: `device` is "cuda", and there is no GPU.
@@ -290,6 +290,36 @@ class Denoiser(nn.Module):
         return out[0]
 
 
+def draw_batch(
+    plan: Plan, latents: torch.Tensor, tokens: torch.Tensor, scaling: float, instructed: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw what one step learns from, out of the bank of this process.
+
+    Sigma is logit-normal, and in three of five cases shifted to larger noise as the scheduler shifts it.
+
+    Args:
+        plan: the numbers of the run.
+        latents: (bank, 32, 16, 16).
+        tokens: (bank, 2 x sentences, text_tokens), those after the instruction first.
+        scaling: what latents are multiplied with.
+        instructed: whether the prompts come after the instruction.
+
+    Returns:
+        Noisy latents (b, 32, 16, 16), sigma (b,), tokens (b, t), and the velocity to learn, noise minus latent.
+    """
+    batch, device = plan.transformer_batch, latents.device
+    pick = torch.randint(len(latents), (batch,), device=device)
+    which = torch.randint(plan.sentences, (batch,), device=device) + (0 if instructed else plan.sentences)
+    ids = tokens[pick, which].long()
+    ids[torch.rand(batch, device=device) < plan.no_text, 1:] = 0
+    z = latents[pick].float() * scaling
+    sigma = torch.sigmoid(torch.randn(batch, device=device))
+    shifted = plan.flow_shift * sigma / (1 + (plan.flow_shift - 1) * sigma)
+    sigma = torch.where(torch.rand_like(sigma) < 0.6, shifted, sigma)
+    noise = torch.randn_like(z)
+    return torch.lerp(z, noise, sigma[:, None, None, None]), sigma, ids, noise - z
+
+
 def train_transformer(
     plan: Plan, fleet: Fleet, out: Path, autoencoder: nn.Module, scenes: list[Scene], codes: torch.Tensor, compile: bool
 ) -> None:
@@ -327,7 +357,7 @@ def train_transformer(
     coin = random.Random(plan.seed + first)  # the same on every process: all take the same branch
     bar = tqdm(range(first, plan.transformer_steps), "transformer", initial=first, total=plan.transformer_steps,
                disable=fleet.rank > 0, mininterval=5)  # fmt: skip
-    batch, mean_loss = plan.transformer_batch, torch.zeros((), device=fleet.device)
+    mean_loss = torch.zeros((), device=fleet.device)
 
     def keep(done: int) -> None:
         if fleet.rank == 0:
@@ -341,19 +371,10 @@ def train_transformer(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, plan.transformer_steps, plan.transformer_lr)
         instructed = coin.random() < plan.with_instruction
-        pick = torch.randint(len(latents), (batch,), device=fleet.device)
-        which = torch.randint(plan.sentences, (batch,), device=fleet.device) + (0 if instructed else plan.sentences)
-        ids = tokens[pick, which].long()
-        ids[torch.rand(batch, device=fleet.device) < plan.no_text, 1:] = 0
-        z = latents[pick].float() * scaling
-        sigma = torch.sigmoid(torch.randn(batch, device=fleet.device))
-        shifted = plan.flow_shift * sigma / (1 + (plan.flow_shift - 1) * sigma)
-        sigma = torch.where(torch.rand_like(sigma) < 0.6, shifted, sigma)
-        noise = torch.randn_like(z)
-        noisy = torch.lerp(z, noise, sigma[:, None, None, None])
+        noisy, sigma, ids, target = draw_batch(plan, latents, tokens, scaling, instructed)
         with fleet.autocast():
             velocity = model(noisy, sigma, ids, instructed)
-        loss = F.mse_loss(velocity.float(), noise - z)
+        loss = F.mse_loss(velocity.float(), target)
         optimizer.zero_grad(set_to_none=False)
         loss.backward()
         fleet.average_gradients(parameters)
