@@ -170,7 +170,9 @@ def test_free_and_reserved_and_total():
 
 def test_full_to_the_last_byte():
     x = torch.empty(64 * MIB, dtype=torch.uint8, device="cuda")
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(
+        torch.cuda.OutOfMemoryError, match=r"Tried to allocate 2\.00 MiB\. GPU 0 has .* 0 bytes is free"
+    ):
         torch.empty(1, device="cuda")
     assert torch.empty(1, device="cuda:1").is_cuda
     del x
@@ -209,7 +211,9 @@ def test_out_of_memory(how):
 def test_a_module_that_does_not_fit_is_left_between():
     """As on a real GPU: what was moved before memory ran out stays there, all else stays on the CPU."""
     module = torch.nn.Sequential(*(torch.nn.Linear(2048, 2048, bias=False) for _ in range(5)))  # 16 MiB each
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(
+        torch.cuda.OutOfMemoryError, match=r"Tried to allocate 16\.00 MiB\. .* of which 0 bytes is free"
+    ):
         module.to("cuda")
     devices = [layer.weight.device.type for layer in module]
     assert devices == ["cuda"] * devices.count("cuda") + ["cpu"] * devices.count("cpu")

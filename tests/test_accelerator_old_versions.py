@@ -90,7 +90,7 @@ def test_sums_become_what_today_s_kernel_makes_of_them(with_bias):
 
 def test_everything_else_is_asked_of_the_library():
     assert C.other == "answered by the library" and C.get_context()
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="missing"):
         C.missing  # noqa: B018
 
 

@@ -322,7 +322,7 @@ def test_wrong_verdict_is_refused(id):
     wrong = OPPOSITE[advice.verdict]
     with pytest.raises(ValueError, match=f"the row says '{wrong}', the check says '(?!{wrong})"):
         judge(replace(advice, verdict=wrong, once=None), found)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="the row says '.*', the check says 'not checked'"):
         judge(advice, None)
 
 
@@ -380,9 +380,17 @@ def test_row_is_refused(change, words):
         replace(ROW, **change)
 
 
-@pytest.mark.parametrize("change", [{"commit": "58eb52c"}, {"commit": "main"}, {"path": ""}, {"repository": "Sana"}])
-def test_source_is_refused(change):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"commit": "58eb52c"}, "the commit in 40 digits, not '58eb52c'"),
+        ({"commit": "main"}, "the commit in 40 digits, not 'main'"),
+        ({"path": ""}, "give owner/name, a path and a place"),
+        ({"repository": "Sana"}, "give owner/name, a path and a place"),
+    ],
+)
+def test_source_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
         replace(ROW.sources[0], **change)
 
 
@@ -411,10 +419,16 @@ def test_link_leads_into_the_book(id):
 
 
 @pytest.mark.parametrize(
-    "section", ["no such heading", "failure-that-nobody-knows", "Exercises", "device-map-left-behind"]
+    ("section", "words"),
+    [
+        ("no such heading", "is no label, and the heading of 0 places"),
+        ("failure-that-nobody-knows", "there is no failure 'that-nobody-knows'"),
+        ("Exercises", "is no label, and the heading of 1[0-9] places"),
+        ("device-map-left-behind", "is no label, and the heading of 0 places"),
+    ],
 )
-def test_link_into_nothing_is_refused(section):
-    with pytest.raises(ValueError):
+def test_link_into_nothing_is_refused(section, words):
+    with pytest.raises(ValueError, match=words):
         page.place(section, ROOT)
 
 

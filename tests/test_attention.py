@@ -271,7 +271,7 @@ def test_a_failed_step_leaves_the_layers_as_they_were():
     given = inputs(transformer)
     before = step(transformer, **given)
     once = prompt_once_(transformer).forward
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="expected input.* to have 32 channels, but got 5 channels"):
         step(transformer, **given | {"hidden_states": random(2, 5, 4, 6)})
     assert all(attention.kept is None for attention in once.attentions)
     assert "forward" not in vars(transformer.caption_projection) and "forward" not in vars(transformer.caption_norm)

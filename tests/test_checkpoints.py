@@ -284,7 +284,7 @@ def test_a_file_is_read_again_when_it_may_be_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert text(Path("file")) == "eight" and len(reads) == 6
     file.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="'.*file'"):
         text(file)
 
 

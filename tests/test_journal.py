@@ -162,7 +162,7 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(ValueError, match="pipe is not a file: delete it"):
             read(tmp_path / "pipe", way_out="delete it")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="nothing"):
         read(tmp_path / "nothing", way_out="delete it")
 
 
