@@ -25,6 +25,7 @@ from . import journal
 
 FOLDER = Path(__file__).parent
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes")
+"""The libraries that decide what happens."""
 IN_CAPTION = ("torch", "diffusers", "bitsandbytes")
 _FIELDS = {"what": str, "command": str, "machine": dict, "versions": dict, "when": str, "results": (dict, list)}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -5,7 +5,7 @@ A *mix* is a dated stack in which one more `pip install` moved a part of it, whi
 package needs, and only warns about what the others do.
 
 The versions of a dated stack are those that the package index offered on that day (`uv pip compile --exclude-newer`),
-but for torch, of which four versions are shared to save downloads: a stack has the newest of the four that was out.
+except for torch, of which four versions are shared to save downloads: a stack has the newest of the four that was out.
 Nothing here imports torch.
 """
 
@@ -16,7 +16,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "huggingface-hub")
+from .. import evidence
+
+LIBRARIES = (*evidence.LIBRARIES, "huggingface-hub")
 """What a stack pins, in this order."""
 
 BOOK = "2026-11"
@@ -36,7 +38,7 @@ class Stack:
         title: what it is, in a sentence.
         pins: library -> version; all of `LIBRARIES`, or without huggingface-hub where a bisection leaves it free.
         date: everything that is not pinned is as new as on the evening of this day. `""`: as new as there is.
-        then: library -> version of a second `pip install`, which does not heed what is there. Empty for a dated stack.
+        then: library -> version of a second `pip install`, which ignores what is there. Empty for a dated stack.
     """
 
     name: str
