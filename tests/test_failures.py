@@ -494,7 +494,7 @@ def test_two_entries_of_one_name_and_unknown_likeness_are_refused():
     with pytest.raises(ValueError, match="two failures are called 'good-entry'"):
         index((first[0], second[0]))
     first[1].alike = ["nobody-knows"]
-    with pytest.raises(ValueError, match="'nobody-knows', which is none"):
+    with pytest.raises(ValueError, match="'nobody-knows', which is no entry"):
         index((first[0],))
 
 

@@ -246,6 +246,7 @@ class PromptOnce:
             return self.step(hidden_states, stub, *args, **kwargs)
 
     def _places(self, prompt: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of a prompt for each block: those that are kept, or new ones, where the old ones were."""
         shape = (prompt.shape, prompt.dtype, prompt.device)
         now = None if self.known is None or self.prompt is not prompt else self._state(prompt)
         if now is not None and now == self.known and shape in self.places:

@@ -64,7 +64,7 @@ def seconds(action: Callable[[], object], times: int) -> list[float]:
 
 
 def measure(model: str, times: int, steps: Sequence[int] = (20, 10)) -> dict[str, list[float]]:
-    """Seconds of each run, by row of the table. A call is the pipeline's default call, but for the number of steps.
+    """Seconds of each run, by row of the table. A call is the pipeline's default call, except for the number of steps.
 
     Pictures in 8 and in 16 bits are drawn in turns, so that they meet the same machine.
     """
@@ -136,8 +136,8 @@ def ratios(rows: dict[str, list[float]], steps: Sequence[int] = (20, 10)) -> str
 
 
 def _command(
-    model: Annotated[str, typer.Option(help="What load_sana() takes.")] = "shapes",
-    n: Annotated[int, typer.Option("-n", help="Runs of each.", callback=whole(1, 1000))] = 5,
+    model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "600M-512", or a folder.')] = "shapes",
+    n: Annotated[int, typer.Option("-n", help="How often each picture is drawn.", callback=whole(1, 1000))] = 5,
 ) -> None:
     """Time the Shapes model on this machine, on two cores without AVX-512 under the virtual GPU."""
     from .checkpoints import resolve

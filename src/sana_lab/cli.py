@@ -71,7 +71,7 @@ def generate(
     The noise of picture i comes from seed + i alone: the second picture of a batch with --seed 0 is the only one of a
     batch with --seed 1, up to rounding.
 
-    Many prompts: --prompts FILE --out FOLDER. In a text file every line is a prompt, but for blank lines and comments
+    Many prompts: --prompts FILE --out FOLDER. In a text file every line is a prompt, except blank lines and comments
     (#); in a .jsonl file a line is {"prompt": ..., "seed": ..., "name": ...}, the latter two optional. The same
     command goes on where it was stopped. Each picture keeps its prompt, seed and settings in its metadata, and
     pictures of other settings are refused.

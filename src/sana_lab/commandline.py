@@ -101,7 +101,7 @@ def single(function: Callable[..., Any]) -> typer.Typer:
 
 
 def whole(least: int, most: int, usual: str = "") -> Callable[..., Any]:
-    """A typer callback that holds a whole number, or each of several, to a range.
+    """A typer callback that checks that a whole number, or each of several, is in a range.
 
     Args:
         least: the smallest that is allowed.
@@ -121,11 +121,11 @@ def whole(least: int, most: int, usual: str = "") -> Callable[..., Any]:
 def number(
     least: float, most: float = math.inf, *, above: bool = False, or_infinity: bool = False, usual: str = ""
 ) -> Callable[..., Any]:
-    """A typer callback that holds a number, or each of several, to a range. NaN is never in it.
+    """A typer callback that checks that a number, or each of several, is in a range. NaN never is.
 
     Args:
         least: the smallest that is allowed.
-        most: the largest; infinity is none, but for `or_infinity`.
+        most: the largest; infinity is not allowed, except with `or_infinity`.
         above: only more than `least`.
         or_infinity: infinity is allowed, too.
         usual: words to add, such as "4.5 is usual".
@@ -183,7 +183,7 @@ def names(option: str, text: str) -> tuple[str, ...]:
     """Names with commas between them, each once.
 
     Raises:
-        ValueError: there is none; the text names the option.
+        ValueError: there is no name; the text names the option.
     """
     found = tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
     if not found:

@@ -268,7 +268,7 @@ def number_points(figure: Figure, labels: Sequence[tuple[Axes, str, tuple[float,
     """Write a number beside each point, on the side that is farthest from other points and from numbers before it.
 
     Args:
-        figure: complete but for the numbers; its axes have their limits and scales.
+        figure: complete except for the numbers; its axes have their limits and scales.
         labels: axes, number and place of each point, in the axes' own coordinates.
     """
     figure.draw_without_rendering()  # axes have their final size only then

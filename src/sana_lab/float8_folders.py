@@ -88,7 +88,7 @@ def load_component(
 
 
 def _layer(before: nn.Module, codes: Tensor, scale: Tensor, bias: Tensor | None, activations: int) -> nn.Module:
-    """The layer on these codes that stands for `before`, which has no data; shapes are held when all is loaded."""
+    """The layer on these codes that stands for `before`, which has no data; shapes are checked when all is loaded."""
     if isinstance(before, nn.Embedding):
         factor = getattr(before, "embed_scale", None)
         kind = torch.get_default_dtype() if factor is None else factor.dtype

@@ -24,7 +24,7 @@ from .row_kernels import rounded
 M = TypeVar("M", bound=nn.Module)
 
 ROWS = 8192
-"""Rows of an embedding that are quantized at a time, so that only so many are in 16 bits beside the codes."""
+"""Rows of an embedding that are quantized at a time: no more of them are in 16 bits beside the codes."""
 
 METHOD = "sana_lab_float8"
 """What a model in FP8 has as `quant_method` in its configuration, and in the file of it."""
@@ -168,7 +168,7 @@ class Float8Embedding(OnCodes):
         """An embedding on FP8 codes for one in 16 or 32 bits, quantized in portions.
 
         Raises:
-            TypeError: it is none.
+            TypeError: it is no embedding in 16 or 32 bits.
             ValueError: NaN or infinity in it.
         """
         if not isinstance(embedding, nn.Embedding) or not embedding.weight.is_floating_point():

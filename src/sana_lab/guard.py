@@ -61,7 +61,7 @@ def checked(
     Raises:
         NotReady: something is wrong; the text has a line for each thing, with the way out.
         TypeError: `pipe` is no pipeline, or `eight_bit` is a single string.
-        ValueError: `eight_bit` names what is no model of this pipeline, `device` is none, or `room` is below 0.
+        ValueError: `eight_bit` names what is no model of this pipeline, `device` is no device, or `room` is below 0.
 
     Example:
         >>> from sana_lab import load_sana, use_accelerator

@@ -318,7 +318,7 @@ def over() -> bool:
 
 
 def at_once(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) -> list[Any]:
-    """`[function(item) for item in items]`, so many at a time, for functions that wait for processes.
+    """`[function(item) for item in items]`, `jobs` at a time, for functions that wait for processes.
 
     Ctrl+C and the first error end all of them: processes that threads have begun with `start` are killed, and none is
     begun any more.
@@ -516,6 +516,7 @@ def run_each(
 def _forks(
     cases: Iterable[tuple[Any, Callable[[], Any]]], jobs: int, limit: float, processor: float | None, one_file: bool
 ) -> Iterator[tuple[Any, Ended]]:
+    """See `run_each`: keep `jobs` forks running, kill those that take too long, and leave none behind."""
     waiting = iter(list(cases))
     running: dict[int, tuple[Any, pathlib.Path, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -543,6 +544,7 @@ def _forks(
 
 
 def _fork(case: Callable[[], Any], place: pathlib.Path, processor: float | None, one_file: bool) -> int:
+    """Start a fork that runs a case and leaves its value, stdout and stderr as files in `place`; its process id."""
     parent = os.getpid()
     child = os.fork()
     if child:

@@ -291,10 +291,10 @@ def _embeddings(encoder: Gemma2Model, pipe: SanaPipeline, scenes: Sequence[Scene
 
 
 def record_command(
-    n: Annotated[int, typer.Option("-n", help="Scenes.", callback=whole(1, 100_000))] = 500,
-    steps: Annotated[int, typer.Option(help="Of denoising.", callback=STEPS)] = 20,
+    n: Annotated[int, typer.Option("-n", help="Number of scenes.", callback=whole(1, 100_000))] = 500,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = 20,
     batch: Annotated[int, typer.Option(help="Pictures drawn at once.", callback=BATCH)] = 50,
-    seed: Annotated[int, typer.Option(help="Of scenes and noise.", callback=SEED)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and noise.", callback=SEED)] = 0,
     factors: Annotated[
         list[float],
         typer.Option(metavar="FACTOR...", help="Sizes of the outlier; 1 changes nothing.", callback=FACTORS_ABOVE_0),
@@ -304,7 +304,7 @@ def record_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="For the record and what is finished of it.  [default: the package]"),
+        typer.Option(metavar="FOLDER", help="Folder for the record and its finished parts.  [default: the package]"),
     ] = None,
 ) -> None:
     """Measure on scenes of two objects that training never saw, and store the record outlier_adherence.

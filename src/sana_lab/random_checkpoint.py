@@ -230,7 +230,7 @@ def mount(parent: typer.Typer) -> None:
 def _command(
     name: Annotated[str, typer.Argument(metavar="NAME", help='A released one, such as "600M-512" or "1.5-4.8B".')],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; must not exist yet.")],
-    seed: Annotated[int, typer.Option(help="Of the random weights.", callback=SEED)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.", callback=SEED)] = 0,
     dtype: Annotated[str, typer.Option(help="bf16 or fp16, of all weights.")] = "bf16",
     parts_from: Annotated[
         Path | None, typer.Option(metavar="FOLDER2", help="Share the text encoder and autoencoder of such a folder.")

@@ -227,7 +227,7 @@ def _device_for(device: str | torch.device | None, quantized: bool) -> torch.dev
     """The device to load on.
 
     Raises:
-        ValueError: `device` is none.
+        ValueError: `device` is no device.
         RuntimeError: a quantized model cannot live there.
     """
     gpu = torch.cuda.is_available()

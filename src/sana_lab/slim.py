@@ -34,7 +34,7 @@ PARTS = ("pointwise", "embedding")
 """What `slim` may name: the 1x1 convolutions of the feed-forward, the text encoder's embedding."""
 
 ROWS = 8192
-"""Rows of an embedding that are quantized at a time, so that only so many are in 16 bits beside the codes."""
+"""Rows of an embedding that are quantized at a time: no more of them are in 16 bits beside the codes."""
 
 
 class _OverChannels:
@@ -380,6 +380,7 @@ def predict(
 def _with_embedding_quantized(
     tensors: Iterator[accounting.Stored], model: Gemma2Model, precision: str
 ) -> Iterator[accounting.Stored]:
+    """Tensors as `accounting` lists them, with the embedding in 8 bits as `quantize_embedding_` or FP8 keeps it."""
     names = ("codes", "float8_e4m3fn", "scale") if precision == "fp8" else ("weight", "int8", "SCB")
     for stored in tensors:
         if precision == "fp8" and stored.tensor == "embed_scale":

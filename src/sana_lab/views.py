@@ -68,7 +68,9 @@ def watched(model: nn.Module) -> Iterator[dict[str, list[bool]]]:
     (0.50.2, autograd/_functions.py, `MatMul8bitLt.forward`).
 
     Yields:
-        Name of the layer → a list, True for each input that is a view. Chapter 5.
+        Name of the layer → a list, True for each input that is a view.
+
+    Chapter 5.
     """
     found: dict[str, list[bool]] = {}
 

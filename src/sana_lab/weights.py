@@ -63,7 +63,7 @@ def objects(folder: Path) -> None:
     """Refuse JSON of another shape than the libraries take for granted, beside the models: scheduler and tokenizer.
 
     They index what they read: a list where an object should be is an AttributeError from deep inside. The models'
-    configurations are held by `fit`.
+    configurations are checked by `fit`.
 
     Raises:
         OSError: a file is no JSON, or holds something else than an object; a tokenizer has no vocabulary.
@@ -83,7 +83,7 @@ def objects(folder: Path) -> None:
 
 
 def fit(folder: Path, component: str, variant: str | None = None) -> list[Path]:
-    """Hold the files of a component to its configuration: every tensor that the model needs, and no other.
+    """Compare the files of a component with its configuration: every tensor that the model needs, and no other.
 
     Args:
         folder: of a pipeline.

@@ -202,7 +202,7 @@ def record(virtual: dict[str, Any], before: dict[str, Any] | None = None) -> dic
 
 
 def agreement_table() -> pandas.DataFrame:
-    """The four figures, before the virtual GPU was held to the table and now, for both halves of the samples.
+    """The four figures, before the virtual GPU followed the table and now, for both halves of the samples.
 
     Raises:
         ValueError: the record is missing or damaged.

@@ -27,8 +27,9 @@ from .ledger import MIXED, Ledger, storage_of, tensors_in, unwrapped
 class Following(TorchDispatchMode):
     """Places the results of operators that C++ calls. Those of a handler pass: there `mode` is off, and books are kept.
 
-    With `strict`, tensors of several devices are refused as CUDA does, but for those that the call itself made without
-    saying where (TorchScript asks a tensor for its device in C++, and is told "CPU"): these go where they are used.
+    With `strict`, tensors of several devices are refused as CUDA does, except for those that the call itself made
+    without saying where (TorchScript asks a tensor for its device in C++, and is told "CPU"): these go where they are
+    used.
     """
 
     def __init__(self, ledger: Ledger, mode: TorchFunctionMode, strict: bool = False):
@@ -73,6 +74,7 @@ class Following(TorchDispatchMode):
         return result
 
     def _mixed(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """Run an operator on tensors of several devices; its results go to the first GPU among them."""
         ledger, given = self.ledger, tensors_in((args, kwargs))
         home = next(index for index in map(ledger.index_of, given) if index >= 0)
         if self.strict:

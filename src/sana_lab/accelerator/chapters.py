@@ -33,7 +33,7 @@ _READ_BY_THE_TEST = ("nbval-check-output", "nbval-skip", "nbval-ignore-output", 
 
 
 def digests(notebook: dict[str, Any]) -> dict[str, str]:
-    """What a run of a chapter was a run of: its code, and what that code was held against.
+    """What a run of a chapter was a run of: its code, and the outputs that it was compared with.
 
     Args:
         notebook: a chapter as JSON (or as nbformat read it); lines may be lists.

@@ -442,7 +442,7 @@ class Properties:
     gcnArchName: str = ""
 
     def __repr__(self) -> str:
-        """As PyTorch prints it, without the bus that there is none of."""
+        """As PyTorch prints it, without the PCI bus, which a virtual GPU does not have."""
         return (
             f"_CudaDeviceProperties(name='{self.name}', major={self.major}, minor={self.minor}, "
             f"total_memory={self.total_memory // 2**20}MB, multi_processor_count={self.multi_processor_count}, "

@@ -86,6 +86,7 @@ def before(name: str, given: list[Any], extra: dict[str, Any]) -> None:
 
 
 def _out(name: str, inputs: list[Any], out: Any, several: bool) -> None:
+    """Raise what a function itself says of an `out=` on another device than its inputs; `several`: of a tuple of them."""
     here, there = inputs[0].device, out.device
     if name in ("dot", "vdot") or name == "matmul" and all(g.tensor.dim() == 1 for g in inputs[:2]):
         which = "vdot" if name == "vdot" else "dot"
@@ -117,6 +118,7 @@ def _out(name: str, inputs: list[Any], out: Any, several: bool) -> None:
 
 
 def _scalars(name: str, inputs: list[Any]) -> None:
+    """Raise what an elementwise function says of a 0-dim CPU tensor that it does not take beside tensors on a GPU."""
     scalars = [n for n, g in enumerate(inputs) if g.device == CPU and g.tensor.dim() == 0]
     if not scalars:
         return

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import raw_memory
 
 EXACT = 1024
-"""So many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
+"""How many products of two codes float32 adds without rounding: 1024 times 127 squared is below 2**24."""
 
 MOST = 2**20
 """Codes of a tensor that are kept as float32 as well; more would cost a laptop its memory."""
@@ -108,7 +108,7 @@ INFINITE = 0x7C00
 """Bits of an infinite float16. Those of a NaN are more."""
 
 MANY = 32
-"""From one column in so many on, a product with zeros and ones sets columns to zero faster than a walk through them."""
+"""If one column in this many, or more, becomes zero, a product with zeros and ones is faster than a loop over them."""
 
 
 def _bounds(bits: Tensor) -> tuple[int, int]:
@@ -149,7 +149,7 @@ def split_product(
     outlier_cols: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`int8_mixed_scaled_mm`, but for the outlier columns' product in float32 (0.50.2, backends/default/ops.py).
+    """`int8_mixed_scaled_mm`, except for the outlier columns' product, in float32 (0.50.2, backends/default/ops.py).
 
     Args:
         A: activations, 16-bit, (rows, k).

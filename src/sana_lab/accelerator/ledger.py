@@ -109,7 +109,7 @@ class Ledger:
 def parts(tensor: torch.Tensor) -> list[torch.Tensor] | None:
     """The tensors with a storage that one without consists of: in `torch.vmap`'s wrappers, in sparse layouts.
 
-    None where there are none to be seen.
+    None where PyTorch shows none.
     """
     inner = unwrapped(tensor)
     if inner is not tensor:
@@ -125,7 +125,7 @@ def parts(tensor: torch.Tensor) -> list[torch.Tensor] | None:
 
 
 def _noted(tensor: torch.Tensor, index: int) -> Iterable[torch.Tensor]:
-    """`parts` of a tensor without a storage; one that has none to be seen notes itself where it lives."""
+    """`parts` of a tensor without a storage; one whose parts PyTorch does not show notes itself where it lives."""
     inner = parts(tensor)
     if inner is None:
         tensor._virtual_gpu = index

@@ -49,6 +49,7 @@ class VirtualGPUMode(TorchFunctionMode):
             return result
 
     def _learn(self, func: Any) -> Handler:
+        """The handler of a function that is met for the first time, with what it needs wrapped around it."""
         name = bare_name(func)
         handler = self._by_name.get(name, self._common.compute)
         if handler is passing and getattr(func, "__module__", "") == "torch.nn.functional":

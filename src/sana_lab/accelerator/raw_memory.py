@@ -9,8 +9,8 @@ honours strides, so a virtual GPU would be right where a real one is not. `as_on
 What lies behind the end of a storage belongs to somebody else. A real GPU reads it; here it reads as zeros, and so does
 memory that a kernel never writes.
 
-`ARGUMENTS` is the table of all of this, argument by argument; the book shows it, and tests hold it to the source and to
-the record of a real GPU. (bitsandbytes' Triton kernels, backends/triton, are for Intel's GPUs alone.)
+`ARGUMENTS` is the table of all of this, argument by argument; the book shows it, and tests compare it with the source
+and with the record of a real GPU. (bitsandbytes' Triton kernels, backends/triton, are for Intel's GPUs alone.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COPIES_SINCE = (0, 49)
 0.48.2 has no `contiguous()` in backends/cuda/ops.py, 0.49.2 has four)."""
 
 SMALL_ROWS = 4
-"""Up to so many rows `gemm_4bit` always takes its own kernel (`_GEMM_4BIT_CUSTOM_FLOOR_M`)."""
+"""Up to this many rows `gemm_4bit` always takes its own kernel (`_GEMM_4BIT_CUSTOM_FLOOR_M`)."""
 
 VECTOR_BYTES, PRODUCT_BYTES = 16, 4
 """What an address must be a multiple of for the 4-bit products, which load 16 bytes at a time, and for cuBLASLt."""

@@ -85,6 +85,7 @@ def find(name: str, given: int) -> Operator | None:
 
 
 def _parse(entry: str, out: bool = False) -> Operator | None:
+    """One entry of the table, None for a variant with `out=`, unless `out` asks for these too."""
     head = re.match(r"(\w+)(?:\.(\w+))?\((.*)\) ->", entry)
     if head is None:
         return None

@@ -1,4 +1,4 @@
-"""What learners have passed, as their stored notebooks say. For a look over shoulders; `grading` is for marks."""
+"""What learners have passed, as their stored notebooks say. For a quick look at a class; `grading` is for marks."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def read_notebook(path: Path) -> Any:
     """A notebook from a file.
 
     Raises:
-        ValueError: it is none; one line that names the file.
+        ValueError: it is no notebook; one line that names the file.
         OSError: it cannot be read.
     """
     import nbformat

@@ -46,7 +46,7 @@ def _command(
     ] = None,
     limit: Annotated[float, typer.Option(help="Seconds for one step.", callback=SECONDS)] = LIMIT,
     jobs: Annotated[
-        int, typer.Option(help="Failures at a time, where the card holds the model so often.", callback=PROCESSES)
+        int, typer.Option(help="Failures at a time; the card must hold the model once for each.", callback=PROCESSES)
     ] = 1,
     vram: Annotated[str, typer.Option(help="Memory of the virtual GPU.")] = "16GiB",
     virtual: Annotated[bool, typer.Option("--virtual", help="Use the virtual GPU, to try the command.")] = False,

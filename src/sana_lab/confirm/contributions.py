@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 NONE = (
-    "No record has been sent in yet. Nor is there one of ours: the released weights could not be had where this book "
-    "was made."
+    "No record has been sent in yet. Nor is there one of ours: the released weights could not be downloaded where this "
+    "book was made."
 )
 
 

@@ -23,7 +23,7 @@ _ALL_KEYS = sorted({key for checkpoint in CHECKPOINTS.values() for key in checkp
 
 
 def look(source: Source) -> dict[str, Any]:
-    """Hold every tensor against the configuration and against infinity, and say what there is.
+    """Compare every tensor with the configuration, refuse NaN and infinity, and say what there is.
 
     Args:
         source: of a checkpoint or a folder; its files are read once from end to end.
@@ -107,6 +107,7 @@ def _variant(source: Source, component: str) -> str | None:
 
 
 def _part(folder: Path, component: str, variant: str | None) -> dict[str, Any]:
+    """What a component's files hold; see `look`."""
     files = weights.fit(folder, component, variant)
     weights.finite(component, files)
     dtypes: dict[str, int] = {}

@@ -51,13 +51,13 @@ WAYS = {
 trained in. Recipe: as published, with the types that chapter 5 mends. Guarded: `load_sana` and `checked`."""
 
 REFERENCE = "16-bit"
-"""The way whose pictures the others are held against."""
+"""The way whose pictures the others are compared with."""
 
 PART_THREE = ("device-mismatch", "device-maps", "8bit-models", "8bit-in-use", "offloading")
 """Families of the failure index that chapters 10 to 12 are about."""
 
 USUAL = ("psnr", "ssim")
-"""What pictures are held against 16 bits by, unless more is asked for: measures that want no download."""
+"""The measures by which pictures are compared with 16 bits, unless more is asked for: these want no download."""
 
 LIMIT = 1800.0
 """Seconds for one step, unless told otherwise."""
@@ -76,7 +76,7 @@ class Plan:
         pixels: width and height; None is the model's own size.
         gpu: "real", "virtual", or "none": then files are looked at, and bytes computed, and nothing is loaded.
         vram: of a virtual GPU.
-        metrics: keys of `sana_lab.compared_pictures.scores.METRICS`, by which pictures are held against 16 bits.
+        metrics: keys of `sana_lab.compared_pictures.scores.METRICS`, by which pictures are compared with 16 bits.
 
     Raises:
         ValueError: no prompt, an empty one, or a way that there is not.
@@ -132,7 +132,7 @@ class Plan:
 
 
 def part_three(gpus: int) -> tuple[str, ...]:
-    """Ids of the live entries of part III that load a pipeline, and that so many GPUs are enough for.
+    """Ids of the live entries of part III that load a pipeline, and for which this many GPUs are enough.
 
     Entries about a card that is too small are left out: on another model its size would have to be another.
     """

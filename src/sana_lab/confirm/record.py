@@ -1,4 +1,4 @@
-"""The record of one run: put together from what the steps have found, written, read, and held to its format.
+"""The record of one run: put together from what the steps have found, written, read, and checked for its format.
 
 Chapter 14.
 """
@@ -164,7 +164,7 @@ def save(source: Source, plan: Plan, out: Path, command: str) -> Record:
 
 
 def _without(value: Any, places: Mapping[str, str]) -> Any:
-    """The same without the folders of a machine, which are nobody's business."""
+    """The same without the folders of a machine, which a record must not tell."""
     if isinstance(value, str):
         for place, name in places.items():
             value = value.replace(place, name) if len(place) > 1 else value

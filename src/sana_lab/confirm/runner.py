@@ -60,7 +60,7 @@ def confirm(
         limit: seconds for a step.
         apart: each step in a process of its own. False is quicker, for a notebook with a small model: what else lives
             on the GPU counts into the peaks, and nothing is survived.
-        jobs: failures reproduced at a time, on a card that holds the model so many times.
+        jobs: failures reproduced at a time; the card must hold the model once for each.
         progress: show a bar.
         say: takes a line when a step has failed.
         command: what the record is to say that one types.
@@ -108,7 +108,7 @@ def confirm(
 def _step(
     source: Source, step: str, plan: Plan, out: Path, limit: float, apart: bool, at: Callable[[str], object]
 ) -> dict[str, Any]:
-    """What a step finds, or has found before. What ended for want of time, or died, is tried again.
+    """What a step finds, or has found before. What ran out of time, or died, is tried again.
 
     Raises:
         ValueError, OSError: nothing can be done with this checkpoint, or the disk is full.
@@ -217,7 +217,7 @@ def _failures(source: Source, plan: Plan, out: Path, jobs: int, done: Callable[[
 
 
 def _by_visible(ids: list[str], plan: Plan) -> dict[str | None, list[str]]:
-    """`CUDA_VISIBLE_DEVICES` -> failures that want so many GPUs and no more: some are about a machine without any.
+    """`CUDA_VISIBLE_DEVICES` -> failures that want this number of GPUs, no more: some are about a machine without any.
 
     On the virtual GPU each reproduction says itself how many there are: None.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffusers import SanaPipeline
 
 FEW = 2
-"""So many prompts the check of the fast mode looks at."""
+"""How many prompts the check of the fast mode looks at."""
 
 
 def load(name: str, source: Source, prompts: Sequence[str]) -> tuple[SanaPipeline, dict[str, Any]]:

@@ -203,7 +203,7 @@ def _stages(stages: list[Any], real: bool) -> dict[str, dict[str, Any]]:
 
 
 def save(picture: torch.Tensor, file: Path) -> None:
-    """Write a picture whole or not at all; a number that is none is black, as in every program that writes files."""
+    """Write a picture whole or not at all; a NaN becomes black, as in every program that writes files."""
     from PIL import Image
 
     file.parent.mkdir(parents=True, exist_ok=True)

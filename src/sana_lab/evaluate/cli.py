@@ -20,9 +20,9 @@ def mount(parent: typer.Typer) -> None:
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For partial results and the record.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for partial results and the record.")],
     model: Annotated[str, typer.Option(help='"shapes", a name such as "600M-512", or a folder.')] = Plan.model,
-    conditions: Annotated[str | None, typer.Option(help="Names with commas.  [default: all]")] = None,
+    conditions: Annotated[str | None, typer.Option(help="Names with commas between them.  [default: all]")] = None,
     n: Annotated[
         int, typer.Option("-n", "--n", help="Scenes of each number of objects.", callback=whole(1, SCENES))
     ] = Plan.n,
@@ -32,12 +32,12 @@ def evaluate(
     objects: Annotated[str, typer.Option(metavar="1,2", help="Numbers of objects.")] = "1,2",
     steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = Plan.steps,
     guidance: Annotated[float, typer.Option(help="Strength of the prompt.", callback=GUIDANCE)] = Plan.guidance,
-    seed: Annotated[int, typer.Option(help="Of the scenes.", callback=SEED)] = Plan.seed,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.", callback=SEED)] = Plan.seed,
     chunk: Annotated[
-        int, typer.Option(help="Pictures a batch; 4 suits a laptop.", callback=whole(*LIMITS["chunk"]))
+        int, typer.Option(help="Pictures in a batch; 4 suits a laptop.", callback=whole(*LIMITS["chunk"]))
     ] = Plan.chunk,
     threads: Annotated[
-        int, typer.Option(help="That a process has without a real GPU.", callback=whole(*LIMITS["threads"]))
+        int, typer.Option(help="Threads of each process without a real GPU.", callback=whole(*LIMITS["threads"]))
     ] = Plan.threads,
     sweep: Annotated[
         int, typer.Option(help="Scenes of the sensitivity sweep, 0 for none.", callback=whole(0, SCENES))
@@ -45,7 +45,7 @@ def evaluate(
     sweep_bits: Annotated[
         int, typer.Option(help="Bits of the sweep's one layer.", callback=whole(2, 8))
     ] = Plan.sweep_bits,
-    record: Annotated[str, typer.Option(metavar="NAME", help="Of the record that it ends with.")] = Plan.record,
+    record: Annotated[str, typer.Option(metavar="NAME", help="Name of the record to write.")] = Plan.record,
     readers: Annotated[
         int | None,
         typer.Option(help="Processes that read pictures.  [default: by cores, at most 16]", callback=whole(0, 256)),

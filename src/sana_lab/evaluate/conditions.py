@@ -162,7 +162,9 @@ def one_layer_quantized(pipe: SanaPipeline, layer: Layer, bits: int) -> Iterator
     """For the length of the block round one layer's weight to `bits` bits, one scale for each output; then restore it.
 
     Yields:
-        The signal-to-quantization-noise ratio of the weight, in decibels. Chapter 6.
+        The signal-to-quantization-noise ratio of the weight, in decibels.
+
+    Chapter 6.
     """
     weight = getattr(pipe, layer.component).get_submodule(layer.name).weight
     before = weight.detach().clone()

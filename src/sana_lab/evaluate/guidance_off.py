@@ -4,8 +4,8 @@
 
 Without guidance the transformer has a batch of one, and then some of its layers get a transposed view. bitsandbytes'
 int8 kernel reads such a view as if it were contiguous (0.50.2, backends/cuda/ops.py, `int8_vectorwise_quant`, which
-hands `A.data_ptr()` to C). Each way below draws every scene from the same noise; the pictures are read back and held
-against the 16-bit ones, and a picture's calls of that kernel are counted.
+hands `A.data_ptr()` to C). Each way below draws every scene from the same noise; the pictures are read back and
+compared with the 16-bit ones, and a picture's calls of that kernel are counted.
 
 A chunk of scenes is one file, written whole. Several processes share a GPU, each with its own chunks: a step of so
 small a model waits for Python, not for the GPU. Chapter 6.
@@ -54,7 +54,7 @@ PROGRAM = "python -m sana_lab.evaluate.guidance_off"
 CHUNK = 4
 """Scenes a file; even, because one way draws them in pairs."""
 EXAMPLES = 4
-"""Of so many scenes the record keeps the pictures."""
+"""How many scenes the record keeps the pictures of."""
 SPRINT_STEPS = 2
 """Of Sprint's sampler, as it is called by default. The Shapes weights are not distilled for it, and draw."""
 
@@ -153,7 +153,7 @@ class Way:
     Args:
         title: for tables.
         load: gives a new pipeline on the GPU.
-        against: the way whose pictures it is held against.
+        against: the way whose pictures it is compared with.
         guidance: strength of the prompt; up to 1 there is none.
         at_once: pictures a call.
         sprint: whether it is Sprint's class.
@@ -188,7 +188,7 @@ WAYS = {
         sprint=True,
     ),
 }
-"""Every way by its name; what others are held against stands before them."""
+"""Every way by its name; what others are compared with stands before them."""
 
 
 @contextlib.contextmanager
@@ -222,13 +222,13 @@ class Plan:
     """What a run does.
 
     Args:
-        n: scenes, with one object and with two by turns. Noise i has seed i.
+        n: scenes, with one object and with two, alternately. Noise i has seed i.
         ways: names from `WAYS`.
         steps: denoising steps.
         seed: of the scenes.
 
     Raises:
-        ValueError: a number out of range, an unknown way, or one without the way it is held against.
+        ValueError: a number out of range, an unknown way, or one without the way it is compared with.
     """
 
     n: int = 200
@@ -237,7 +237,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Hold every number to its range."""
+        """Check that every number is in its range."""
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed = {self.seed}: give a whole number from 0 to 2**63 - 1")
         if not 1 <= self.n <= 2 * s.SCENES:
@@ -250,11 +250,11 @@ class Plan:
             if name not in WAYS:
                 raise ValueError(f"way {name!r} is unknown: choose from {', '.join(WAYS)}")
             if WAYS[name].against not in self.ways:
-                raise ValueError(f"way {name!r} is held against {WAYS[name].against!r}: name that, too")
+                raise ValueError(f"way {name!r} is compared with {WAYS[name].against!r}: name that, too")
 
     @property
     def names(self) -> list[str]:
-        """The ways in their usual order: what others are held against comes first."""
+        """The ways in their usual order: what others are compared with comes first."""
         return [name for name in WAYS if name in self.ways]
 
     @cached_property
@@ -307,7 +307,7 @@ def _found(out: Path, name: str, which: range) -> list[dict[str, Any]] | None:
 
 
 def _pictures(pipe: DiffusionPipeline, way: Way, scenes: list[Scene], seeds: range, steps: int) -> Tensor:
-    """Draw scenes, so many a call as the way says: uint8 (n, height, width, 3) on the CPU."""
+    """Draw scenes, as many in a call as the way says: uint8 (n, height, width, 3) on the CPU."""
     drawn = []
     for at in range(0, len(scenes), way.at_once):
         some, noise = scenes[at : at + way.at_once], seeds[at : at + way.at_once]
@@ -332,7 +332,7 @@ def _pictures(pipe: DiffusionPipeline, way: Way, scenes: list[Scene], seeds: ran
 def share(plan: Plan, out: Path, rank: int = 0, world: int = 1) -> None:
     """Draw what is missing of this process's chunks, way by way. What a way raises is kept, and the next one comes."""
     chunks, scenes = plan.chunks[rank::world], plan.scenes
-    kept: dict[tuple[str, int], Tensor] = {}  # (way, first scene) -> what others are held against
+    kept: dict[tuple[str, int], Tensor] = {}  # (way, first scene) -> what others are compared with
     references = {way.against for way in WAYS.values()}
 
     def ready(name: str) -> DiffusionPipeline:
@@ -361,7 +361,7 @@ def share(plan: Plan, out: Path, rank: int = 0, world: int = 1) -> None:
                 if name in references:
                     kept[name, which.start] = pictures
                 if (way.against, which.start) not in kept:
-                    raise RuntimeError(f"{way.against!r}, which it is held against, did not draw")
+                    raise RuntimeError(f"{way.against!r}, which it is compared with, did not draw")
                 _judge(plan, out, name, which, pictures, kept[way.against, which.start], seen)
         except Exception as error:
             note.parent.mkdir(exist_ok=True)
@@ -404,7 +404,7 @@ def record(plan: Plan, out: Path, virtual: bool) -> Path:
     """Write the record of every way that is complete; the others stand in it with what they raised.
 
     Raises:
-        RuntimeError: not even one way and what it is held against are complete.
+        RuntimeError: not even one way and what it is compared with are complete.
     """
     failed, conditions = _failures(out), {}
     rows = {}
@@ -488,7 +488,7 @@ class Record:
         return s.Rate(int(right.sum()), len(right))
 
     def compare(self, way: str) -> s.Paired:
-        """The 2 x 2 table of a way and of what it is held against."""
+        """The 2 x 2 table of a way and of what it is compared with."""
         return s.compare(self.right(self.ways[way]["against"]), self.right(way))
 
 
@@ -560,17 +560,18 @@ def summary(found: Record) -> str:
 
 
 def draw_all(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For partial results and the record.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for partial results and the record.")],
     n: Annotated[
         int, typer.Option("-n", help="Scenes, half of them with two objects.", callback=whole(1, 2 * s.SCENES))
     ] = Plan.n,
-    ways: Annotated[str | None, typer.Option(help="Names with commas.  [default: all]")] = None,
+    ways: Annotated[str | None, typer.Option(help="Names with commas between them.  [default: all]")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = Plan.steps,
-    seed: Annotated[int, typer.Option(help="Of the scenes.", callback=SEED)] = Plan.seed,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.", callback=SEED)] = Plan.seed,
     processes: Annotated[
         int | None,
         typer.Option(
-            help="That draw.  [default: one on a virtual GPU, else by cores, at most 12 a GPU]", callback=PROCESSES
+            help="Processes that draw.  [default: one on a virtual GPU, else by cores, up to 12 a GPU]",
+            callback=PROCESSES,
         ),
     ] = None,
     virtual: Annotated[

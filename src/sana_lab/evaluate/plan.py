@@ -1,4 +1,4 @@
-"""What `sana-lab evaluate` does: the numbers of a run, each held to its range. Imports no torch."""
+"""What `sana-lab evaluate` does: the numbers of a run, each checked for its range. Imports no torch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Plan:
     record: str = RECORD
 
     def __post_init__(self) -> None:
-        """Hold every number to its range."""
+        """Check that every number is in its range."""
         evidence.must_be_a_name(self.record)
         known = _all()
         for name in (*self.conditions, *dict(self.n_of)):

@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 READ_SIDE = 128
 """Width at which the reader looks; pictures travel to it at that size."""
 UNREAD = 4
-"""So many chunks may wait for the reader before drawing does."""
+"""How many chunks may wait for the reader; with more of them, drawing waits."""
 EXAMPLES = 3
-"""So many pairs of pictures are kept of each kind."""
+"""How many pairs of pictures are kept of each kind."""
 LINE = {"i": int, "right": [int], "psnr": (float, int, type(None)), "ssim": (float, int)}
 """What is kept of a picture, see `journal.Shape`; of one of the sweep also `sqnr`, a number or None."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One chunk: scenes `which` with so many objects, under a condition or with one layer of the sweep changed."""
+    """One chunk: scenes `which` with one or two `objects`, under a condition or with one layer of the sweep changed."""
 
     name: str
     objects: int
@@ -211,7 +211,7 @@ class Run:
         self._settle(UNREAD)
 
     def _settle(self, most: int) -> None:
-        """Write the oldest chunks until at most so many wait for the reader."""
+        """Write the oldest chunks until at most `most` wait for the reader."""
         while len(self.waiting) > most or (self.waiting and all(read.done() for read in self.waiting[0][1])):
             job, reads, distances, more = self.waiting.popleft()
             lines = [
@@ -229,6 +229,7 @@ class Run:
     # ---- the record ----------------------------------------------------------------------------------------------
 
     def _record(self) -> Path:
+        """Put the outcomes of all chunks into the record, and write it."""
         plan, rows = self.plan, self._rows
         entries: dict[str, Any] = {}
         for name in plan.names:
@@ -264,6 +265,7 @@ class Run:
         return dict(zip(s.NAMES, right.T, strict=True)), ratios, [line["ssim"] for line in lines]
 
     def _sweep(self) -> dict[str, Any]:
+        """What the record keeps of the sweep: for each layer how many pictures stay right, and how near they are."""
         plan, objects = self.plan, max(self.plan.objects)
         reference, _, _ = self._rows(c.REFERENCE, objects, plan.number(c.REFERENCE))
         found = []
@@ -285,7 +287,7 @@ class Run:
         }
 
     def _examples(self) -> list[dict[str, Any]]:
-        """Pictures that are far from the reference's and right, and such as are near and wrong, drawn once more."""
+        """Pictures that are far from the reference's and right, and others that are near and wrong, drawn once more."""
         found = []
         for name in self.plan.names:
             if name == c.REFERENCE:
@@ -365,7 +367,7 @@ def command(plan: Plan, world: int = 1) -> str:
 
 
 def claim(out: Path, wanted: dict[str, Any]) -> None:
-    """Make the folder, or hold the one that is there to the settings of this run.
+    """Make the folder, or check that the one that is there has the settings of this run.
 
     Raises:
         ValueError: it holds results of another run.

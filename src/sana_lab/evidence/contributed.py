@@ -1,4 +1,4 @@
-"""Records of `sana-lab confirm` that readers have sent in, each held to the format before anything is shown of it.
+"""Records of `sana-lab confirm` that readers have sent in, each checked for the format before anything is shown of it.
 
 A record is what `sana-lab confirm` writes as `confirmed.json`, here under a name of its own. `load` reads any such
 file, `load_all` those that are part of the book. Imports no torch.

@@ -1,4 +1,4 @@
-"""What a run keeps: files that are whole or not there, and settings that a stopped run is held to.
+"""What a run keeps: files that are whole or not there, and settings that a stopped run must keep.
 
 Whoever stops a program, by Ctrl+C, `kill` or the power switch, finds each file as it was or as it was to be. And what
 goes on where it stopped goes on with the same settings, weights and versions, or is refused in one line that names what
@@ -20,7 +20,7 @@ ELSEWHERE = "give another --out FOLDER"
 """The way out that every command has."""
 
 TOLD = 3
-"""So many differing settings are named; of the rest, how many there are."""
+"""How many differing settings are named; of the rest a message says how many there are."""
 
 SAID = 400
 """Characters of a value that differs: a command and its options fit."""
@@ -38,7 +38,9 @@ _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number", flo
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Write a file at a stroke: gives a path beside it to write to, which takes its place if the block ends well.
+    """Write a file whole or not at all: gives a path beside it to write to, and moves that into place at the end.
+
+    After an error inside the block the old file stays.
 
     Args:
         path: of the file; its folder must be there.
@@ -80,13 +82,13 @@ def must_be_writable(out: Path, folder: Path, option: str = "--out") -> None:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Write a text in UTF-8 with plain line ends, at a stroke; see `replacing`."""
+    """Write a text in UTF-8 with plain line ends, whole or not at all; see `replacing`."""
     with replacing(path, sync=sync) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people to read, at a stroke; see `replacing`."""
+    """Write JSON for people to read, whole or not at all; see `replacing`."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
@@ -102,7 +104,7 @@ def clear(folder: Path, names: Collection[str]) -> None:
 
 
 def read(file: Path, shape: Shape = dict, *, way_out: str) -> Any:
-    """JSON from a file, held to a shape.
+    """JSON from a file, checked for a shape.
 
     Args:
         file: to read.
@@ -214,7 +216,7 @@ def hold_to(
     Args:
         was: settings of what is there, as plain JSON.
         now: settings of this run.
-        place: what to delete to be rid of it: a file or a folder.
+        place: what to delete to start anew: a file or a folder.
         what: what is there, for the sentence.
         way_out: the end of it.
 
@@ -228,14 +230,14 @@ def hold_to(
 
 
 def hold(file: Path, settings: Mapping[str, Any], *, place: Path | None = None, results: Collection[Path] = ()) -> None:
-    """Note the settings of a new run in a file, or hold a run that goes on to those noted there.
+    """Note the settings of a new run in a file, or refuse a run that goes on with others than those noted there.
 
     Several processes of one run may do so at once.
 
     Args:
         file: where the settings are noted; its folder is made.
         settings: everything that decides what the run finds, as JSON.
-        place: what to delete to be rid of the run, by default the file's folder.
+        place: what to delete to start the run anew, by default the file's folder.
         results: of the run, as far as they are there. None of them may be there without the file.
 
     Raises:
@@ -287,7 +289,7 @@ class Journal:
         self.found = kept["found"]
 
     def keep(self) -> None:
-        """Write what is found, at a stroke."""
+        """Write what is found, whole or not at all."""
         write_json(self.file, {"settings": self.settings, "found": self.found})
 
     def end(self) -> None:

@@ -38,7 +38,7 @@ def exercise(check: Callable[..., str]) -> Callable[..., Verdict]:
     """Turn a function that returns praise or raises `NotYet` into one that returns a `Verdict`.
 
     An exception of the reader's function is named in the verdict. One that the check itself runs into, with what that
-    function returned, is not laid at its door.
+    function returned, is not said to be the function's.
     """
 
     @wraps(check)

@@ -128,7 +128,7 @@ def tensors(result: Any, names: str) -> tuple[Tensor, ...]:
         names: what it should return, as one writes it: ``"codes, step"``.
 
     Raises:
-        NotYet: they are not so many, or one is neither a tensor nor a number.
+        NotYet: there are more or fewer, or one is neither a tensor nor a number.
     """
     count = names.count(",") + 1
     if not isinstance(result, tuple | list) or len(result) != count:

@@ -30,6 +30,7 @@ def check_llm_int8(answer: Callable[..., Tensor]) -> str:
 
 
 def _try_llm_int8(answer: Callable[..., Tensor], generator: torch.Generator, rows: int, n: int, k: int) -> None:
+    """Try the layer with no outlier, with some, and with values at the threshold; raise `NotYet` with the slip."""
     weight = torch.randn(n, k, generator=generator)
     weight[:, [11, 20, 30]] /= 20  # as a large channel's weights are: else it drowns what becomes of the others
     codes, absmax, _ = int8.int8_vectorwise_quant(weight)
@@ -142,6 +143,7 @@ def check_smooth(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor
 
 
 def _try_smooth(answer: Callable[..., object], generator: torch.Generator, tokens: int, n: int, k: int) -> None:
+    """Try SmoothQuant on a norm and a weight of one size; raise `NotYet` with the slip."""
     norm_weight = 0.3 * torch.randn(k, generator=generator)
     norm_weight[6] = 63.0
     before = torch.randn(tokens, k, generator=generator)  # what the norm multiplies

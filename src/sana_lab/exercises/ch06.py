@@ -10,7 +10,7 @@ from .answers import ask, near, number, whole
 
 
 def _pairs(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:
-    """Two lists of outcomes with so many pairs of each kind."""
+    """Two lists of outcomes with this many pairs of each kind."""
     first = [True] * both + [True] * only_first + [False] * only_second + [False] * neither
     second = [True] * both + [False] * only_first + [True] * only_second + [False] * neither
     return first, second
@@ -132,7 +132,7 @@ def check_pairs_needed(needed: Callable[[float, float], int]) -> str:
 
 
 def _heads(limit: float) -> int:
-    """So many heads in as many throws are rarer than `limit`, counted on both sides."""
+    """The least number of throws of which "all heads or all tails" is rarer than `limit`."""
     heads = 1
     while 2 * 0.5**heads >= limit:
         heads += 1

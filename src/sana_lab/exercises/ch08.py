@@ -26,7 +26,7 @@ class _Watch(TorchFunctionMode):
 
 @exercise
 def check_pointwise(answer: Callable[[Tensor, Tensor | None, Tensor], Tensor]) -> str:
-    """Check `answer(weight, bias, hidden)`: a 1 x 1 convolution computed as a linear layer, held against `F.conv2d`.
+    """Check `answer(weight, bias, hidden)`: a 1 x 1 convolution computed as a linear layer, compared with `F.conv2d`.
 
     Chapter 8, exercise 1.
     """
@@ -95,7 +95,7 @@ def e4m3(numbers: Tensor) -> Tensor:
 
 
 def _grid(numbers: Tensor, smallest: int, bits: int = 3) -> Tensor:
-    """Numbers rounded to so many bits behind the leading one, with no finer step than that of `smallest`."""
+    """Numbers rounded to `bits` bits behind the leading one, with no finer step than that of `smallest`."""
     exponent = torch.frexp(numbers).exponent - 1
     step = 2.0 ** (exponent.clamp(min=smallest) - bits).double()
     return (numbers / step).round() * step

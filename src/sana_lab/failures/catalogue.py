@@ -62,7 +62,7 @@ def index(families: tuple[Family, ...]) -> dict[str, Failure]:
     for failure in found.values():
         for other in failure.alike:
             if other not in found:
-                raise ValueError(f"failure {failure.id!r}: alike names {other!r}, which is none.")
+                raise ValueError(f"failure {failure.id!r}: alike names {other!r}, which is no entry.")
     return found
 
 

@@ -24,8 +24,8 @@ def mount(parent: typer.Typer) -> None:
 
 @app.command("list")
 def list_(
-    family: Annotated[str | None, typer.Option(help="Only one family.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Only those that can be run here.")] = False,
+    family: Annotated[str | None, typer.Option(help="List only this family.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="List only those that can be run here.")] = False,
 ) -> None:
     """All failures by family, with what each needs."""
     from . import FAMILIES

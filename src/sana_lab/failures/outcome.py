@@ -16,7 +16,7 @@ class Outcome:
     Attributes:
         id: of the failure.
         fix: number of the fix, counted from 1; `None` for the reproduction.
-        memory: bytes to which the process was held on a real GPU; 0: it had all.
+        memory: bytes to which the process was limited on a real GPU; 0: it had all.
         error: class of the exception, `None` if there was none; `TimeLimit` and `ProcessDied` speak for themselves.
         kinds: that class and its bases, so that `RuntimeError` finds an `OutOfMemoryError`.
         message: of the exception.

@@ -110,6 +110,7 @@ def clean(text: str) -> str:
 
 
 def _line(line: str) -> str:
+    """One line without borders of boxes, quotes, and the prefixes of loggers and log collectors."""
     if len(line) > 20_000:
         return line
     border = _BORDER.match(line)
@@ -165,6 +166,7 @@ def _from_json(text: str) -> str:
 
 
 def _told(data: Any) -> str:
+    """The text in JSON that says what went wrong: a notebook's outputs, a traceback, a field of a log; "" if none."""
     if not isinstance(data, dict):
         return ""
     if isinstance(data.get("cells"), list):  # a notebook: all that its cells printed and raised, in order
@@ -273,6 +275,7 @@ def errors(text: str) -> list[Raised]:
 
 
 def _head(line: str, framed: bool) -> str | None:
+    """The class of the error that begins in this line, None if none does; `framed`: a traceback stands above it."""
     if len(line) > 20_000 or _NOT_HEADERS.search(line):
         return None
     short = line.strip()

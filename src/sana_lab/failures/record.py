@@ -7,9 +7,9 @@ Every reproduction and every fix with code runs in a process of its own, which s
 no more. The real run needs PyTorch, diffusers, transformers, accelerate, bitsandbytes, packaging and tqdm, and of this
 package nothing of the virtual GPU. A few minutes with two jobs, one or two with sixteen.
 
-An entry about a card that is too small does not happen on a large one. There the process is held to a part of the card
-(`torch.cuda.set_per_process_memory_fraction`), to ever larger parts until the failure shows and its fix fits: CUDA's
-libraries take workspaces that the virtual GPU does not have. All attempts are in the record.
+An entry about a card that is too small does not happen on a large one. There the process is limited to a part of the
+card (`torch.cuda.set_per_process_memory_fraction`), to ever larger parts until the failure shows and its fix fits:
+CUDA's libraries take workspaces that the virtual GPU does not have. All attempts are in the record.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def record_all(
     real: Annotated[bool, typer.Option("--real", help="On the GPUs of this machine.")] = False,
     virtual: Annotated[bool, typer.Option("--virtual", help="On virtual GPUs.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes at a time.", callback=PROCESSES)] = 2,
-    limit: Annotated[float, typer.Option(help="Seconds for each.", callback=SECONDS)] = 60,
+    limit: Annotated[float, typer.Option(help="Seconds for each process.", callback=SECONDS)] = 60,
     only: Annotated[
         str | None, typer.Option(help="Only entries whose id contains this, or one of A,B,C.  [default: all]")
     ] = None,
@@ -133,6 +133,7 @@ def _gpus() -> list[str]:
 
 
 def _run_all(failures: list[Failure], gpus: list[str], jobs: int, limit: float) -> list[Outcome]:
+    """Run all cases: those for one GPU spread over the GPUs, those for several one number of GPUs after the other."""
     from tqdm import tqdm
 
     by_gpus: dict[int, list[Case]] = {}
@@ -179,7 +180,7 @@ def _cases(failure: Failure, real: bool) -> list[Case]:
 
 
 def _memories(failure: Failure, real: bool) -> list[int]:
-    """Bytes to which the process is held; 0 for all that there is."""
+    """Bytes to which the process is limited; 0 for all that there is."""
     if not (real and failure.vram):
         return [0]
     size = float(failure.vram[:-3]) * _UNITS[failure.vram[-3:]]
@@ -190,6 +191,7 @@ def _memories(failure: Failure, real: bool) -> list[int]:
 
 
 def _result(failure: Failure, outcomes: list[Outcome]) -> dict[str, Any]:
+    """What the record says of an entry: its best attempt, and all of them where several sizes of a card were tried."""
     attempts: dict[int, dict[int | None, Outcome]] = {}
     for outcome in outcomes:
         if outcome.id == failure.id:

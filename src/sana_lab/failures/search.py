@@ -170,6 +170,7 @@ def describe(failure: Failure, installed: Mapping[str, str | None] | None = None
 
 
 def _read(message: str | BaseException, installed: Mapping[str, str | None] | None) -> Explanation:
+    """See `explain`: which error the text is about, what explains that, and what explains the rest of the text."""
     python = ".".join(map(str, sys.version_info[:2])) if installed is None else ""
     installed = installed_versions() if installed is None else installed
     whole = _text(message)
@@ -293,6 +294,7 @@ def _cause(raised: list[Raised], index: int, versions: Mapping[str, str | None])
 
 
 def _in_chinese(text: str, versions: Mapping[str, str | None]) -> list[Match]:
+    """The entries whose Chinese phrases are in a question, or that a short question is a part of; the best first."""
     asked = "".join(text.split())
     if not re.search(r"[\u4e00-\u9fff]", asked) or len(asked) > 2000:
         return []
@@ -328,6 +330,7 @@ _UNKNOWN_EMPTY = (
 
 
 def _unknown(known: Explanation) -> list[str]:
+    """What to say where no entry explains the last error: what is close, and what to do now."""
     lines = ["No entry of the catalogue matches the last error:", f"  {known.error}"] if known.error else []
     lines = lines or ["No entry of the catalogue matches."]
     if known.possible:

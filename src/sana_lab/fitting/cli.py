@@ -17,16 +17,16 @@ def mount(parent: typer.Typer) -> None:
 
 def _command(
     vram: Annotated[
-        str | None, typer.Option(help='Of the card: "8GiB", or a name.  [default: what is free on this GPU]')
+        str | None, typer.Option(help='The card\'s memory, "8GiB", or its name.  [default: what is free on this GPU]')
     ] = None,
     model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "600M-512", or a folder.')] = "1600M-1024",
     pixels: Annotated[
-        int | None, typer.Option(help="Width and height.  [default: the model's own]", callback=SIZE)
+        int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Drawn at once.", callback=whole(1, 1024))] = 1,
+    pictures: Annotated[int, typer.Option(help="Pictures drawn at once.", callback=whole(1, 1024))] = 1,
     have_ram: Annotated[str | None, typer.Option(help='Memory of the host, such as "16GiB".')] = None,
     way: Annotated[str | None, typer.Option(help="Print the code of this way alone.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """The ways to draw with a model that fit a card, fastest first, each with its peak and how well that is known.
 

@@ -53,13 +53,13 @@ CARDS = {
     "H100": 80,
     "H200": 141,
 }
-"""GiB of common cards, by name: the smallest that is sold under it, a laptop's aside."""
+"""GiB of common cards, by name: the smallest that is sold under it, not counting laptops'."""
 
 LESS = 1.15
-"""A next way needs so many times less, or it is not worth loading: it would run out of memory, too."""
+"""How many times less memory a next way must need to be worth loading; else it would run out of memory, too."""
 
 ALIKE = 1.25
-"""So many times longer is about as fast: eager pictures that take the same steps differ by a tenth (small_cards)."""
+"""Up to this many times longer is about as fast: eager pictures of the same steps differ by a tenth (small_cards)."""
 
 LARGEST = 16_384
 """GiB that are taken for a card's size."""
@@ -266,7 +266,7 @@ def plan(
 
 
 def on_a_card(source: Source, room: int, card: str, pixels: int, pictures: int = 1, memory: int | None = None) -> Plan:
-    """The plan for so many bytes that may be given out; see `plan`."""
+    """The plan for this many bytes that may be given out; see `plan`."""
     look, measured = peaks.known(source), _measured()
     trained = source.trained or "bf16"
     repo = source.checkpoint.repo if source.checkpoint else str(source.folder)

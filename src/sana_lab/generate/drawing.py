@@ -1,4 +1,4 @@
-"""What all that draws has in common: options held to their range, the pipeline, one batch from the seeds' own noise."""
+"""What everything that draws shares: the check of options, the pipeline, one batch from the noise of its seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def check(steps: int | None, guidance: float, seed: int, size: int | None) -> None:
-    """Hold the numbers to their range.
+    """Check that the numbers are in their range.
 
     Raises:
         ValueError: one is out of it.

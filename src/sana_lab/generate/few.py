@@ -95,7 +95,7 @@ def files(out: Path, prompts: list[str], seed: int) -> list[Path]:
 
 
 def write(pictures: list, places: list[Path]) -> None:
-    """Write all pictures or none: into a scratch folder beside their places, then each to its place at a stroke."""
+    """Write all pictures or none: into a scratch folder beside their places, then each to its place in one step."""
     folder = places[0].parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".sana-lab-", dir=folder) as scratch:

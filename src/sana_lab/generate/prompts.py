@@ -47,7 +47,7 @@ def read(file: Path, seed: int = 0) -> tuple[list[Wanted], list[str]]:
         its line says.
 
     Raises:
-        ValueError: there is no prompt, a line is none, or two have one name. The text tells the line's number.
+        ValueError: there is no prompt, a line holds none, or two have the same name. The text tells the line's number.
         OSError: the file cannot be read. A pipe cannot: several processes read it, each from its beginning.
 
     The page on many prompts.

@@ -34,7 +34,7 @@ def measure(pipe: SanaPipeline, *, steps: int = 20, pairs: int = 10, size: int |
     Args:
         pipe: draws; its progress bar is switched off.
         steps: of denoising.
-        pairs: so many pictures each way, taking turns.
+        pairs: how many pictures each way, taking turns.
         size: width and height in pixels, by default the model's own.
 
     Returns:
@@ -104,9 +104,9 @@ def record_command(
     model: Annotated[str, typer.Option(help='"shapes", a Hub name such as "600M-512", or a folder.')] = "shapes",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or nf4.")] = "bf16",
     steps: Annotated[int, typer.Option(help="Denoising steps.", callback=STEPS)] = 20,
-    pairs: Annotated[int, typer.Option(help="Pictures each way.", callback=whole(1, 1000))] = 10,
+    pairs: Annotated[int, typer.Option(help="Pictures with the monitor, and without.", callback=whole(1, 1000))] = 10,
     size: Annotated[
-        int | None, typer.Option(help="Width and height.  [default: the model's own]", callback=SIZE)
+        int | None, typer.Option(help="Width and height in pixels.  [default: the model's own]", callback=SIZE)
     ] = None,
     virtual: Annotated[bool | None, EITHER_GPU] = None,
 ) -> None:

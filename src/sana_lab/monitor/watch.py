@@ -42,7 +42,7 @@ STAGES = {
 """Which stage begins when a component is called. Any other is a stage under its own name."""
 
 KEPT = 4096
-"""So many rows are kept: a service that draws for weeks must not fill memory with what it has seen."""
+"""How many rows are kept: a service that draws for weeks must not fill memory with what it has seen."""
 
 _NOTICED = 2**20
 """Bytes by which memory must differ between two calls for the weights to be counted anew."""
@@ -227,6 +227,8 @@ class Memory:
     # ---- hooks ----
 
     def _hook(self, name: str, model: nn.Module, stage: str) -> None:
+        """Notice each call of a component, which begins a stage; in a deep watch each call of its modules, too."""
+
         def called(*_: Any) -> None:
             self._enter_stage(stage)
 
@@ -241,6 +243,7 @@ class Memory:
                 self._undo.append(handle.remove)
 
     def _wrap(self, model: nn.Module, method: str, before: Callable[[], None]) -> None:
+        """Call `before` at each call of a method of this model, until the watch ends."""
         inner = getattr(model, method, None)
         if inner is None:
             return
@@ -346,6 +349,7 @@ class Memory:
             row[0], row[1] = max(row[0], allocated), max(row[1], reserved)
 
     def _end_stage(self) -> None:
+        """Add a row for the stage at hand on each device, to the log too, and show it."""
         if self._stage == "before" and self._call:  # between two calls of a block nothing is worth a row
             return
         self._look()

@@ -67,9 +67,9 @@ def _check(
         str, typer.Argument(metavar="SCRIPT", help="A script, a folder of a pipeline, or a model's name.")
     ],
     size: Annotated[
-        int | None, typer.Option(help="Of the pictures.  [default: the model's own]", callback=SIZE)
+        int | None, typer.Option(help="Width and height of the pictures.  [default: the model's own]", callback=SIZE)
     ] = None,
-    limit: Annotated[float, typer.Option(help="Seconds for all.", callback=SECONDS)] = LIMIT,
+    limit: Annotated[float, typer.Option(help="Seconds for all ten lines.", callback=SECONDS)] = LIMIT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     vram: Annotated[str, typer.Option(help="Memory of a virtual GPU.")] = "16GiB",
     virtual: Annotated[bool | None, EITHER_GPU] = None,

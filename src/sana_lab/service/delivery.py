@@ -42,7 +42,7 @@ BEAT = ".beat"
 NOTES = "sana-lab"
 """Key of the text in a picture that says how it was drawn."""
 ATTEMPTS = 3
-"""So often the same picture may be begun by processes that did not live to deliver it."""
+"""How often the same picture may be begun by processes that die before they deliver it."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Log:
         return line
 
     def events(self) -> list[dict[str, Any]]:
-        """All events, the oldest first; lines that are none are left out."""
+        """All events, the oldest first; lines that hold no event are left out."""
         found = []
         try:
             lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -146,7 +146,7 @@ def deliver(
 
     Raises:
         ValueError: the folder belongs to a run with other settings, or has pictures of other prompts or seeds.
-        TypeError: `ways` are none.
+        TypeError: `ways` are not a sequence of `Way`.
         OSError: the folder cannot be written, or another process delivers into it.
         NotReady: no way gives a pipeline that is fit to begin; the last one's problems.
         Exception: CUDA cannot be used any more in this process; or one that is no failure of a picture.
@@ -167,7 +167,7 @@ class _Run:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder: two processes would draw the same. The system lets go when the process ends, however."""
+        """Lock the folder: two processes would draw the same. The system unlocks it however the process ends."""
         journal.must_be_writable(self.out, self.out)
         settings = {
             "ways": [way.name for way in self.ways], "pixels": self.pixels, "steps": self.steps,
@@ -269,7 +269,7 @@ class _Run:
             more["guidance_scale"] = self.guidance
         pixels = self.pixels or drawing.own_size(pipe)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters of them ends in an exception or a picture that is none
+            warnings.simplefilter("ignore")  # what matters ends in an exception or in something that is no picture
             return draw(pipe, one.prompt, seed=one.seed, pixels=pixels, steps=self.steps, **more)
 
     def _write(self, picture: torch.Tensor, one: Wanted, file: Path) -> None:
@@ -363,10 +363,10 @@ def _held() -> dict[str, int]:
 
 
 def _lock(file: Any, out: Path) -> None:
-    """Hold a file for as long as this process runs.
+    """Lock a file for as long as this process runs.
 
     Raises:
-        OSError: another process holds it.
+        OSError: another process has locked it.
     """
     try:
         import fcntl

@@ -42,7 +42,7 @@ def plan(pictures: int, seed: int = 0, rarely: int = 25) -> dict[str, str]:
     Args:
         pictures: how many there are.
         seed: of the choice.
-        rarely: one in so many gets a fault.
+        rarely: one picture in this many gets a fault.
     """
     chosen = sorted(random.Random(seed).sample(range(1, pictures), max(len(KINDS), pictures // rarely)))
     costly = {"out of memory twice": 1, "NaN twice": 1, "killed": 3, "killed when done": 2, "hangs": 2}
@@ -77,6 +77,7 @@ def ways(model: str, faults: str) -> list[Way]:
 
 
 def _spoil(pipe: Any, file: Path) -> None:
+    """Let a pipeline fail as `file` says: before a step, after one (NaN), or just when a picture is written."""
     import torch
 
     wanted, now = json.loads(file.read_text(encoding="utf-8")), {"number": ""}
@@ -131,7 +132,7 @@ def run(pictures: int, out: Path, *, seed: int = 0, patience: float = PATIENCE, 
         out: folder for the model, the plan, the pictures and the log.
         seed: of the plan.
         patience: seconds after which a process counts as hanging.
-        rarely: one picture in so many gets a fault.
+        rarely: one picture in this many gets a fault.
 
     Returns:
         `pictures`, `faults` (kind -> how many), `lost`, `delivered twice`, `given up`, `processes`, `events`, and
@@ -193,8 +194,8 @@ def judged(wanted: list[Wanted], out: Path, events: list[dict[str, Any]]) -> dic
 
 def record_command(
     out: Annotated[Path, typer.Option(help="Folder for the record.")],
-    pictures: Annotated[int, typer.Option(help="How many.", callback=whole(50, 100_000))] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the plan of faults.", callback=SEED)] = 0,
+    pictures: Annotated[int, typer.Option(help="How many pictures.", callback=whole(50, 100_000))] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the plan of faults.", callback=SEED)] = 0,
 ) -> None:
     """Deliver small pictures on a virtual GPU while faults come, and write the record."""
     must_be_writable(out, out)

@@ -17,7 +17,7 @@ P = TypeVar("P")
 
 PROMPT = "a red star on a white background"
 STEPS = 2
-"""Enough for a picture that is none to show itself: a NaN is there after the first."""
+"""Steps enough to see that something is no picture: a NaN is there after the first."""
 
 
 def start_up(
@@ -30,7 +30,7 @@ def start_up(
 ) -> P:
     """Return a pipeline that is fit to begin, or say everything that is wrong with it.
 
-    In this order, the cheap first: library versions are held against what was measured; places, 8-bit layers and types
+    In this order, the cheap first: library versions are compared with what was measured; places, 8-bit layers and types
     of all parts are looked at (`checked`); a small piece is decoded to know what decoding a whole picture takes, and
     that must be free; one picture is drawn in two steps and must be one.
 

@@ -26,7 +26,7 @@ PATIENCE = 120.0
 LOADING = 600.0
 """The same while it imports, loads and checks, which says nothing on the way."""
 IN_VAIN = 3
-"""So many processes in a row may end without having delivered anything."""
+"""How many processes in a row may end without having delivered anything."""
 _LOOK = 0.1
 
 

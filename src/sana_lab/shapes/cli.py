@@ -23,7 +23,7 @@ def command(run: Callable[..., object]) -> Callable[..., None]:
     """
 
     def train(
-        out: Annotated[Path, typer.Option(metavar="FOLDER", help="For checkpoints, log and, at the end, pipeline/.")],
+        out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for checkpoints, log and pipeline/.")],
         device: Annotated[str | None, typer.Option(help="cuda or cpu.  [default: whatever there is]")] = None,
         minutes: Annotated[
             float,

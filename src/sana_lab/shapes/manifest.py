@@ -24,7 +24,7 @@ def write_manifest(folder: str | Path) -> Path:
 
 
 def check(folder: str | Path) -> None:
-    """Hold the files of `folder` to its manifest. Files that the manifest does not name are not looked at.
+    """Compare the files of `folder` with its manifest. Files that the manifest does not name are not looked at.
 
     Raises:
         OSError: a file is missing or differs, or the manifest itself cannot be read. The text names the file and says

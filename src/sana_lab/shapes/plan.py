@@ -1,4 +1,4 @@
-"""What `sana-lab train` does: the numbers of a run, each held to its range. Imports no torch."""
+"""What `sana-lab train` does: the numbers of a run, each checked for its range. Imports no torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Plan:
     save_every: int = _number(1000, 1, 10**9, "Steps between checkpoints.")
 
     def __post_init__(self) -> None:
-        """Hold every number to its range."""
+        """Check that every number is in its range."""
         for field in fields(self):
             value, least, most = getattr(self, field.name), field.metadata["least"], field.metadata["most"]
             if not least <= value <= most:

@@ -27,7 +27,7 @@ def faults(library: str) -> Markdown:
     """All faults of a library, each with its script, what the script printed just now, and the report.
 
     Raises:
-        ValueError: there is none in this library.
+        ValueError: no fault of this library is known here.
         RuntimeError: a script no longer shows its fault: a library has mended it, and the page is out of date.
     """
     chosen = [fault for fault in FAULTS if fault.library == library]

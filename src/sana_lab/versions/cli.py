@@ -25,9 +25,11 @@ def mount(parent: typer.Typer) -> None:
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[STACK]...", help="Which.  [default: all]")] = None,
-    probe: Annotated[list[str] | None, typer.Option(help="Only this probe; may be repeated.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also what the record holds already.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[STACK]...", help="What to measure.  [default: all]")
+    ] = None,
+    probe: Annotated[list[str] | None, typer.Option(help="Run only this probe; may be repeated.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure also what the record holds already.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Measure from scratch and compare with the record.")] = False,
     record: Folder = None,
 ) -> None:

@@ -389,7 +389,7 @@ def _memory(seen: Seen, model: str | Path | Source, precision: str) -> list[Chec
 
 
 def _planned(model: str | Path | Source, precision: str, free: int) -> Choice | None:
-    """What `sana_lab.plan` says of a precision on a GPU with so many free bytes; None where it has no way for it."""
+    """What `sana_lab.plan` says of a precision on a GPU with `free` free bytes; None where it has no way for it."""
     from ..fitting import planner
 
     try:
@@ -402,7 +402,7 @@ def _planned(model: str | Path | Source, precision: str, free: int) -> Choice | 
 
 
 def _ways_out(text: str, model: str | Path | Source, free: int) -> tuple[str, str]:
-    """What `sana_lab.plan` says about so many free bytes, after `text`, and the command that shows its code."""
+    """What `sana_lab.plan` says about this many free bytes, after `text`, and the command that shows its code."""
     from ..fitting import planner
 
     command = f"sana-lab plan --model {model}"

@@ -191,7 +191,7 @@ class Matrix:
         return groups
 
     def _words(self, stack: str, probe: str) -> str:
-        """An outcome in a line; a probe that was skipped for want of weights was not measured either."""
+        """An outcome in a line; a probe that was skipped because weights were missing was not measured either."""
         outcome = self.outcome(stack, probe)
         return MEANING["none"] if outcome is None or outcome["kind"] == "skipped" else describe(outcome)
 

@@ -40,13 +40,14 @@ SHARES = 3
 
 def run_all(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Has a folder of libraries for each stack, named like the stack.")
+        Path,
+        typer.Argument(metavar="FOLDER", help="Has a folder of libraries for each stack, with its name."),
     ],
     out: Annotated[Path, typer.Option(metavar="PLACE", help="The folder to write into.")],
     jobs: Annotated[int | None, typer.Option(help="Processes at a time.  [default: cores]", callback=PROCESSES)] = None,
-    virtual: Annotated[bool, typer.Option("--virtual", help="The virtual half only.")] = False,
-    probe: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this one; may be repeated.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also what a run before left in PLACE.")] = False,
+    virtual: Annotated[bool, typer.Option("--virtual", help="Run the virtual half only.")] = False,
+    probe: Annotated[list[str] | None, typer.Option(metavar="ID", help="Run only this probe; may be repeated.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Run also what a run before left in PLACE.")] = False,
 ) -> int:
     """Run all probes on a real GPU and on the virtual one, for stacks that somebody unpacked into folders.
 

@@ -55,7 +55,7 @@ def load(folder: Path = evidence.FOLDER) -> dict[str, Any]:
 
 
 def save(results: dict[str, Any], folder: Path = evidence.FOLDER) -> None:
-    """Write the results, at a stroke, the stacks in their order."""
+    """Write the results, whole or not at all, the stacks in their order."""
     order = {stack.name: i for i, stack in enumerate(STACKS)}
     stacks = dict(sorted(results["stacks"].items(), key=lambda item: order.get(item[0], len(order))))
     for measured in stacks.values():

@@ -121,7 +121,7 @@ def check(stacks: Iterable[Stack], *, folder: Path = evidence.FOLDER, **options:
     recorded = record.load(folder)["stacks"]
     for stack in stacks:
         if stack.name not in recorded or recorded[stack.name]["key"] != stack.key():
-            raise ValueError(f"stack {stack.name!r} is not in the record, so there is nothing to hold it against.")
+            raise ValueError(f"stack {stack.name!r} is not in the record, so there is nothing to compare it with.")
     journal.must_be_writable(folder, folder, "--record")
     with tempfile.TemporaryDirectory(prefix="sana-lab-check-") as place:
         run(stacks, folder=Path(place), **options)
@@ -210,7 +210,7 @@ def _keep(entry: dict[str, Any], stack: Stack, folder: Path) -> None:
 def _hold(entry: dict[str, Any], found: dict[str, Any], wanted: list[str], stack: Stack, folder: Path) -> None:
     """Refuse to put outcomes beside those of another Python; its last number decides nothing.
 
-    What else decides is held already: the stack's versions and day by its `key`, the lines of a probe by its digest.
+    What else decides is checked already: the stack's versions and day by its `key`, the lines of a probe by its digest.
     """
     if entry["outcomes"].keys() <= set(wanted):
         return  # nothing is kept

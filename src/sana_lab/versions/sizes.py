@@ -36,7 +36,7 @@ def counted(model: str | Path | Source, precision: str) -> int:
 
 
 def recorded(model: str | Path | Source, precision: str) -> int | None:
-    """The same from the record. A folder of which there is none is counted, if the libraries can be imported.
+    """The same from the record. A folder, which has no record, is counted if the libraries can be imported.
 
     Raises:
         ValueError: no such model or precision; the text lists what there is.

@@ -76,6 +76,7 @@ def _libraries() -> None:
 
 
 def _in_a_fork(probe: Probe, wanted: dict) -> dict:
+    """The outcome of a probe that runs in a fork: what it returned or raised, or that it hung or died."""
     if probe.trained and not wanted["trained"]:
         return {"kind": "skipped", "words": "needs the trained weights"}
     ((_, ended),) = isolated.run_each(
@@ -96,6 +97,7 @@ def _in_a_fork(probe: Probe, wanted: dict) -> dict:
 
 
 def _run(probe: Probe, wanted: dict) -> dict:
+    """Run a probe in this process: its value, or its exception with the words cleaned."""
     import inspect
 
     warnings.simplefilter("default")
