@@ -160,7 +160,7 @@ def test_settings_are_what_the_machine_carries(tmp_path):
         ("ROOM_CORES", "3", "to 2"),
         ("ROOM_IDLE_MINUTES", "1", "from 10"),
         ("ROOM_TEACHER", "Root!", "not a learner's name"),
-        ("ROOM_LIMITS", "prayer", "cannot be had here"),
+        ("ROOM_LIMITS", "prayer", "is not available here"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_way_out(tmp_path, variable, value, says):

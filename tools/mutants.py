@@ -451,7 +451,7 @@ def main() -> None:
     parser.add_argument("--tests", nargs="+", help="by default those that this tool knows")
     parser.add_argument("--only", help="of these, those with such names, as for pytest's -k: leave slow ones out")
     parser.add_argument(
-        "--sample", type=int, help=f"so many at random; by default {SAMPLE} where there are over {MANY}"
+        "--sample", type=int, help=f"how many, at random; by default {SAMPLE} where there are over {MANY}"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=20, help="seconds beyond three times what its tests took")

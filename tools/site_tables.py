@@ -1,7 +1,7 @@
 """Tables of cells, as pages show them: one row of headers where pandas prints two, columns of words to the left.
 
 Notebooks keep what pandas printed. A page is read, so here the names of a table's rows move up beside those of its
-columns (pandas gives them a row of their own, empty but for them), rows that are only counted lose their numbers,
+columns (pandas gives them a row of their own, otherwise empty), rows that are only counted lose their numbers,
 numbers get a minus for a hyphen and commas between thousands.
 """
 

@@ -162,7 +162,7 @@ def write(path: Path, out: Path) -> Path:
 
 
 def fetch(out: Path) -> None:
-    """Lay what slides are made of beside them, from npm; ValueError with the way out if it cannot be had."""
+    """Lay what slides are made of beside them, from npm; ValueError with the way out if that cannot be downloaded."""
     if all((out / FROM_NPM / name.rpartition("@")[0]).is_dir() for name in NPM):
         return
     npm = shutil.which("npm")

@@ -103,7 +103,7 @@ class Hub:
         await self.ask(f"/hub/api/users/{learner}", "POST", ok=False)  # 409: known
         given = await self.ask(f"/hub/api/users/{learner}/tokens", "POST", {"note": "drive", "expires_in": 7200})
         while (started := await self.ask(f"/hub/api/users/{learner}/server", "POST", ok=False)).code == 429:
-            await asyncio.sleep(float(started.headers.get("Retry-After", "5")))  # so many seats open at a time
+            await asyncio.sleep(float(started.headers.get("Retry-After", "5")))  # only a few seats open at a time
         if started.code >= 400 and b"already running" not in started.body:
             raise RuntimeError(f"the seat of {learner} did not start: {started.body.decode(errors='replace')[:400]}")
         until = time.monotonic() + 330
@@ -269,7 +269,7 @@ async def sit(hub: Hub, learner: str, cells: list[dict[str, Any]], *, every: flo
 async def drive(
     hub: Hub, seats: int, chapter: int, *, keep: bool = False, notebooks: Path = room.ROOT / "notebooks"
 ) -> dict[str, Any]:
-    """Let so many learners run a chapter at once.
+    """Let as many learners as there are `seats` run a chapter at once.
 
     Returns:
         Plain numbers: of the room, of one seat (the largest memory, middle seconds), and what was wrong in which seat.

@@ -111,7 +111,7 @@ def settings(given: Mapping[str, str], *, memory: int | None = None, processors:
 
 
 def seats_that_fit(memory: int, seat: int) -> int:
-    """How many seats of so many bytes a machine of `memory` bytes carries beside the hub."""
+    """How many seats of `seat` bytes a machine of `memory` bytes carries beside the hub."""
     return max((memory - FOR_THE_HUB) // seat, 0)
 
 
@@ -193,7 +193,7 @@ def who_limits(wanted: str = "", *, groups: Path = Path("/sys/fs/cgroup"), syste
     `prlimit` limits each process and not a seat: three notebooks of one learner take three times as much.
 
     Raises:
-        RoomError: the one that is wanted is not to be had here.
+        RoomError: the one that is wanted is not available here.
     """
     can = [
         name
@@ -205,7 +205,7 @@ def who_limits(wanted: str = "", *, groups: Path = Path("/sys/fs/cgroup"), syste
         if there
     ]
     if wanted and wanted not in can:
-        raise RoomError(f"ROOM_LIMITS={wanted} cannot be had here; there is: {', '.join(can) or 'nothing'}")
+        raise RoomError(f"ROOM_LIMITS={wanted} is not available here; there is: {', '.join(can) or 'nothing'}")
     if not can:
         raise RoomError("nothing here can limit a seat: install util-linux, which has prlimit")
     return wanted or can[0]

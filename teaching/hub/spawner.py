@@ -1,4 +1,4 @@
-"""A seat's server: a process of the seat's own user, held to memory, processors and a number of processes.
+"""A seat's server: a process of the seat's own user, limited in memory, processors and number of processes.
 
 `SeatSpawner` is for machines without systemd. It differs from JupyterHub's own `LocalProcessSpawner` in this: the
 system user is `seat-NAME`, whose files others cannot read wherever they are, and the process joins the seat's groups

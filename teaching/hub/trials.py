@@ -590,7 +590,7 @@ def main() -> int:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--out", type=Path, default=room.ROOT / ".cache" / "room-tried", help="folder of the record")
     reader.add_argument("--only", default=",".join([*TRIALS, "drive"]), help="parts, with commas between")
-    reader.add_argument("--seats", type=int, default=10, help="so many at once, beside one alone")
+    reader.add_argument("--seats", type=int, default=10, help="how many at once, beside one alone")
     reader.add_argument("--chapters", default="1,3,8")
     reader.add_argument("--memory", type=float, default=1.75, help="GiB of a seat")
     reader.add_argument("--kernel", type=Path, default=room.ROOT / ".venv" / "bin" / "python")

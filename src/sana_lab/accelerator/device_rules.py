@@ -86,7 +86,7 @@ def before(name: str, given: list[Any], extra: dict[str, Any]) -> None:
 
 
 def _out(name: str, inputs: list[Any], out: Any, several: bool) -> None:
-    """Raise what a function itself says of an `out=` on another device than its inputs; `several`: of a tuple of them."""
+    """Raise what a function itself says of an `out=` on another device than its inputs; `several`: a tuple of them."""
     here, there = inputs[0].device, out.device
     if name in ("dot", "vdot") or name == "matmul" and all(g.tensor.dim() == 1 for g in inputs[:2]):
         which = "vdot" if name == "vdot" else "dot"
