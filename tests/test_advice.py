@@ -415,7 +415,7 @@ def test_find_names_the_choices():
 
 @pytest.mark.parametrize("id", [advice.id for advice in ADVICE])
 def test_link_leads_into_the_book(id):
-    assert page.place(find(id).section, ROOT)
+    assert page.link_to(find(id).section, ROOT)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_link_leads_into_the_book(id):
 )
 def test_link_into_nothing_is_refused(section, words):
     with pytest.raises(ValueError, match=words):
-        page.place(section, ROOT)
+        page.link_to(section, ROOT)
 
 
 def test_slug_is_the_anchor_that_myst_gives():

@@ -53,7 +53,7 @@ def advice(title: str, book: str | Path = "..") -> Markdown:
     return _markdown([line for piece in GROUPS[title] for line in _piece(piece, Path(book))])
 
 
-def place(section: str, book: Path) -> str:
+def link_to(section: str, book: Path) -> str:
     """A link to the place in the book that a section names, by a label or by the words of a heading.
 
     Args:
@@ -116,7 +116,7 @@ def _piece(piece: Advice, book: Path) -> list[str]:
         "",
         f"*Says so:* {'; '.join(said_by)}",
         "",
-        f"*Read on:* {place(piece.section, book)}",
+        f"*Read on:* {link_to(piece.section, book)}",
         "",
         *_shown(piece, found),
     ]
