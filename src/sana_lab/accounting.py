@@ -331,6 +331,10 @@ def count(module: nn.Module) -> "pd.DataFrame":
     Raises:
         TypeError: if it is no `nn.Module`.
 
+    Example:
+        >>> count(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)))["bytes"].to_dict()
+        {'Linear': 160, 'norm': 64}
+
     Chapter 4.
     """
     import pandas as pd

@@ -360,6 +360,10 @@ def fake_quantize_(
         TypeError: if a layer's weight is not floating point: load the model in 16 or 32 bits for this.
         ValueError: if there is no layer of these kinds, or as in `quantize`.
 
+    Example:
+        >>> fake_quantize_(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), bits=4)
+        ['0']
+
     Chapter 6.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, kinds)}

@@ -105,6 +105,10 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     Raises:
         ValueError: not the same number, or none.
 
+    Example:
+        >>> compare([True, True, False], [True, False, False])
+        Paired(both=1, only_first=1, only_second=0, neither=1)
+
     Chapter 6.
     """
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)

@@ -22,7 +22,12 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Rate:
-    """`right` successes of `n`."""
+    """`right` successes of `n`.
+
+    Example:
+        >>> print(Rate(39, 40))
+        97.5 % (87.1 to 99.6)
+    """
 
     right: int
     n: int
