@@ -4,15 +4,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
-from small_sana import build_folder
 from torch import nn
 
-from sana_lab import checked, contiguous_inputs_, use_accelerator
+from sana_lab import checked, contiguous_inputs_
 from sana_lab.guard import NotReady
 from sana_lab.shapes.untrained import untrained_shapes
 
@@ -21,19 +19,6 @@ CALL = {
     "num_inference_steps": 1, "use_resolution_binning": False, "complex_human_instruction": None, "height": 64,
     "width": 64, "max_sequence_length": 8, "output_type": "pt",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    return build_folder(tmp_path_factory.mktemp("small") / "pipeline")
-
-
-@pytest.fixture
-def two_gpus():
-    accelerator = use_accelerator(gpus=2, virtual=True)
-    yield accelerator
-    accelerator.leave()
 
 
 def configuration(*names, **width):

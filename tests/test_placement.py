@@ -5,16 +5,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import logging
 from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 
 import pytest
 import torch
-from small_sana import build_folder
 from torch import nn
 
-from sana_lab import use_accelerator
 from sana_lab.accounting import components
 from sana_lab.placements import Placement, placement, placement_figure
 from sana_lab.shapes.untrained import untrained_shapes
@@ -24,19 +21,6 @@ CALL = {
     "num_inference_steps": 1, "use_resolution_binning": False, "complex_human_instruction": None,
     "max_sequence_length": 8, "output_type": "pt",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    return build_folder(tmp_path_factory.mktemp("small") / "pipeline")
-
-
-@pytest.fixture
-def two_gpus():
-    accelerator = use_accelerator(gpus=2, virtual=True)
-    yield accelerator
-    accelerator.leave()
 
 
 def load(folder, *, eight_bits=False, **kwargs):
