@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -204,6 +208,41 @@ def test_another_plan_is_refused_before_anything_is_written(run):
         train(replace(TINY, transformer_steps=4), run, device="cpu")
     assert (run / "transformer.pt").stat().st_mtime_ns == stamp
     assert json.loads((run / "plan.json").read_text()) == asdict(TINY)
+
+
+PROCESS = """
+import torch
+from torch import nn
+
+from sana_lab.shapes.train import Fleet
+
+fleet = Fleet("cpu", minutes=0 if RANK == 0 else 60)
+one, many = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))
+one.grad, many.grad = torch.full((3,), 1.0 + RANK), torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * RANK
+fleet.average_gradients([one, many])
+print(one.grad.tolist(), many.grad.tolist(), fleet.out_of_time(0), fleet.out_of_time(1))
+"""
+
+
+def test_two_processes_average_their_gradients_and_stop_together():
+    """The second has an hour left, and stops since the first has no time."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"RANK = {rank}\n{PROCESS}"],
+            env=os.environ | told | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=240)[0].split("\n") for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert said == [["[1.5, 1.5, 1.5] [[0.5, 1.0], [1.5, 2.0]] True False", ""]] * 2
 
 
 def test_paraphrases_are_many(tokenizer):
