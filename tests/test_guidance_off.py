@@ -127,7 +127,7 @@ def test_without_what_others_are_held_against_there_is_no_record(tmp_path, quick
         ({"ways": ()}, "ways none"),
         ({"ways": ("bf16", "bf16")}, "name each once"),
         ({"ways": ("bf16", "int9")}, "'int9' is unknown: choose from bf16, recipe"),
-        ({"ways": ("recipe",)}, "held against 'bf16': name that, too"),
+        ({"ways": ("recipe",)}, "compared with 'bf16': name that, too"),
     ],
 )
 def test_bad_plans_are_refused(change, words):
