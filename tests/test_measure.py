@@ -573,3 +573,41 @@ class Ended:
 
     def wait(self, _):
         return 0
+
+
+def test_what_the_compiler_tried_is_read_from_its_log(tmp_path):
+    from sana_lab.measure.tuned import products
+
+    log = """a warning
+Autotune Choices Stats:
+{"num_choices": 22, "best_kernel": "bias_addmm", "best_time": 0.04, "best_triton_pos": 2, "best_triton_time": 0.045}
+AUTOTUNE addmm(2048x2240, 2048x2240, 2240x2240)
+strides: [2240, 1], [1, 2240]
+  bias_addmm 0.0404 ms 100.0%
+Autotune Choices Stats:
+{not json}
+AUTOTUNE mm(4x4, 4x4)
+Autotune Choices Stats:
+{"num_choices": 106, "best_kernel": "triton_mm_119", "best_time": 0.0449}
+AUTOTUNE scaled_mm(2048x2240, 2240x2240, 2048x1)
+"""
+    first, second = products(log)
+    assert first == {
+        "product": "addmm",
+        "shapes": "2048x2240, 2048x2240, 2240x2240",
+        "choices": 22,
+        "best": "bias_addmm",
+        "best_ms": 0.04,
+        "triton_ms": 0.045,
+    }
+    assert (second["best"], second["triton_ms"]) == ("triton_mm_119", None)
+    assert products("") == products("AUTOTUNE mm(4x4, 4x4)") == []
+    jobs = [runner.Job(tmp_path, method) for method in ("16-bit-tuned", "16-bit-fused", "fp8-tuned")]
+    for job in jobs:
+        (tmp_path / f"{job.name}.json").write_text(
+            '{"resident": {"allocated": 1}, "load": {"peak": 1}, "ways": {}, "complete": true, "sizes": []}'
+        )
+        if job.method != "fp8-tuned":
+            (tmp_path / f"{job.name}.log").write_text(log)
+    tried = {row["method"]: row.get("tried") for row in runner.collect(jobs, tmp_path)}
+    assert tried == {"16-bit-tuned": [first, second], "16-bit-fused": None, "fp8-tuned": None}

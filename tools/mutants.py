@@ -50,7 +50,7 @@ DRAWINGS = {"src/sana_lab/placements.py": ("placement_figure", "_arrow")}
 TESTS = {  # file → its own tests
     "src/sana_lab/int8.py": ["tests/test_int8.py"],
     "src/sana_lab/placements.py": ["tests/test_placement.py"],
-    "src/sana_lab/guard.py": ["tests/test_guard.py"],
+    "src/sana_lab/guard.py": ["tests/test_guard.py", "tests/test_guard_start.py"],
     "src/sana_lab/evaluate/statistics.py": ["tests/test_statistics.py"],
     "src/sana_lab/shapes/reader.py": ["tests/test_shapes_reader.py"],
     "src/sana_lab/evidence/journal.py": ["tests/test_journal.py"],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .. import accounting, evidence, slim
-from .goals import table, value
+from .goals import depthwise, table, value
 from .methods import METHODS
 
 if TYPE_CHECKING:
@@ -59,6 +59,37 @@ def gpu() -> str:
     device = str(evidence.load(RECORD)["machine"].get("device"))
     found = re.search(r"\b(?:[A-Z]{1,2}\d{2,4}|RTX \d{4}\w*)\b", device)
     return found[0] if found else device
+
+
+def tried(method: str) -> list[dict[str, Any]]:
+    """The products of the larger model that a compiler tuned for a method, see `sana_lab.measure.tuned.products`.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+
+    Chapter 8.
+    """
+    rows = evidence.load(RECORD)["results"]["rows"]
+    return [
+        product
+        for row in rows
+        if (row["checkpoint"], row["method"]) == (LARGE, method)
+        for product in row.get("tried", [])
+    ]
+
+
+def alone(silu: bool) -> float | None:
+    """How much longer than a copy of its bytes the depthwise kernel takes at its worst size (`goals.depthwise`).
+
+    Args:
+        silu: with SiLU applied to what it reads.
+
+    Raises:
+        ValueError: the record is missing or damaged.
+
+    Chapter 8.
+    """
+    return depthwise(evidence.load("depthwise")["results"]["rows"])[silu].reached
 
 
 def cpu() -> str:

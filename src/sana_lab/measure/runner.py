@@ -17,7 +17,8 @@ from .. import evidence, isolated, machine
 from ..checkpoints import Source, resolve
 from ..digests import weights_digest
 from ..evidence import journal
-from .methods import LIMIT, METHODS, find
+from .methods import LIMIT, METHODS, TUNED, find
+from .tuned import products
 
 RECORD = "measured"
 WORKER = "sana_lab.measure.worker"
@@ -185,8 +186,16 @@ def _found(job: Job, out: Path) -> dict[str, Any] | None:
     return None if "resident" in found and journal.complaint(found, RESULT) else found
 
 
+def _log(job: Job, out: Path) -> str:
+    file = out / f"{job.name}.log"
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
 def collect(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
-    """What was found: a row a job that has a file, with its checkpoint and method, and whether it was stopped."""
+    """What was found: a row a job that has a file, with its checkpoint and method, and whether it was stopped.
+
+    A job that had its products tuned has what was tried, too: see `sana_lab.measure.tuned.products`.
+    """
     rows = []
     for job in jobs:
         found = _found(job, out)
@@ -194,7 +203,9 @@ def collect(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
             if not found.get("complete"):
                 found.setdefault("error", "Unfinished")
                 found.setdefault("text", "it was stopped before all was measured")
-            rows.append({"checkpoint": job.checkpoint, "method": job.method, **found})
+            tried = products(_log(job, out)) if set(find(job.method).ways) & set(TUNED) else []
+            row = {"checkpoint": job.checkpoint, "method": job.method, **found}
+            rows.append(row | ({"tried": tried} if tried else {}))
     return rows
 
 
