@@ -119,13 +119,17 @@ def caption(scene: Scene) -> str:
 
     Chapter 1.
     """
-    things = [f"a {t}" for t in scene.things]
-    if len(things) == 1:
+    if len(scene.things) == 1:
         where = "in the center" if scene.where == "center" else f"at the {scene.where}"
-        said = f"{things[0]} {where}"
+        said = f"{_with_article(scene.things[0])} {where}"
     else:
-        said = f"{things[0]} {scene.where} {things[1]}"
-    return _articles(f"{said} on a {scene.background} background")
+        said = f"{_with_article(scene.things[0])} {scene.where} {_with_article(scene.things[1])}"
+    return f"{said} on {_with_article(scene.background)} background"
+
+
+@lru_cache(maxsize=256)  # a hundred things and eight colors; a caption of each of 112,000 scenes tells its half
+def _with_article(words: Thing | str) -> str:
+    return _articles(f"a {words}")
 
 
 def _articles(text: str) -> str:
@@ -141,12 +145,19 @@ def all_scenes(objects: int) -> tuple[Scene, ...]:
     groups = [(t,) for t in things] if objects == 1 else itertools.permutations(things, 2)
     places = PLACES if objects == 1 else ("left of", "above")
     return tuple(
-        Scene(group, where, background)
+        _unchecked(group, where, background)
         for group in groups
         for where in places
         for background in COLORS
         if all(t.color != background for t in group)
     )
+
+
+def _unchecked(things: tuple[Thing, ...], where: str, background: str) -> Scene:
+    """A scene of the grammar, made without holding it to the grammar again: that takes a second for all of them."""
+    scene = object.__new__(Scene)
+    scene.__dict__.update(things=things, where=where, background=background)
+    return scene
 
 
 @lru_cache(maxsize=4)
