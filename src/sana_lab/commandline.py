@@ -11,6 +11,7 @@ A worker process that our own code starts reads its arguments as it likes.
 from __future__ import annotations
 
 import errno
+import functools
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+import typer.main
 from typer.core import TyperCommand
 
 DEBUG_VARIABLE = "SANA_LAB_DEBUG"
@@ -90,6 +92,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=64)
 def single(function: Callable[..., Any]) -> typer.Typer:
     """An app with one command, that of a function."""
     made = app("", epilog=f"{DEBUG_VARIABLE}=1 shows the whole traceback of an error.")
@@ -254,7 +257,7 @@ def run_command(command: typer.Typer | Callable[..., Any], program: str, argumen
         command = single(command)
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
-        status = command(args=given, prog_name=program, standalone_mode=False)
+        status = _built(command).main(args=given, prog_name=program, standalone_mode=False)
         if status == INTERRUPTED:  # what some versions of typer make of Ctrl+C
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
@@ -269,6 +272,12 @@ def run_command(command: typer.Typer | Callable[..., Any], program: str, argumen
     except (KeyboardInterrupt, typer.Abort):
         say("stopped; the same command goes on" if _now["goes on"] else "stopped")
         return INTERRUPTED
+
+
+@functools.lru_cache(maxsize=64)
+def _built(app: typer.Typer) -> Any:
+    """What click runs of an app. Typer looks through all functions of it anew each time that the app is called."""
+    return typer.main.get_command(app)
 
 
 def _say_usage(error: Any) -> None:
