@@ -50,7 +50,16 @@ class File:
 
     def __init__(self, path: Path, module: str, is_package: bool = False):
         self.path, self.module, self.is_package = path, module, is_package
-        self.tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+    @cached_property
+    def text(self) -> str:
+        """What it says."""
+        return self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The same, parsed; not before it is asked for, since all files of the house take seconds."""
+        return ast.parse(self.text, str(self.path))
 
     @property
     def room(self) -> str:
@@ -61,7 +70,7 @@ class File:
     @cached_property
     def where(self) -> dict[str, str]:
         """What its `_WHERE` says, if it has one: a name → the full name of the module that it is in."""
-        for node in self.tree.body:
+        for node in self.tree.body if "_WHERE" in self.text else ():
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_WHERE":
                 return {name: f"{self.module}.{place}" for name, place in ast.literal_eval(node.value).items()}
         return {}
