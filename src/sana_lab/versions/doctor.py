@@ -171,8 +171,7 @@ def _installed() -> Seen:
     versions = installed()
     asked = {name: requires(name) or [] for name, number in versions.items() if number is not None}
     beside = {}
-    for line in (line for lines in asked.values() for line in lines):
-        name = Requirement(line).name
+    for name in dict.fromkeys(Requirement(line).name for lines in asked.values() for line in lines):
         try:
             beside[name] = version(name)
         except PackageNotFoundError:
