@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import checkpoints
 from .checkpoints import PRECISIONS, Source, resolve
@@ -177,6 +178,22 @@ def quantized(tensors: Iterator[Stored], module: nn.Module, precision: str) -> I
             yield _stored(*beside, "code", torch.float32, 16, 0)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Draws no random numbers into tensors that have no data: half of the time of building a model of them."""
+
+    DRAWS = frozenset(
+        {torch.Tensor.uniform_, torch.Tensor.normal_}
+        | {getattr(nn.init, f"{name}_") for name in ("uniform", "normal", "trunc_normal", "kaiming_uniform")}
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """PyTorch calls this in place of `func`."""
+        kwargs = kwargs or {}
+        if func in self.DRAWS and (tensor := args[0] if args else kwargs["tensor"]).is_meta:
+            return tensor
+        return func(*args, **kwargs)
+
+
 def build(checkpoint: str | Path | Source, dtype: torch.dtype = torch.bfloat16) -> dict[str, nn.Module]:
     """The components of a checkpoint on the meta device: real classes, real shapes, no data and no download.
 
@@ -210,7 +227,7 @@ def build(checkpoint: str | Path | Source, dtype: torch.dtype = torch.bfloat16) 
             f"{source.folder} is no pipeline: choose from {', '.join(checkpoints.CHECKPOINTS)}, or give a folder that "
             "holds text_encoder, transformer and vae, each with its config.json"
         )
-    with default_dtype(dtype), torch.device("meta"):
+    with default_dtype(dtype), torch.device("meta"), _Undrawn():
         return {
             "text_encoder": Gemma2Model(text_encoder),
             "transformer": SanaTransformer2DModel.from_config(transformer),
