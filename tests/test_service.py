@@ -379,9 +379,10 @@ def test_scripts_in_this_process(tmp_path):
         assert SCRIPTS[source] in said["refused"]
 
 
-def test_a_script_that_hangs(tmp_path):
+def test_a_script_that_hangs(tmp_path, monkeypatch):
+    start_by_fork(monkeypatch)
     (tmp_path / "p.py").write_text("while True: pass\n")
-    assert "took longer than 8 seconds, before it had made a pipeline" in refused(tmp_path / "p.py", limit=8)
+    assert "took longer than 2 seconds, before it had made a pipeline" in refused(tmp_path / "p.py", limit=2)
     assert "is no file" in refused(tmp_path / "no.py") and "is unknown" in refused("no-such-model")
 
 
