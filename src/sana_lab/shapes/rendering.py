@@ -44,15 +44,19 @@ def signed_distance(shape: int, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     return ((px - 1) * nx + py * ny) / math.hypot(nx, ny)
 
 
+_SHAPE, _SIZE, _COLOR, _PLACE, _RELATION = (
+    {word: n for n, word in enumerate(words)} for words in (SHAPES, SIZES, COLORS, PLACES, RELATIONS)
+)
+
+
 def encode_scenes(scenes: list[Scene]) -> torch.Tensor:
     """Scenes as integers, one row each: number of objects, (shape, size, color) twice, where, background. (n, 9)."""
-    colors = list(COLORS)
     rows = []
     for scene in scenes:
-        things = [(SHAPES.index(t.shape), SIZES.index(t.size), colors.index(t.color)) for t in scene.things]
-        where = (PLACES if len(things) == 1 else RELATIONS).index(scene.where)
-        second = things[1] if len(things) == 2 else (0, 0, 0)
-        rows.append((len(things), *things[0], *second, where, colors.index(scene.background)))
+        things = [(_SHAPE[t.shape], _SIZE[t.size], _COLOR[t.color]) for t in scene.things]
+        one = len(things) == 1
+        where = (_PLACE if one else _RELATION)[scene.where]
+        rows.append((len(things), *things[0], *((0, 0, 0) if one else things[1]), where, _COLOR[scene.background]))
     return torch.tensor(rows, dtype=torch.long)
 
 
