@@ -26,7 +26,7 @@ from sana_lab.evaluate import guidance_off
 from sana_lab.failures import record as failures_record
 from sana_lab.fitting import cards, dry, planner
 from sana_lab.generate import few, many, prompts, scaling
-from sana_lab.measure import left_behind, quality, real_size, runner, torchao_float8
+from sana_lab.measure import depthwise, left_behind, quality, real_size, runner, torchao_float8
 from sana_lab.monitor import cost as monitor_cost
 from sana_lab.service import cli as service_cli
 from sana_lab.service import faults
@@ -92,6 +92,7 @@ PROGRAMS = {
     "fitting.cards": (cards._command, ["work", "--out", "out"], [(cards.machine, "gpus")]),
     "fitting.dry": (dry._command, [], [(dry, "look")]),
     "measure.torchao_float8": (torchao_float8.record_command, ["--out", "out"], [(torchao_float8, "record")]),
+    "measure.depthwise": (depthwise._command, ["--out", "out"], [(depthwise, "on_real_gpu")]),
     "measure.left_behind": (left_behind._command, ["--out", "out"], [(left_behind, "record")]),
 }
 WORKERS = {
@@ -427,6 +428,7 @@ LATE = {
     "measure.real_size --out": (real_size._command, ["work", "--out", "FOLDER"], (real_size, "make_compared")),
     "measure.real_size --record": (real_size._command, ["work", "--record", "FOLDER"], (real_size, "make_compared")),
     "measure.torchao_float8 --out": (torchao_float8.record_command, ["--out", "FOLDER"], (torchao_float8, "record")),
+    "measure.depthwise --out": (depthwise._command, ["--out", "FOLDER"], (depthwise, "on_real_gpu")),
     "measure.left_behind --out": (left_behind._command, ["--out", "FOLDER"], (left_behind, "record")),
     "measure.left_behind --size": (left_behind._command, ["--out", "o", "--size", "FOLDER"], (left_behind, "record")),
     "monitor.cost --out": (monitor_cost.record_command, ["--out", "FOLDER"], (sana_lab, "use_accelerator")),

@@ -10,13 +10,13 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import typer
 from processes import runs, start_by_fork, until
 from typer.testing import CliRunner
 
-from sana_lab import cli, evidence, isolated, use_accelerator
+from sana_lab import cli, commandline, evidence, isolated, use_accelerator
 from sana_lab.evidence import journal
 from sana_lab.measure import quality, runner, worker
 from sana_lab.measure.cli import table
@@ -354,12 +354,7 @@ def test_the_command_counts_in_another_process(tmp_path):
 @pytest.mark.parametrize("interrupted", [lambda **_: 130, lambda **_: exec("raise KeyboardInterrupt")])
 def test_the_command_says_that_it_was_stopped(monkeypatch, capsys, interrupted):
     """Whether typer tells of Ctrl+C by a number or by the exception."""
-
-    class App(typer.Typer):
-        def __call__(self, **options):
-            return interrupted(**options)
-
-    monkeypatch.setattr(cli, "app", App())
+    monkeypatch.setattr(commandline, "_built", lambda app: SimpleNamespace(main=interrupted))
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 130 and capsys.readouterr().err == "sana-lab: stopped\n"

@@ -23,7 +23,9 @@ def milliseconds(call: Callable[[], object], quantiles: Sequence[float] | None =
     Before each call the GPU's L2 cache is emptied, as in Triton's `do_bench`. That takes 256 MiB for it at the first
     picture (triton 3.6.0, backends/nvidia/driver.py, `get_empty_cache_for_benchmark`), whatever the card; this takes as
     many bytes as the cache has. The GPU is kept busy before the first call, so that all of them are queued by the time
-    that it comes to them: between a call's two marks it then waits for nobody.
+    that it comes to them: between a call's two marks it then waits for nobody. A call that Python needs some 60
+    microseconds to start is still too slow for that, and would be timed for it: record such a call as a CUDA graph,
+    and give the replay (`sana_lab.measure.depthwise`).
 
     Args:
         call: starts kernels on the current stream; nothing may be recorded as a graph meanwhile.

@@ -94,9 +94,9 @@ def _off(found: torch.Tensor, hidden: torch.Tensor, taps: torch.Tensor, bias: to
 
 def _command(out: Annotated[Path, typer.Option(help="Folder for the record.")] = evidence.FOLDER) -> None:
     """Time the depthwise kernel alone on this GPU, beside a copy of as many bytes, and write the record."""
+    must_be_writable(out, out)
     if not on_real_gpu():
         raise RuntimeError("this needs a real GPU: times of a virtual one say nothing.")
-    must_be_writable(out, out)
     rows: list[dict[str, Any]] = measure()
     for row in rows:
         name = "x".join(map(str, row["shape"])) + " with SiLU" * row["silu"]

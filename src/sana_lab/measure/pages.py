@@ -300,11 +300,12 @@ def failed(lines: pd.DataFrame) -> dict[str, str]:
 def duel_table(lines: pd.DataFrame) -> pd.DataFrame:
     """The fastest 16-bit step against the fastest of each kind of eight bits, for one picture and for four.
 
-    `without our kernels` is the fastest step by bitsandbytes' own kernels: the recipe, or threshold 0, in any way.
+    Beside them the libraries' own kernels, in the fastest way of each: bitsandbytes' (the recipe, or threshold 0) and
+    torchao's (integers, weights alone, or FP8).
 
     Chapter 8.
     """
-    rows = {}
+    rows, torchaos = {}, [name for name, method in METHODS.items() if method.torchao]
     for checkpoint, pixels in PANELS.values():
         for batch in (1, 4):
             where = (None, pixels, batch)
@@ -319,7 +320,8 @@ def duel_table(lines: pd.DataFrame) -> pd.DataFrame:
                 "best 16 bits (ms)": best,
                 **{f"{name} (ms)": ms for name, ms in eights.items() if _known(lines, name)},
                 "best 8 ÷ best 16": fastest / best,
-                "without our kernels ÷ best 16": over(step(lines, checkpoint, ("int8", "int8-t0"), *where), best),
+                "bitsandbytes ÷ best 16": over(step(lines, checkpoint, ("int8", "int8-t0"), *where), best),
+                "torchao ÷ best 16": over(step(lines, checkpoint, torchaos, *where), best),
             }
     return pd.DataFrame(rows).T.astype(float).dropna(axis=1, how="all")
 
