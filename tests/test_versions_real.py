@@ -1,5 +1,6 @@
 """Probes on a real GPU beside the virtual one: how they are run, written down and compared. No GPU is needed."""
 
+import errno
 import json
 import os
 import sys
@@ -181,6 +182,16 @@ def test_a_place_that_cannot_be_written_is_found_before_anything_runs(laid_out, 
     assert real.main([str(place / "in"), "--out", "/proc/none"]) == 2
     said = capsys.readouterr().err
     assert "cannot write in" in said and said.count("\n") == 1 and calls == []
+
+
+def test_a_disk_that_is_full_in_the_middle_is_one_line_and_no_fault_of_a_stack(laid_out, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(real.Findings, "put", full)
+    assert run(laid_out[0]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "space left" in line]
+    assert len(said) == 1 and "make room" in said[0]
 
 
 def test_the_first_version_on_the_path_is_the_installed_one(tmp_path, monkeypatch):

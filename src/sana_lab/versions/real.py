@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,12 +191,16 @@ def _probe(folder: Path, name: str, mode: str, probes: list[str], places: tuple,
     environ = {"PYTHONPATH": os.pathsep.join([str((folder / name).resolve()), str(SOURCE)])}
     if mode == "virtual":
         environ["CUDA_VISIBLE_DEVICES"] = ""  # as on a machine without a GPU
-    try:
-        for item in probe_in(Path(sys.executable), probes, *places, mode == "virtual", environ):
-            bar.update("probe" in item)
-            found.put(name, mode, item)
-    except OSError as reason:
-        found.errors.append(f"{name}, {mode}: {reason}")
+
+    def outcomes() -> Iterator[dict[str, Any]]:
+        try:
+            yield from probe_in(Path(sys.executable), probes, *places, mode == "virtual", environ)
+        except OSError as reason:  # of the worker; one of the record, such as a full disk, ends the run
+            found.errors.append(f"{name}, {mode}: {reason}")
+
+    for item in outcomes():
+        bar.update("probe" in item)
+        found.put(name, mode, item)
 
 
 def main(arguments: list[str] | None = None) -> int:
