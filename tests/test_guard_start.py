@@ -10,27 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sana_lab import guard, load_sana, use_accelerator
 from sana_lab.guard import NotReady, checked
 from sana_lab.service import start_up
-from sana_lab.shapes.tiny import tiny_sana
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_sana(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def gpu():
     with use_accelerator(virtual=True, vram="2GiB") as accelerator:
         yield accelerator
-
-
-@pytest.fixture(scope="module")
-def pipe(model):
-    made = load_sana(model, "fp32")
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 def test_types_that_overflow_are_refused(model):

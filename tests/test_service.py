@@ -19,28 +19,15 @@ from sana_lab.service import Way, checklist, decode_room, deliver, faults, start
 from sana_lab.service.cli import check
 from sana_lab.service.delivery import BEAT, LOG, Log, is_there
 from sana_lab.service.ways import must_be_ways, no_room, poisoned
-from sana_lab.shapes.tiny import tiny_sana
 
 WANTED = [Wanted(f"{n:02}.png", f"picture {n}", n) for n in range(8)]
 SMALL = {"pixels": 32, "steps": 1, "guidance": 0.0}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_sana(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def gpu():
     with use_accelerator(virtual=True, vram="2GiB") as accelerator:
         yield accelerator
-
-
-@pytest.fixture(scope="module")
-def pipe(model):
-    made = load_sana(model, "fp32")
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 # ---- a picture, and the start -------------------------------------------------------------------------------------
